@@ -1,0 +1,43 @@
+"""Keep harmful rows out of supervised fine-tuning, with the model's own hidden states."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+__version__ = version("saft-hf")
+
+if TYPE_CHECKING:
+    from saft_hf.errors import SAFTArtifactError, SAFTError, SAFTInputError, SAFTUndecidedError
+    from saft_hf.result import FilterResult
+    from saft_hf.scorer import SAFTScorer
+
+# Public name -> module that defines it. Loaded on first use, so that `import saft_hf` stays light.
+_EXPORTS = {
+    "FilterResult": "saft_hf.result",
+    "SAFTArtifactError": "saft_hf.errors",
+    "SAFTError": "saft_hf.errors",
+    "SAFTInputError": "saft_hf.errors",
+    "SAFTScorer": "saft_hf.scorer",
+    "SAFTUndecidedError": "saft_hf.errors",
+}
+
+__all__ = [  # noqa: RUF022 - the order of _EXPORTS
+    "FilterResult",
+    "SAFTArtifactError",
+    "SAFTError",
+    "SAFTInputError",
+    "SAFTScorer",
+    "SAFTUndecidedError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(import_module(_EXPORTS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

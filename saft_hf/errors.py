@@ -1,0 +1,19 @@
+"""The errors that saft_hf raises: every one says what was found, what was expected and how to mend it."""
+
+from __future__ import annotations
+
+
+class SAFTError(Exception):
+    """Base of every error that saft_hf raises on purpose."""
+
+
+class SAFTInputError(SAFTError, ValueError):
+    """The data, a label, a column or an argument is not what it must be. Nothing was written or lost."""
+
+
+class SAFTUndecidedError(SAFTError):
+    """Scores exist, but no decision can honestly be taken from them."""
+
+
+class SAFTArtifactError(SAFTError):
+    """A saved scorer is damaged, hostile, or belongs to another model, revision or chat template."""
