@@ -23,7 +23,7 @@ _EXPORTS = {
     "SAFTUndecidedError": "saft_hf.errors",
 }
 
-__all__ = [  # noqa: RUF022 - the order of _EXPORTS
+__all__ = [
     "FilterResult",
     "SAFTArtifactError",
     "SAFTError",

@@ -1,0 +1,319 @@
+"""A causal language model as a reader of hidden states: the forward stops after the last layer needed."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from saft_hf.embed.architecture import (
+    ModelShape,
+    adapters_off,
+    check_adapters,
+    check_layers,
+    describe_model,
+    find_blocks,
+    find_text,
+    needs_reload,
+    read_config,
+    text_config,
+    unwrap,
+)
+from saft_hf.embed.fingerprint import base_tensors, digest, layer_digests
+from saft_hf.embed.loading import load_cut, rng_untouched
+from saft_hf.errors import SAFTInputError
+
+
+class _StopForwardError(Exception):
+    """Raised by the last hook that is needed, and caught where the forward was started."""
+
+
+class Backbone:
+    """Hidden states of a causal language model, read layer by layer.
+
+    Layers are numbered as in transformers' `hidden_states`: 0 is the embeddings (what the first block is
+    given), l the output of the l-th block, and L (`num_layers`) the state after the final norm. Made by
+    `Backbone.load` or `Backbone.wrap`.
+
+    Attributes:
+        num_layers: number of blocks of the whole model, L.
+        hidden_size: width of the hidden states.
+        layers: the layers that can be read, ascending.
+
+    Example:
+        ```python
+        backbone = Backbone.load("Qwen/Qwen3-0.6B", layers=[14])
+        with backbone.reading():
+            hidden = backbone.read(input_ids, [14])[14]   # [batch, tokens, hidden_size]
+        backbone.close()
+        ```
+    """
+
+    def __init__(self, model: nn.Module, text: nn.Module, blocks: nn.ModuleList, layers: Sequence[int]) -> None:
+        config = text_config(unwrap(model).config)
+        self.num_layers = int(config.num_hidden_layers)
+        self.hidden_size = int(config.hidden_size)
+        self.layers = tuple(layers)
+        self._model: nn.Module | None = model
+        self._text = text
+        self._blocks = blocks
+        self._is_reading = False
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        *,
+        layers: Sequence[int],
+        revision: str | None = None,
+        dtype: str | torch.dtype = "auto",
+        attn_implementation: str | None = None,
+        quantization_config: Any = None,
+        device_map: Any = None,
+        device: torch.device | str | None = None,
+        trust_remote_code: bool = False,
+        token: str | bool | None = None,
+        use_safetensors: bool | None = None,
+    ) -> Self:
+        """Load blocks 0 to `max(layers)` of a model, without its language-model head.
+
+        Every process that calls this gets the real weights, under FSDP and DeepSpeed ZeRO-3 too.
+
+        Args:
+            name: Hub id or local folder.
+            layers: the layers to be read, 0 to L.
+            revision: branch, tag or commit on the Hub.
+            dtype: "auto" (the checkpoint's, float32 on CPU), a torch dtype or its name.
+            attn_implementation: as in `from_pretrained`.
+            quantization_config: as in `from_pretrained`.
+            device_map: as in `from_pretrained`; overrules `device`.
+            device: where the weights go; by default the current CUDA device, else the CPU.
+            trust_remote_code: run the repository's own code.
+            token: Hub token.
+            use_safetensors: `True` refuses pickled weights; for names from a scorer that somebody else made.
+
+        Returns:
+            The backbone.
+
+        Raises:
+            SAFTInputError: there is no such model or layer, it does not fit, or weights are missing.
+        """
+        config = read_config(name, revision=revision, trust_remote_code=trust_remote_code, token=token)
+        wanted = check_layers(layers, int(text_config(config).num_hidden_layers))
+        if device is None:
+            device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu"
+        model, cut = load_cut(
+            name,
+            config,
+            # Layer 0 is what block 0 is given: it needs that block, though not its output.
+            num_blocks=max(1, *wanted),
+            device=torch.device(device),
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            revision=revision,
+            attn_implementation=attn_implementation,
+            quantization_config=quantization_config,
+            device_map=device_map,
+            token=token,
+            use_safetensors=use_safetensors,
+        )
+        blocks = model.get_submodule(cut.blocks_path)
+        assert isinstance(blocks, nn.ModuleList)  # noqa: S101 - for the type checker
+        return cls(model, model.get_submodule(cut.text_path), blocks, wanted)
+
+    @classmethod
+    def wrap(cls, model: nn.Module, *, layers: Sequence[int]) -> Self:
+        """Read a model object in place: adapters are off meanwhile, and everything is put back afterwards.
+
+        An object whose weights are sharded or empty (FSDP, ZeRO-3, meta) is loaded again by its
+        `config._name_or_path`: the weights that are there, not those it may have been trained to since.
+
+        Args:
+            model: a `PreTrainedModel` or `PeftModel`, also inside DDP or `torch.compile`.
+            layers: the layers to be read, 0 to L.
+
+        Returns:
+            The backbone.
+
+        Raises:
+            SAFTInputError: the object is no such model, an adapter is merged, there is no such layer, or the
+                weights are sharded or empty and cannot be loaded again.
+        """
+        inner = unwrap(model)
+        wanted = check_layers(layers, describe_model(inner).num_layers)
+        if reason := needs_reload(model):
+            return cls._reload(inner, reason, wanted)
+        check_adapters(model)
+        text = find_text(inner)
+        return cls(model, text, find_blocks(text, describe_model(inner).num_layers), wanted)
+
+    @classmethod
+    def _reload(cls, model: PreTrainedModel, reason: str, layers: Sequence[int]) -> Self:
+        name = getattr(model.config, "_name_or_path", "")
+        try:
+            if not name:
+                raise SAFTInputError("model: its config has no `_name_or_path`.")
+            return cls.load(
+                name,
+                layers=layers,
+                revision=getattr(model.config, "_commit_hash", None),
+                dtype=model.dtype,
+                attn_implementation=model.config._attn_implementation,
+                quantization_config=getattr(model.config, "quantization_config", None),
+                # Its code has run already, so the user has trusted it.
+                trust_remote_code=type(model).__module__.startswith("transformers_modules"),
+            )
+        except SAFTInputError as error:
+            raise SAFTInputError(
+                f"model: {reason}, so it cannot be read in place, and it could not be loaded again from "
+                f"`config._name_or_path`={name!r}: {error} Give the model by name, or take two steps: score "
+                "and filter offline first (`saft-hf filter`), then train on the kept rows."
+            ) from error
+
+    @property
+    def shape(self) -> ModelShape:
+        """The sizes of the whole model."""
+        return describe_model(self._open)
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids must be, and where hidden states come out."""
+        embeddings: Any = unwrap(self._open).get_input_embeddings()
+        if embeddings.weight.is_meta:  # offloaded by accelerate, which says where it will run
+            return torch.device(embeddings._hf_hook.execution_device)
+        return torch.device(embeddings.weight.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the model's floating-point weights."""
+        dtype: torch.dtype = unwrap(self._open).dtype
+        return dtype
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the weights read: `fingerprints[max(layers)]`."""
+        return self.fingerprints[max(self.layers)]
+
+    @cached_property
+    def fingerprints(self) -> Mapping[int, str]:
+        """For each layer that can be read, a SHA-256 (hex) of the weights its hidden states come from.
+
+        That is everything outside the blocks, and the blocks up to that layer. Equal in every process, for a
+        name, a local copy and an object, with adapters or without, in every dtype that holds the checkpoint's
+        values exactly, and whatever else was loaded. A quantised model has its own.
+        """
+        return layer_digests(self._text, self._blocks, self.layers)
+
+    @cached_property
+    def parameter_digest(self) -> str:
+        """SHA-256 (hex) of one weight of the last block, to be compared across ranks after loading.
+
+        A rank whose weights were left empty or filled with zeros differs from the others.
+        """
+        last = self._blocks[max(1, *self.layers) - 1]
+        name, tensor, module = max(base_tensors(last), key=lambda found: (found[1].numel(), found[0]))
+        return digest(name, tensor, module)
+
+    @property
+    def _open(self) -> nn.Module:
+        if self._model is None:
+            raise SAFTInputError("this backbone is closed; load it again.")
+        return self._model
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Self]:
+        """Eval mode, no gradients, adapters off; afterwards model and random generators are as they were."""
+        model = self._open
+        training = [(module, module.training) for module in model.modules()]
+        with rng_untouched(self.device), adapters_off(model), torch.no_grad():
+            try:
+                # Not `model.eval()`: a model may override it and do more than can be put back.
+                for module, _ in training:
+                    module.training = False
+                self._is_reading = True
+                yield self
+            finally:
+                self._is_reading = False
+                for module, flag in training:
+                    module.training = flag
+
+    def read(self, input_ids: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+        """Hidden states of a batch; the forward stops after the last layer that is asked for.
+
+        Rows may be padded on the right with any token: no attention mask is given, and a causal model's
+        states do not depend on what follows. States at padding positions mean nothing.
+
+        Args:
+            input_ids: token ids, int64 [B, T], on `device`.
+            layers: some of `self.layers`.
+
+        Returns:
+            Layer -> hidden states [B, T, d] on the device of `input_ids`, in the model's dtype.
+
+        Raises:
+            SAFTInputError: a layer is none of `self.layers`, or the model has been closed.
+        """
+        if unread := sorted(set(layers) - set(self.layers)):
+            raise SAFTInputError(f"layer={unread[0]}: this backbone reads layers {list(self.layers)} only.")
+        found: dict[int, Tensor] = {}
+        last = max(layers)
+        with contextlib.nullcontext() if self._is_reading else self.reading():
+            handles = [self._watch(layer, found, last) for layer in set(layers) - {self.num_layers}]
+            try:
+                output = self._text(input_ids, **self._forward_options)
+                found[self.num_layers] = output[0]
+            except _StopForwardError:
+                pass
+            finally:
+                for handle in handles:
+                    handle.remove()
+        return {layer: self._stream(found[layer]).detach().to(input_ids.device) for layer in layers}
+
+    def _watch(self, layer: int, found: dict[int, Tensor], last: int) -> Any:
+        """Hook that keeps one layer's states, and stops the forward where it is the last one."""
+
+        def keep(states: Tensor) -> None:
+            found[layer] = states
+            if layer == last:
+                raise _StopForwardError
+
+        if layer == 0:
+            return self._blocks[0].register_forward_pre_hook(
+                lambda _, args, kwargs: keep(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+            )
+        return self._blocks[layer - 1].register_forward_hook(
+            lambda _, args, output: keep(output if isinstance(output, Tensor) else output[0])
+        )
+
+    def _stream(self, states: Tensor) -> Tensor:
+        """Gemma 3n's blocks carry several streams side by side; the active one is the hidden state."""
+        if states.ndim == 4:
+            return states[text_config(unwrap(self._open).config).altup_active_idx]
+        return states
+
+    @cached_property
+    def _forward_options(self) -> dict[str, Any]:
+        """Nothing but hidden states, whatever the model's config asks for; only what this forward takes."""
+        options = {"use_cache": False, "output_hidden_states": False, "output_attentions": False}
+        if getattr(self._text.config, "output_router_logits", False):
+            options["output_router_logits"] = False
+        parameters = inspect.signature(self._text.forward).parameters
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            return options
+        return {key: value for key, value in options.items() if key in parameters}
+
+    def close(self) -> None:
+        """Let go of the model; memory of one that `load` made is given back."""
+        self._model = None
+        self._text = nn.Module()
+        self._blocks = nn.ModuleList()
+        gc.collect()
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.empty_cache()

@@ -1,0 +1,275 @@
+"""Rows -> vectors in the store -> what is computed from them, on any number of processes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from saft_hf.embed.backbone import Backbone
+from saft_hf.embed.cells import Cells, cell_name, read_batch
+from saft_hf.embed.plan import KEY_BYTES, Plan, make_plan
+from saft_hf.embed.store import Store
+from saft_hf.embed.world import World
+from saft_hf.errors import SAFTInputError
+from saft_hf.render import Readout, Renderer, Rendering
+from saft_hf.status import RowStatus
+
+logger = logging.getLogger(__name__)
+
+OpenBackbone = Callable[[], AbstractContextManager[Backbone]]
+"""Opens the model for reading, and puts it back."""
+
+_STATUSES = tuple(RowStatus)
+_CODES = {status: code for code, status in enumerate(_STATUSES)}
+_RENDER_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What rendering says about each of N rows, before any forward.
+
+    Attributes:
+        keys: `uint8 [N, 16]`.
+        lengths: `int32 [N]`, tokens to feed.
+        codes: for each readout `uint8 [N]`, index into the statuses.
+    """
+
+    keys: NDArray[np.uint8]
+    lengths: NDArray[np.int32]
+    codes: Mapping[Readout, NDArray[np.uint8]]
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """`bool [N]`: whether at least one readout is defined."""
+        ok = _CODES[RowStatus.OK]
+        return np.asarray(np.stack([codes == ok for codes in self.codes.values()]).any(axis=0))
+
+    def statuses(self, readout: Readout) -> list[RowStatus]:
+        """The status of every row at one readout."""
+        return [_STATUSES[code] for code in self.codes[readout].tolist()]
+
+
+def survey_renderings(renderings: Sequence[Rendering], readouts: Sequence[Readout]) -> Survey:
+    """Take from renderings what planning needs."""
+    keys = np.zeros((len(renderings), KEY_BYTES), dtype=np.uint8)
+    lengths = np.zeros(len(renderings), dtype=np.int32)
+    codes = {readout: np.zeros(len(renderings), dtype=np.uint8) for readout in readouts}
+    for row, rendering in enumerate(renderings):
+        for readout in readouts:
+            codes[readout][row] = _CODES[rendering.status_for(readout)]
+        if rendering.status is RowStatus.OK:
+            keys[row] = np.frombuffer(rendering.key(readouts), dtype=np.uint8)
+            lengths[row] = rendering.needed(readouts)
+    return Survey(keys, lengths, codes)
+
+
+def survey_dataset(dataset: Dataset, renderer: Renderer, cells: Cells, world: World) -> Survey:
+    """Render every row once, each process its share; all get the whole survey."""
+    begin, end = (len(dataset) * r // world.size for r in (world.rank, world.rank + 1))
+    parts = []
+    with world.together("rendering"):
+        for first in _progress(range(begin, end, _RENDER_ROWS), world, "Rendering", "batch"):
+            batch = dataset[first : min(first + _RENDER_ROWS, end)]
+            parts.append(survey_renderings(renderer(batch), cells.readouts))
+    gathered = [part for own in world.gather(parts) for part in own]
+    if not gathered:
+        return survey_renderings([], cells.readouts)
+    return Survey(
+        np.concatenate([part.keys for part in gathered]),
+        np.concatenate([part.lengths for part in gathered]),
+        {r: np.concatenate([part.codes[r] for part in gathered]) for r in cells.readouts},
+    )
+
+
+class Embedded:
+    """The vectors of a dataset, on disk, and what every process may ask of them.
+
+    All methods are collective: every process calls them in the same order and gets the same answer.
+    """
+
+    def __init__(self, survey: Survey, plan: Plan, store: Store, world: World) -> None:
+        self.survey = survey
+        self.plan = plan
+        self.store = store
+        self._world = world
+
+    def leaves(self, cell: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """This process's leaves with their vectors."""
+        for leaf in self.plan.leaves_of(self._world.rank, self._world.size):
+            yield leaf, self.store.read(leaf, cell)
+
+    def compute(
+        self, cell: str, work: Callable[[NDArray[np.float32]], NDArray[np.float32]], columns: int
+    ) -> NDArray[np.float32]:
+        """Apply `work` (`[n, d]` -> `[n, columns]`) to every unique rendering.
+
+        Returns:
+            `float32 [U, columns]` in plan order; NaN where the vector holds NaN or infinity.
+        """
+        parts = [np.zeros((0, columns), dtype=np.float32)]
+        with self._world.together("scoring"):
+            for _, vectors in self.leaves(cell):
+                finite = np.isfinite(vectors).all(axis=1)
+                part = np.full((len(vectors), columns), np.nan, dtype=np.float32)
+                part[finite] = work(vectors[finite])
+                parts.append(part)
+        return np.concatenate(self._world.gather(np.concatenate(parts)))
+
+    def rows(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Spread values of unique renderings (`[U, ...]`) over the rows (`[N, ...]`); NaN where there is none."""
+        spread = np.full((len(self.plan.row_to_unique), *values.shape[1:]), np.nan, dtype=np.float32)
+        known = self.plan.row_to_unique >= 0
+        spread[known] = values[self.plan.row_to_unique[known]]
+        return spread
+
+
+class Extractor:
+    """Embeds datasets with one model, read in one way.
+
+    Args:
+        renderer: rows -> tokens.
+        cells: which hidden states.
+        open_backbone: opens the model; called only where something is missing from the store.
+        width: hidden size, to judge how large a file becomes.
+        token_budget: tokens in one batch.
+        folder: where the vectors of this model, read in this way, are kept.
+        world: the processes that work together.
+    """
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        cells: Cells,
+        open_backbone: OpenBackbone,
+        *,
+        width: int,
+        token_budget: int,
+        folder: Path,
+        world: World,
+    ) -> None:
+        self.renderer = renderer
+        self.cells = cells
+        self.open_backbone = open_backbone
+        self.width = width
+        self.token_budget = token_budget
+        self.folder = folder
+        self.world = world
+
+    def embed(self, dataset: Dataset) -> Embedded:
+        """Bring every row's vectors into the store, and answer with them.
+
+        A leaf that is already there, whole, is not embedded again. The plan is made over all rows, so a run that was
+        interrupted goes on with the same batches, with any number of processes.
+        """
+        survey = survey_dataset(dataset, self.renderer, self.cells, self.world)
+        plan = self.plan(survey)
+        store = self.store(plan.digest)
+        missing = [
+            leaf
+            for leaf in plan.leaves_of(self.world.rank, self.world.size)
+            if not store.has(leaf, plan.keys[plan.leaf_slice(leaf)])
+        ]
+        with self.world.together("embedding"):
+            if missing:
+                self._fill(missing, dataset, plan, store)
+        return Embedded(survey, plan, store, self.world)
+
+    def plan(self, survey: Survey) -> Plan:
+        """The batches for a survey."""
+        return make_plan(
+            survey.keys,
+            survey.lengths,
+            survey.usable,
+            token_budget=self.token_budget,
+            bytes_per_row=4 * self.width * len(self.cells.names),
+        )
+
+    def store(self, plan_digest: str) -> Store:
+        """The shards of a plan."""
+        return Store(self.folder / plan_digest[:32], self.cells.names)
+
+    def _fill(self, leaves: list[int], dataset: Dataset, plan: Plan, store: Store) -> None:
+        uniques = sum(plan.leaf_slice(leaf).stop - plan.leaf_slice(leaf).start for leaf in leaves)
+        with self.open_backbone() as backbone, _bar(uniques, self.world, "Embedding", "rows") as bar:
+            for leaf in leaves:
+                where = plan.leaf_slice(leaf)
+                renderings = self._render_again(dataset, plan, where)
+                batches = []
+                for batch in plan.leaf_batches(leaf):
+                    part = renderings[batch.start - where.start : batch.stop - where.start]
+                    batches.append(read_batch(backbone, part, self.cells))
+                    bar.update(len(part))
+                vectors = {name: np.concatenate([batch[name] for batch in batches]) for name in self.cells.names}
+                store.write(leaf, plan.keys[where], vectors)
+
+    def _render_again(self, dataset: Dataset, plan: Plan, where: slice) -> list[Rendering]:
+        """Tokens of a leaf. Rendering twice is cheaper than keeping every token of a large dataset."""
+        renderings: list[Rendering] = []
+        rows = plan.first_row[where]
+        for first in range(0, len(rows), _RENDER_ROWS):
+            renderings += self.renderer(dataset[rows[first : first + _RENDER_ROWS]])
+        for row, rendering, key in zip(rows, renderings, plan.keys[where], strict=True):
+            if rendering.key(self.cells.readouts) != key.tobytes():
+                raise SAFTInputError(
+                    f"row {row} was rendered to other tokens the second time: a `formatting_func`, a transform or "
+                    "a chat template that draws at random or reads the clock cannot be scored. Make it "
+                    "deterministic, or write its output into the dataset first."
+                )
+        return renderings
+
+
+def embed_renderings(
+    backbone: Backbone, renderings: Sequence[Rendering], cells: Cells, *, token_budget: int
+) -> dict[str, NDArray[np.float32]]:
+    """Embed a handful of rows that are not part of a planned dataset.
+
+    Args:
+        backbone: the model, open for reading.
+        renderings: rows with a rendering, in any order, equal ones allowed.
+        cells: what to read.
+        token_budget: tokens in one batch.
+
+    Returns:
+        For each cell `float32 [n, d]`, in the order of `renderings`.
+    """
+    survey = survey_renderings(renderings, cells.readouts)
+    plan = make_plan(survey.keys, survey.lengths, survey.usable, token_budget=token_budget, bytes_per_row=1)
+    batches = [
+        read_batch(backbone, [renderings[row] for row in plan.first_row[batch]], cells)
+        for leaf in range(plan.num_leaves)
+        for batch in plan.leaf_batches(leaf)
+    ]
+    return {name: np.concatenate([batch[name] for batch in batches])[plan.row_to_unique] for name in cells.names}
+
+
+def _progress(items: range, world: World, what: str, unit: str) -> Iterator[int]:
+    with _bar(len(items), world, what, unit) as bar:
+        for item in items:
+            yield item
+            bar.update()
+
+
+def _bar(total: int, world: World, what: str, unit: str) -> tqdm:
+    """A progress bar on the main process only."""
+    return tqdm(total=total, desc=what, unit=unit, disable=not world.is_main, leave=False)
+
+
+__all__ = [
+    "Cells",
+    "Embedded",
+    "Extractor",
+    "OpenBackbone",
+    "Survey",
+    "cell_name",
+    "embed_renderings",
+    "survey_dataset",
+    "survey_renderings",
+]

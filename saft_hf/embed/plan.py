@@ -1,0 +1,192 @@
+"""Batches, planned once from content, the same for any number of processes.
+
+Equal renderings are embedded once. Unique renderings are sorted by length and key, cut into batches by a token
+budget, and the batches into leaves: the unit that a process takes, the store writes and the moments are summed in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+KEY_BYTES = 16
+MIN_LEAVES, MAX_LEAVES = 64, 4096
+LEAF_BYTES = 64 * 2**20
+MAX_PADDING = 0.04
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which unique renderings are embedded together, and which rows they stand for.
+
+    Attributes:
+        keys: `uint8 [U, 16]`, keys of the unique renderings, longest first, ties by key.
+        lengths: `int32 [U]`, tokens that the forward must be fed.
+        counts: `int64 [U]`, how many rows share the rendering.
+        first_row: `int64 [U]`, one row that has it.
+        row_to_unique: `int64 [N]`, index into `keys`; -1 where a row has no rendering.
+        batches: `int64 [B + 1]`, bounds of the batches in unique renderings.
+        leaves: `int64 [S + 1]`, bounds of the leaves in batches.
+        token_budget: tokens in one batch, padding included (a single longer rendering is a batch of its own).
+        digest: names the plan: equal digests mean the same vectors in the same batches.
+    """
+
+    keys: NDArray[np.uint8]
+    lengths: NDArray[np.int32]
+    counts: NDArray[np.int64]
+    first_row: NDArray[np.int64]
+    row_to_unique: NDArray[np.int64]
+    batches: NDArray[np.int64]
+    leaves: NDArray[np.int64]
+    token_budget: int
+    digest: str
+
+    @property
+    def num_unique(self) -> int:
+        """How many different renderings there are."""
+        return len(self.keys)
+
+    @property
+    def num_leaves(self) -> int:
+        """How many leaves the plan has."""
+        return len(self.leaves) - 1
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the tokens fed to the model that are padding."""
+        padded = int((np.diff(self.batches) * self._widths).sum())
+        return 1.0 - int(self.lengths.sum()) / padded if padded else 0.0
+
+    @property
+    def _widths(self) -> NDArray[np.int64]:
+        """Longest rendering of each batch: its first, as lengths fall."""
+        return self.lengths[self.batches[:-1]].astype(np.int64)
+
+    def leaf_batches(self, leaf: int) -> list[slice]:
+        """The batches of a leaf, as slices of unique renderings."""
+        bounds = self.batches[self.leaves[leaf] : self.leaves[leaf + 1] + 1]
+        return [slice(a, b) for a, b in pairwise(bounds.tolist())]
+
+    def leaf_slice(self, leaf: int) -> slice:
+        """All unique renderings of a leaf."""
+        return slice(int(self.batches[self.leaves[leaf]]), int(self.batches[self.leaves[leaf + 1]]))
+
+    def leaves_of(self, rank: int, size: int) -> range:
+        """The leaves that one of `size` processes takes: neighbours, so that moments merge in few pieces."""
+        return range(self.num_leaves * rank // size, self.num_leaves * (rank + 1) // size)
+
+    def find(self, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Index of each of the given keys (`uint8 [m, 16]`) among the unique renderings; -1 where it is new."""
+        return find_keys(self.keys, keys)
+
+
+def make_plan(
+    keys: NDArray[np.uint8],
+    lengths: NDArray[np.int32],
+    usable: NDArray[np.bool_],
+    *,
+    token_budget: int,
+    bytes_per_row: int,
+) -> Plan:
+    """Plan the batches for N rows.
+
+    Args:
+        keys: `uint8 [N, 16]`, key of each row's rendering (anything where `usable` is False).
+        lengths: `int32 [N]`, tokens that must be fed for the row.
+        usable: `bool [N]`, whether the row has a rendering to embed.
+        token_budget: tokens in one batch, padding included.
+        bytes_per_row: size of all the vectors of one rendering, so that a leaf stays a small file.
+    """
+    rows = np.flatnonzero(usable)
+    ints = _as_ints(keys[rows])
+    order = np.lexsort((rows, ints[:, 1], ints[:, 0], -lengths[rows].astype(np.int64)))
+    rows, ints = rows[order], ints[order]
+    is_first = np.ones(len(rows), dtype=bool)
+    is_first[1:] = (ints[1:] != ints[:-1]).any(axis=1)
+    unique_of_sorted = np.cumsum(is_first) - 1
+    row_to_unique = np.full(len(keys), -1, dtype=np.int64)
+    row_to_unique[rows] = unique_of_sorted
+    first_row = rows[is_first].astype(np.int64)
+    unique_lengths = lengths[first_row].astype(np.int32)
+    batches = _cut_batches(unique_lengths, token_budget)
+    leaves = _cut_leaves(unique_lengths, batches, bytes_per_row)
+    unique_keys = np.ascontiguousarray(keys[first_row])
+    digest = hashlib.sha256(unique_keys.tobytes())
+    for part in (unique_lengths, batches, leaves):
+        digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
+    return Plan(
+        keys=unique_keys,
+        lengths=unique_lengths,
+        counts=np.bincount(unique_of_sorted, minlength=len(first_row)).astype(np.int64),
+        first_row=first_row,
+        row_to_unique=row_to_unique,
+        batches=batches,
+        leaves=leaves,
+        token_budget=token_budget,
+        digest=digest.hexdigest(),
+    )
+
+
+def token_budget_for(hidden_size: int, intermediate_size: int, dtype_bytes: int) -> int:
+    """Tokens in one batch, from the model's shape and dtype alone.
+
+    4,096 fill a small model, 8,192 a large one on an accelerator; halved while the widest activations of one block
+    (two of the feed-forward width, four of the hidden width) take more than 1 GiB.
+    """
+    budget = 4096 if hidden_size < 2048 else 8192
+    per_token = (2 * intermediate_size + 4 * hidden_size) * dtype_bytes
+    while budget > 512 and budget * per_token > 2**30:
+        budget //= 2
+    return budget
+
+
+def find_keys(table: NDArray[np.uint8], keys: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Where each key stands in a table of different keys (both `uint8 [*, 16]`); -1 where it does not."""
+    if len(table) == 0 or len(keys) == 0:
+        return np.full(len(keys), -1, dtype=np.int64)
+    ordered, wanted = _as_bytes(table), _as_bytes(keys)
+    order = np.argsort(ordered, kind="stable")
+    place = np.minimum(np.searchsorted(ordered, wanted, sorter=order), len(order) - 1)
+    found = order[place]
+    return np.where(ordered[found] == wanted, found, -1).astype(np.int64)
+
+
+def _as_ints(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    return np.ascontiguousarray(keys).view(">u8").astype(np.uint64).reshape(-1, 2)
+
+
+def _as_bytes(keys: NDArray[np.uint8]) -> NDArray[np.bytes_]:
+    """Keys as one sortable scalar each (all are 16 bytes long, so trailing zeros compare as they should)."""
+    return np.ascontiguousarray(keys).view(f"S{KEY_BYTES}").reshape(-1)
+
+
+def _cut_batches(lengths: NDArray[np.int32], token_budget: int) -> NDArray[np.int64]:
+    """Cut falling lengths where the budget is full, or earlier where a batch of fair size would pad too much."""
+    fair, total = token_budget // 8, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    bounds = [0]
+    while bounds[-1] < len(lengths):
+        first = bounds[-1]
+        width = max(1, int(lengths[first]))
+        most = min(len(lengths) - first, max(1, token_budget // width))
+        padded = width * np.arange(1, most + 1)
+        padding = 1 - (total[first + 1 : first + most + 1] - total[first]) / padded
+        fits = np.flatnonzero((padded <= fair) | (padding <= MAX_PADDING))
+        bounds.append(first + 1 + int(fits[-1]) if len(fits) else first + 1)
+    return np.asarray(bounds, dtype=np.int64)
+
+
+def _cut_leaves(lengths: NDArray[np.int32], batches: NDArray[np.int64], bytes_per_row: int) -> NDArray[np.int64]:
+    """Cut the batches into leaves of about equal cost."""
+    num_batches = len(batches) - 1
+    if num_batches == 0:
+        return np.zeros(1, dtype=np.int64)
+    by_size = 1 << max(0, (len(lengths) * bytes_per_row // LEAF_BYTES)).bit_length()
+    wanted = min(num_batches, max(MIN_LEAVES, min(MAX_LEAVES, by_size)))
+    cost = np.cumsum(np.diff(batches) * lengths[batches[:-1]].astype(np.int64))
+    targets = cost[-1] * np.arange(1, wanted, dtype=np.int64) // wanted
+    cuts = np.searchsorted(cost, targets, side="left") + 1
+    return np.unique(np.concatenate([[0], np.minimum(cuts, num_batches), [num_batches]])).astype(np.int64)

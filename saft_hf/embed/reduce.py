@@ -1,0 +1,67 @@
+"""Sums whose last bit does not depend on the number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from saft_hf.embed.world import World
+
+T = TypeVar("T")
+
+
+def tree_reduce(world: World, num_leaves: int, leaf_value: Callable[[int], T], merge: Callable[[T, T], T]) -> T | None:
+    """Merge one value a leaf along a binary tree whose shape depends on the number of leaves alone.
+
+    Each process merges the subtrees that lie within its own leaves; what is left, few values for each process, is
+    merged on the main one. Adding up a sum for each process instead would change the last bits of most scores
+    with the number of processes.
+
+    Args:
+        world: the processes; leaf `i` belongs to the process whose share of neighbours holds it.
+        num_leaves: how many leaves the plan has.
+        leaf_value: gives the value of a leaf of this process.
+        merge: joins the values of two neighbours, left one first.
+
+    Returns:
+        The merged value on the main process (None where there are no leaves), None on the others.
+    """
+    bounds = [num_leaves * rank // world.size for rank in range(world.size + 1)]
+
+    def owner(low: int, high: int) -> int | None:
+        for rank in range(world.size):
+            if bounds[rank] <= low and high <= bounds[rank + 1]:
+                return rank
+        return None
+
+    def fold(low: int, high: int) -> T:
+        if high - low == 1:
+            return leaf_value(low)
+        middle = (low + high) // 2
+        return merge(fold(low, middle), fold(middle, high))
+
+    def subtrees(low: int, high: int) -> list[tuple[int, int]]:
+        """The largest subtrees that one process can merge alone, left to right."""
+        if owner(low, high) is not None:
+            return [(low, high)]
+        middle = (low + high) // 2
+        return subtrees(low, middle) + subtrees(middle, high)
+
+    if num_leaves == 0:
+        return None
+    own: dict[tuple[int, int], T] = {}
+    with world.together("summing moments"):
+        for span in subtrees(0, num_leaves):
+            if owner(*span) == world.rank:
+                own[span] = fold(*span)
+
+    def collect(low: int, high: int) -> T | None:
+        rank = owner(low, high)
+        if rank is not None:
+            value = world.share(own.pop((low, high), None), rank)
+            return value if world.is_main else None
+        middle = (low + high) // 2
+        left, right = collect(low, middle), collect(middle, high)
+        return None if left is None or right is None else merge(left, right)
+
+    return collect(0, num_leaves)

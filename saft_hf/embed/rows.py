@@ -1,0 +1,78 @@
+"""Vectors of a few rows at a time, for `Dataset.map`, streams and single rows."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from saft_hf.embed.cells import cell_name
+from saft_hf.embed.extract import Extractor, embed_renderings, survey_renderings
+from saft_hf.embed.store import Store
+from saft_hf.errors import SAFTError
+from saft_hf.render import Readout
+from saft_hf.status import RowStatus
+
+
+class RowReader:
+    """Reads batches of rows: from the store where the fit left their vectors, else with a forward.
+
+    No process waits for another here, so any number of workers may do this side by side.
+
+    Args:
+        extractor: renders rows and opens the model.
+        store: the shards of the pool that the scorer was fitted on.
+        width: length of a vector.
+    """
+
+    def __init__(self, extractor: Extractor, store: Store, width: int) -> None:
+        self._extractor = extractor
+        self._store = store
+        self._width = width
+        self._lock = threading.Lock()
+
+    def __call__(
+        self, batch: Mapping[str, Sequence[Any]], layer: int, readout: Readout
+    ) -> tuple[NDArray[np.float32], list[RowStatus]]:
+        """Vectors of a batch, `float32 [n, d]` (NaN where there is none), and the status of each row."""
+        cells = self._extractor.cells
+        renderings = self._extractor.renderer(batch)
+        survey = survey_renderings(renderings, cells.readouts)
+        vectors = np.full((len(renderings), self._width), np.nan, dtype=np.float32)
+        rows = np.flatnonzero(survey.usable)
+        with self._lock:
+            vectors[rows], found = self._store.lookup(survey.keys[rows], cell_name(layer, readout), self._width)
+            missing = rows[~found]
+            if len(missing):
+                _make_forward_safe()
+                with self._extractor.open_backbone() as backbone:
+                    new = embed_renderings(
+                        backbone,
+                        [renderings[row] for row in missing],
+                        cells,
+                        token_budget=self._extractor.token_budget,
+                    )
+                vectors[missing] = new[cell_name(layer, readout)]
+        return vectors, survey.statuses(readout)
+
+
+def _make_forward_safe() -> None:
+    """Let a forked worker run a forward, or say how to start workers that can.
+
+    A forked child inherits the parent's idle thread pools without their threads: a forward that asks for them
+    waits for ever. One thread needs no pool.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    if torch.cuda._is_in_bad_fork():
+        raise SAFTError(
+            "rows must be embedded on a GPU, but this worker was forked from a process that uses CUDA already. Call "
+            '`multiprocess.set_start_method("spawn")` before `map(num_proc=...)`, or use `score_dataset`.'
+        )
+    torch.set_num_threads(1)

@@ -1,0 +1,164 @@
+"""Where the hidden states come from: a model by name, or an object that somebody else holds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+import transformers
+from accelerate.utils import parse_flag_from_env
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
+
+from saft_hf.embed.architecture import ModelShape, describe_model
+from saft_hf.embed.backbone import Backbone
+from saft_hf.embed.plan import token_budget_for
+from saft_hf.embed.world import World
+from saft_hf.errors import SAFTArtifactError, SAFTError, SAFTInputError
+
+logger = logging.getLogger(__name__)
+
+ALGORITHM = 1
+"""Raised whenever the same input would give other vectors or scores: old caches are then not used."""
+
+_NO_MODEL = (
+    "the scorer was given a model object that has no name, and an object does not travel to other processes. Score "
+    "here (`score_dataset`, or `map` without `num_proc`), or name the model."
+)
+
+
+@dataclass
+class ModelSource:
+    """One model to read, and how to load it.
+
+    Attributes:
+        model: name or folder, or a loaded model (read in place).
+        processing_class: tokenizer or processor; by default the one saved with the model.
+        options: keyword arguments of `Backbone.load`: revision, dtype, attn_implementation, quantization_config,
+            device_map, trust_remote_code, token.
+    """
+
+    model: str | nn.Module | None
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    _kept: Backbone | None = field(default=None, init=False, repr=False)
+
+    @property
+    def name(self) -> str | None:
+        """Name or folder of the model; None for an object that does not know where it came from."""
+        if self.model is None or isinstance(self.model, str):
+            return self.model
+        return getattr(self.model.config, "_name_or_path", None) or None
+
+    @cached_property
+    def shape(self) -> ModelShape:
+        """Layers, widths and dtype, from the configuration alone."""
+        if self.model is None:
+            raise SAFTInputError(_NO_MODEL)
+        known = ("revision", "trust_remote_code", "token")
+        return describe_model(self.model, **{key: self.options[key] for key in known if key in self.options})
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that renders rows."""
+        processor = self.processing_class
+        if processor is None:
+            if self.name is None:
+                raise SAFTInputError(
+                    "`model` is an object that does not say where it was loaded from, so its tokenizer cannot be "
+                    "found. Pass `processing_class=`."
+                )
+            known = ("revision", "trust_remote_code", "token")
+            processor = AutoTokenizer.from_pretrained(
+                self.name, **{key: self.options[key] for key in known if self.options.get(key) is not None}
+            )
+        tokenizer = getattr(processor, "tokenizer", processor)
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise SAFTInputError(
+                f"`processing_class` must be a tokenizer or a processor that has one, not {type(processor).__name__}."
+            )
+        return tokenizer
+
+    def token_budget(self) -> int:
+        """Tokens in one batch: a function of the model's shape and dtype."""
+        shape = self.shape
+        return token_budget_for(shape.hidden_size, shape.intermediate_size, shape.dtype.itemsize)
+
+    def identity(self, fingerprint: str, device: torch.device) -> dict[str, Any]:
+        """All that decides the vectors of given tokens."""
+        return {
+            "algorithm": ALGORITHM,
+            "model": fingerprint,
+            "dtype": str(self.options.get("dtype", "auto")),
+            "attention": self.options.get("attn_implementation"),
+            "quantization": str(self.options.get("quantization_config")),
+            "device": device.type,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+    @property
+    def revision(self) -> str | None:
+        """The revision that was asked for."""
+        return self.options.get("revision")
+
+    def fingerprint(self, layers: tuple[int, ...], world: World) -> str:
+        """SHA-256 of the weights that are read; the same on every process, or an error.
+
+        Raises:
+            SAFTError: a process holds other weights than the first: its copy was left empty while it loaded.
+        """
+        with self.opened(layers, world.device) as backbone:
+            own = backbone.fingerprints[max(layers)]
+        if len(set(world.gather(own))) > 1:
+            raise SAFTError(
+                "the processes hold different weights of the model: some were left empty while they loaded. Score "
+                "first (`saft-hf score`), then train on the scored dataset."
+            )
+        return own
+
+    @contextmanager
+    def opened(
+        self, layers: tuple[int, ...], device: torch.device, fingerprint: str | None = None
+    ) -> Iterator[Backbone]:
+        """The model, ready to be read. It stays loaded until `release`.
+
+        Raises:
+            SAFTArtifactError: its weights are not those of `fingerprint`.
+        """
+        if self._kept is None:
+            if self.model is None:
+                raise SAFTInputError(_NO_MODEL)
+            if isinstance(self.model, str):
+                self._kept = Backbone.load(self.model, layers=layers, device=device, **self.options)
+            else:
+                self._kept = Backbone.wrap(self.model, layers=layers)
+        if fingerprint is not None and self._kept.fingerprints[max(layers)] != fingerprint:
+            raise SAFTArtifactError(
+                f"the weights of {self.name or 'the model object'} are not those that this scorer was fitted on: its "
+                "directions and threshold mean nothing for them. Fit again, or name the right model and revision."
+            )
+        with self._kept.reading():
+            yield self._kept
+
+    def worker_device(self, rank: int | None) -> torch.device:
+        """Where a worker of `map` reads the model, without asking the launcher: it may not know the worker."""
+        if isinstance(self.model, nn.Module):
+            return next(self.model.parameters()).device
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        if accelerator is None or parse_flag_from_env("ACCELERATE_USE_CPU"):
+            return torch.device("cpu")
+        if rank is None:
+            return torch.device(accelerator.type)
+        return torch.device(accelerator.type, rank % torch.accelerator.device_count())
+
+    def release(self) -> None:
+        """Forget the loaded model, so that its memory is free for training."""
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None

@@ -1,0 +1,182 @@
+"""Vectors on disk: one safetensors shard a leaf of the plan, whole or not there.
+
+A folder holds the vectors of one plan, read by one model in one way. Shards carry the digest of their content: a
+truncated, damaged or foreign one is told apart and embedded again, never trusted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub import constants
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
+
+from saft_hf.embed.plan import KEY_BYTES, find_keys
+
+logger = logging.getLogger(__name__)
+
+Vectors = Mapping[str, NDArray[np.float32]]
+"""Cell name (`layer.readout`) -> `float32 [n, d]`."""
+
+_FORMAT = "1"
+_KEYS = "keys"
+
+
+def default_cache_dir() -> Path:
+    """Where vectors are kept unless the user says otherwise: `saft` in the Hugging Face home."""
+    return Path(constants.HF_HOME) / "saft"
+
+
+class Store:
+    """The shards of one plan.
+
+    Args:
+        folder: where they are; made on the first write.
+        cells: names of the vectors that each shard holds.
+    """
+
+    def __init__(self, folder: Path, cells: tuple[str, ...]) -> None:
+        self.folder = folder
+        self.cells = cells
+        self._verified: set[int] = set()
+        self._index: tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]] | None = None
+
+    def path(self, leaf: int) -> Path:
+        """File of a leaf."""
+        return self.folder / f"{leaf:05d}.safetensors"
+
+    def write(self, leaf: int, keys: NDArray[np.uint8], vectors: Vectors) -> None:
+        """Write a leaf's vectors: all of them or, on any failure, nothing.
+
+        Args:
+            leaf: index of the leaf.
+            keys: `uint8 [n, 16]`, keys of its renderings in plan order.
+            vectors: for each cell `float32 [n, d]` in the same order.
+
+        Raises:
+            OSError: the folder cannot be written, or the disk is full.
+        """
+        tensors: dict[str, NDArray[Any]] = {_KEYS: np.ascontiguousarray(keys)}
+        tensors.update({cell: np.ascontiguousarray(vectors[cell]) for cell in self.cells})
+        metadata = {"format": _FORMAT, "sha256": _digest(tensors)}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self.folder, prefix=f".{leaf:05d}-", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(to_bytes(tensors, metadata=metadata))
+            os.replace(name, self.path(leaf))  # noqa: PTH105 - atomic on every platform
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)  # noqa: PTH108
+            raise
+        self._verified.add(leaf)
+
+    def has(self, leaf: int, keys: NDArray[np.uint8]) -> bool:
+        """Whether the leaf is there, whole, and holds just these keys in this order."""
+        path = self.path(leaf)
+        if not path.exists():
+            return False
+        if leaf in self._verified:
+            return True
+        try:
+            with safe_open(path, framework="numpy") as file:
+                names = set(file.keys())
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT or names != {_KEYS, *self.cells}:
+                    raise ValueError("it holds other vectors")
+                tensors = {name: file.get_tensor(name) for name in names}
+        except (SafetensorError, ValueError, OSError) as error:
+            logger.warning("The shard %s cannot be used (%s): its rows are embedded again.", path, error)
+            return False
+        kinds = {(tensors[cell].ndim, len(tensors[cell]), str(tensors[cell].dtype)) for cell in self.cells}
+        if kinds != {(2, len(keys), "float32")} or not np.array_equal(tensors[_KEYS], keys):
+            logger.warning("The shard %s belongs to other rows: its rows are embedded again.", path)
+            return False
+        if metadata.get("sha256") != _digest(tensors):
+            logger.warning("The shard %s is damaged: its rows are embedded again.", path)
+            return False
+        self._verified.add(leaf)
+        return True
+
+    def read(self, leaf: int, cell: str) -> NDArray[np.float32]:
+        """The vectors of a leaf at one cell, `float32 [n, d]` in plan order."""
+        with safe_open(self.path(leaf), framework="numpy") as file:
+            tensor: NDArray[np.float32] = file.get_tensor(cell)
+        return tensor
+
+    def lookup(self, keys: NDArray[np.uint8], cell: str, width: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Vectors of single renderings, wherever they stand.
+
+        Args:
+            keys: `uint8 [m, 16]`.
+            cell: which vectors.
+            width: their length, d.
+
+        Returns:
+            `float32 [m, d]` (zeros where not found) and `bool [m]`, whether each was found.
+        """
+        if self._index is None:
+            self._index = self._load_index()
+        table, leaves, places = self._index
+        vectors = np.zeros((len(keys), width), dtype=np.float32)
+        found = find_keys(table, keys)
+        hit = found >= 0
+        for leaf in np.unique(leaves[found[hit]]).tolist():
+            rows = np.flatnonzero(hit & (leaves[np.maximum(found, 0)] == leaf))
+            if self.has(leaf, table[leaves == leaf]):
+                vectors[rows] = _mapped(self.path(leaf), cell)[places[found[rows]]]
+            else:
+                hit[rows] = False
+        return vectors, hit
+
+    def _load_index(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+        """Every key with its leaf and place; what stands in a leaf is checked when it is first read."""
+        keys, leaves, places = [np.zeros((0, KEY_BYTES), np.uint8)], [np.zeros(0, int)], [np.zeros(0, int)]
+        for path in sorted(self.folder.glob("[0-9]*.safetensors")):
+            own = np.array(_mapped(path, _KEYS))
+            keys.append(own)
+            leaves.append(np.full(len(own), int(path.stem)))
+            places.append(np.arange(len(own)))
+        return np.concatenate(keys), np.concatenate(leaves), np.concatenate(places)
+
+
+def _mapped(path: Path, name: str) -> NDArray[Any]:
+    """One tensor of a shard without reading the others; no rows where the file is damaged."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            entry = json.loads(file.read(min(size, 2**20)))[name]
+        begin, end = entry["data_offsets"]
+        dtype = {"U8": np.uint8, "F32": np.float32}[entry["dtype"]]
+        flat = np.memmap(path, dtype, "r", 8 + size + begin, ((end - begin) // np.dtype(dtype).itemsize,))
+        rows: NDArray[Any] = flat.reshape(entry["shape"])
+        return rows
+    except (ValueError, KeyError, TypeError) as error:
+        logger.warning("The shard %s cannot be read (%s): its rows are embedded again.", path, error)
+        return np.zeros((0, KEY_BYTES), dtype=np.uint8)
+
+
+def name_of(parts: Mapping[str, object]) -> str:
+    """Content address of whatever decides the vectors: SHA-256 of its canonical JSON."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digest(tensors: Mapping[str, NDArray[np.generic]]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name}:{array.dtype}:{array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()

@@ -1,0 +1,93 @@
+"""What crosses processes: small objects, in the same order on every rank."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+
+from saft_hf.errors import SAFTError
+
+T = TypeVar("T")
+
+
+class World:
+    """The processes that Accelerate (or torchrun) started; a world of one where it started none.
+
+    Only `fit`, `score_dataset` and `filter` may build one: a worker of `Dataset.map(num_proc=...)` inherits
+    the launcher's environment and would wait for ever for its siblings.
+    """
+
+    @cached_property
+    def _state(self) -> PartialState:
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        # Without this, Accelerate takes the processes that torchrun starts on a CPU for strangers.
+        state = PartialState(cpu=True) if launched > 1 and not torch.accelerator.is_available() else PartialState()
+        if launched != state.num_processes:
+            raise SAFTError(
+                f"the launcher started {launched} processes, but Accelerate joined {state.num_processes}: each would "
+                "do all of the work. On a CPU set ACCELERATE_USE_CPU=true and launch with `accelerate launch "
+                "--multi_gpu --num_processes N`, or with torchrun."
+            )
+        return state
+
+    @property
+    def rank(self) -> int:
+        """Index of this process."""
+        return int(self._state.process_index)
+
+    @property
+    def size(self) -> int:
+        """How many processes work together."""
+        return int(self._state.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process reports progress and writes the files that are written once."""
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        """The device that Accelerate gave to this process."""
+        return torch.device(self._state.device)
+
+    def share(self, value: T, rank: int = 0) -> T:
+        """Give every rank the value of one of them, of rank 0 unless told otherwise."""
+        if self.size == 1:
+            return value
+        box: list[T] = [value]
+        broadcast_object_list(box, from_process=rank)
+        return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Give every rank the values of all ranks, in rank order."""
+        if self.size == 1:
+            return [value]
+        return list(gather_object([value]))
+
+    @contextmanager
+    def together(self, doing: str) -> Iterator[None]:
+        """Run the body on every rank; where it fails on one, every rank raises, and none waits for ever."""
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:  # re-raised below, after the others know
+            failure = error
+        reports: list[str | None] = self.gather(None if failure is None else describe(failure))
+        if failure is not None:
+            raise failure
+        failed = {rank: report for rank, report in enumerate(reports) if report is not None}
+        if failed:
+            rank, report = next(iter(failed.items()))
+            raise SAFTError(f"{doing} failed on process {rank} of {self.size}: {report}")
+
+
+def describe(error: BaseException) -> str:
+    """One line that names an error's type and text."""
+    return f"{type(error).__name__}: {error}"

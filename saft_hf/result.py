@@ -1,0 +1,134 @@
+"""`FilterResult`: what was kept, removed and errored, and how to keep it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from saft_hf.decide import Decisions, write_audit
+from saft_hf.errors import SAFTInputError
+
+AUDIT_FILE = "audit.parquet"
+SUMMARY_FILE = "saft_summary.json"
+KEPT = "kept"
+
+_AUDIT_ROWS = 1000
+
+
+class FilterResult:
+    """A filtered dataset. Kept, removed and errored rows together are exactly the input.
+
+    Args:
+        dataset: the input, with its original columns, in its original order.
+        scores: `float32 [N]`, NaN where a row has none.
+        statuses: the status of each row, [N].
+        decisions: the decision and the reason for each row.
+        summary: counts and figures, for people and cards.
+
+    Example:
+        >>> result = scorer.filter(train)  # doctest: +SKIP
+        >>> len(result.kept) + len(result.removed) + len(result.errored) == len(train)  # doctest: +SKIP
+        True
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        scores: NDArray[np.float32],
+        statuses: list[str],
+        decisions: Decisions,
+        summary: Mapping[str, Any],
+    ) -> None:
+        self._dataset = dataset
+        self.scores = scores
+        self.statuses = statuses
+        self.decisions = decisions
+        self.summary: dict[str, Any] = {
+            **summary,
+            "rows": len(dataset),
+            **decisions.counts(),
+            "reasons": decisions.reason_counts(),
+        }
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{word}={count}" for word, count in self.decisions.counts().items())
+        return f"FilterResult(rows={len(self._dataset)}, {counts})"
+
+    @property
+    def kept_indices(self) -> NDArray[np.int64]:
+        """Rows of the input that are kept, rising, `int64`."""
+        return self.decisions.kept
+
+    @property
+    def removed_indices(self) -> NDArray[np.int64]:
+        """Rows of the input that are removed, rising, `int64`."""
+        return self.decisions.removed
+
+    @property
+    def errored_indices(self) -> NDArray[np.int64]:
+        """Rows of the input that could not be scored, rising, `int64`."""
+        return self.decisions.errored
+
+    @cached_property
+    def kept(self) -> Dataset:
+        """The kept rows, in the order and with the columns of the input."""
+        return self._dataset.select(self.kept_indices)
+
+    @cached_property
+    def removed(self) -> Dataset:
+        """The removed rows. They are the ones taken for harmful: handle them with care."""
+        return self._dataset.select(self.removed_indices)
+
+    @cached_property
+    def errored(self) -> Dataset:
+        """The rows without a score; the audit says why."""
+        return self._dataset.select(self.errored_indices)
+
+    def train_rows(self) -> Dataset:
+        """The rows to train on: `kept`, and with `on_error="keep"` the errored ones in their places.
+
+        Where nothing is filtered this is the input itself, errored rows too.
+        """
+        rows = self.decisions.train_rows()
+        return self._dataset if len(rows) == len(self._dataset) else self._dataset.select(rows)
+
+    def save(self, folder: str | Path, *, file_format: Literal["arrow", "parquet"] = "arrow") -> Path:
+        """Save the rows to train on, the audit and the summary.
+
+        Args:
+            folder: made where it is missing. `kept/` holds the dataset for `datasets.load_from_disk` (or
+                `kept.parquet`), `audit.parquet` a line for each input row (index, SHA-256, score, status, decision,
+                reason; no text), `saft_summary.json` the counts.
+            file_format: `arrow` or `parquet`.
+
+        Returns:
+            The folder.
+
+        Raises:
+            SAFTInputError: `file_format` is unknown.
+            OSError: the folder cannot be written, or the disk is full; files that stood there stay whole.
+        """
+        if file_format not in ("arrow", "parquet"):
+            raise SAFTInputError(f"`file_format` must be 'arrow' or 'parquet', not {file_format!r}.")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_audit(folder / AUDIT_FILE, self._batches(), self.scores, self.statuses, self.decisions)
+        if file_format == "arrow":
+            self.train_rows().save_to_disk(str(folder / KEPT))
+        else:
+            self.train_rows().to_parquet(str(folder / f"{KEPT}.parquet"))
+        text = json.dumps(self.summary, indent=2, sort_keys=True, default=str)
+        (folder / SUMMARY_FILE).write_text(text + "\n", encoding="utf-8")
+        return folder
+
+    def _batches(self) -> Iterator[list[dict[str, Any]]]:
+        plain = self._dataset.with_format(None)
+        for first in range(0, len(plain), _AUDIT_ROWS):
+            yield plain.select(range(first, min(first + _AUDIT_ROWS, len(plain)))).to_list()

@@ -1,0 +1,304 @@
+"""What every scorer has beside its method: options, learned state, the parts it is made of, and how it is kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors.numpy import load as tensors_from_bytes
+from safetensors.numpy import save as tensors_to_bytes
+from torch import nn
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+from saft_hf import __version__
+from saft_hf.artifact import load_artifact, save_artifact
+from saft_hf.embed.cells import Cells
+from saft_hf.embed.extract import Extractor
+from saft_hf.embed.rows import RowReader
+from saft_hf.embed.source import ALGORITHM, ModelSource
+from saft_hf.embed.store import default_cache_dir, name_of
+from saft_hf.embed.world import World
+from saft_hf.errors import SAFTArtifactError, SAFTInputError
+from saft_hf.render import RenderConfig, Renderer
+from saft_hf.scorer.fitted import Fitted
+
+logger = logging.getLogger(__name__)
+
+
+class ScorerBase:
+    """Options, learned state, saving and loading of a `SAFTScorer`, which documents them."""
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        *,
+        revision: str | None = None,
+        layer: int | None = None,
+        readout: str | None = None,
+        method: str | None = None,
+        k: int | None = None,
+        threshold: float | None = None,
+        expected_share: float | None = None,
+        dtype: str = "auto",
+        attn_implementation: str | None = None,
+        quantization_config: Any = None,
+        device_map: Any = None,
+        max_length: int | None = 1024,
+        cache_dir: str | Path | None = None,
+        trust_remote_code: bool = False,
+        token: str | None = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+        render: RenderConfig | None = None,
+    ) -> None:
+        self.model = model
+        self.revision = revision
+        self.layer = layer
+        self.readout = readout
+        self.method = method
+        self.k = k
+        self.threshold = threshold
+        self.expected_share = expected_share
+        self.dtype = dtype
+        self.attn_implementation = attn_implementation
+        self.quantization_config = quantization_config
+        self.device_map = device_map
+        self.max_length = max_length
+        self.cache_dir = cache_dir
+        self.trust_remote_code = trust_remote_code
+        self.token = token
+        self.processing_class = processing_class
+        self.render = render
+        self.fitted_: Fitted | None = None
+        self._source: ModelSource | None = None
+        self._reader: RowReader | None = None
+
+    # -- learned state -------------------------------------------------------------------------------------------
+
+    @property
+    def _fitted(self) -> Fitted:
+        if self.fitted_ is None:
+            raise SAFTInputError("this SAFTScorer is not fitted yet: call `fit(pool)`, or use `from_pretrained`.")
+        return self.fitted_
+
+    @property
+    def layers_(self) -> tuple[int, ...]:
+        """Layers that are read."""
+        return (self._fitted.layer,)
+
+    @property
+    def readouts_(self) -> tuple[str, ...]:
+        """Readouts that are read."""
+        return (self._fitted.readout.value,)
+
+    @property
+    def method_(self) -> str:
+        """How the score is made."""
+        return self._fitted.method
+
+    @property
+    def k_(self) -> int:
+        """How many directions the score sums."""
+        return self._fitted.k
+
+    @property
+    def threshold_(self) -> float | None:
+        """Rows above it are removed; None where no decision can be taken."""
+        return self._fitted.threshold
+
+    @property
+    def summary_(self) -> dict[str, Any]:
+        """Counts and figures of the fit."""
+        return self._fitted.summary
+
+    # -- save and load -------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Save the fitted scorer as `config.json` and `saft_scorer.safetensors`; the model itself is not saved.
+
+        Args:
+            save_directory: folder, made where it is missing.
+
+        Raises:
+            SAFTInputError: the scorer is not fitted.
+            OSError: the folder cannot be written; files that stood there stay whole.
+        """
+        config, tensors = self._fitted.to_parts()
+        save_artifact(save_directory, {"saft_hf_version": __version__, **config, "scorer": self._options()}, tensors)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_name_or_path: str | Path,
+        *,
+        model: str | nn.Module | None = None,
+        cache_dir: str | Path | None = None,
+        trust_remote_code: bool = False,
+        token: str | None = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+    ) -> Self:
+        """Load a scorer that `save_pretrained` wrote. The model that it names is loaded only when rows are scored.
+
+        Args:
+            pretrained_name_or_path: the folder.
+            model: where the model is now, if not where it was; its weights must be the same.
+            cache_dir: where vectors are kept, as in the constructor.
+            trust_remote_code: run code that comes with the model; never taken from the file.
+            token: for private models; never taken from the file.
+            processing_class: tokenizer or processor; by default the one saved with the model.
+
+        Returns:
+            The scorer.
+
+        Raises:
+            SAFTArtifactError: a file is missing, damaged, hostile or of an unknown format.
+        """
+        config, tensors = load_artifact(pretrained_name_or_path)
+        try:
+            fitted = Fitted.from_parts(config, tensors)
+            options = _read_options(config["scorer"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SAFTArtifactError(
+                f"{pretrained_name_or_path}: config.json lacks or misnames a field ({error}). Save the scorer again "
+                "with this version of saft_hf."
+            ) from error
+        reads = model or fitted.model
+        if reads is None:
+            raise SAFTArtifactError(
+                f"{pretrained_name_or_path} was fitted on a model object without a name: pass that model as `model=`."
+            )
+        logger.info("The scorer %s reads the model %s.", pretrained_name_or_path, fitted.model)
+        scorer = cls(
+            reads,
+            **options,
+            cache_dir=cache_dir,
+            trust_remote_code=trust_remote_code,
+            token=token,
+            processing_class=processing_class,
+        )
+        scorer.fitted_ = fitted
+        return scorer
+
+    # The state is plain bytes, so that it is small, and the same in every process: `map` caches on its hash.
+
+    def __getstate__(self) -> dict[str, Any]:
+        config, tensors = ({}, {}) if self.fitted_ is None else self.fitted_.to_parts()
+        source = self._open_source()
+        return {
+            "code": f"{__version__}/{ALGORITHM}",
+            "model": source.name,
+            "options": json.dumps(self._options(), sort_keys=True),
+            "fitted": json.dumps(config, sort_keys=True),
+            "tensors": tensors_to_bytes(tensors),
+            "cache_dir": str(self._cache_dir()),
+            "trust_remote_code": self.trust_remote_code,
+            "device_map": self.device_map,
+            "token": self.token,
+            "processing_class": self.processing_class,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        options = _read_options(json.loads(state["options"]))
+        kept = {
+            key: state[key] for key in ("cache_dir", "trust_remote_code", "device_map", "token", "processing_class")
+        }
+        self.__init__(state["model"], **options, **kept)  # type: ignore[misc]
+        config = json.loads(state["fitted"])
+        if config:
+            self.fitted_ = Fitted.from_parts(config, tensors_from_bytes(state["tensors"]))
+
+    def _options(self) -> dict[str, Any]:
+        """The arguments of `_OPTIONS`, JSON-ready."""
+        options = {name: getattr(self, name) for name in _OPTIONS}
+        quantization = self.quantization_config
+        return {
+            **options,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "quantization_config": quantization.to_dict() if hasattr(quantization, "to_dict") else quantization,
+            "render": asdict(self._render_config()),
+        }
+
+    # -- parts ---------------------------------------------------------------------------------------------------
+
+    def _cache_dir(self) -> Path:
+        return Path(self.cache_dir) if self.cache_dir else default_cache_dir()
+
+    def _render_config(self) -> RenderConfig:
+        return self.render or RenderConfig(max_length=self.max_length)
+
+    def _renderer(self) -> Renderer:
+        renderer = Renderer(self._open_source().tokenizer, self._render_config())
+        if self.fitted_ and renderer.template_digest != self.fitted_.template_digest:
+            raise SAFTArtifactError(
+                f"this scorer was fitted with another chat template or tokenizer than {self._open_source().name} has "
+                "now: its directions and threshold mean nothing for these tokens. Fit again, or pass the "
+                "`processing_class` that it was fitted with."
+            )
+        return renderer
+
+    def _open_source(self) -> ModelSource:
+        if self._source is None:
+            self._source = ModelSource(
+                self.model,
+                processing_class=self.processing_class,
+                options={
+                    "revision": self.revision,
+                    "dtype": self.dtype,
+                    "attn_implementation": self.attn_implementation,
+                    "quantization_config": self.quantization_config,
+                    "device_map": self.device_map,
+                    "trust_remote_code": self.trust_remote_code,
+                    "token": self.token,
+                },
+            )
+        return self._source
+
+    def _extractor(
+        self,
+        renderer: Renderer,
+        cells: Cells,
+        fingerprint: str,
+        world: World,
+        device: torch.device | None = None,
+    ) -> Extractor:
+        source = self._open_source()
+        device = device or world.device
+        return Extractor(
+            renderer,
+            cells,
+            lambda: source.opened(cells.layers, device, fingerprint),
+            width=self.fitted_.subspace.mean.size if self.fitted_ else source.shape.hidden_size,
+            token_budget=self.fitted_.token_budget if self.fitted_ else source.token_budget(),
+            folder=self._cache_dir() / name_of({**source.identity(fingerprint, device), "cells": cells.names})[:32],
+            world=world,
+        )
+
+
+_OPTIONS = (
+    "revision",
+    "layer",
+    "readout",
+    "method",
+    "k",
+    "threshold",
+    "expected_share",
+    "dtype",
+    "attn_implementation",
+    "quantization_config",
+    "render",
+)
+"""Constructor arguments that belong to the scorer and not to this machine or its user."""
+
+
+def _read_options(saved: dict[str, Any]) -> dict[str, Any]:
+    """Constructor arguments from a saved dict that holds just these.
+
+    Raises:
+        ValueError: a name is missing or unknown.
+    """
+    if set(saved) != set(_OPTIONS):
+        raise ValueError(f"`scorer` must hold {list(_OPTIONS)}, not {sorted(saved)}")
+    return {**saved, "render": RenderConfig(**saved["render"])}

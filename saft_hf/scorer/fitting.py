@@ -1,0 +1,283 @@
+"""The published procedure: principal directions of the pool, then k and the threshold (METHOD: arXiv 2410.10014)."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from saft_hf.decide import calibrate_published, near_threshold, threshold_for_share
+from saft_hf.embed.extract import Embedded, Extractor, survey_dataset
+from saft_hf.embed.reduce import tree_reduce
+from saft_hf.embed.world import World
+from saft_hf.errors import SAFTInputError, SAFTUndecidedError
+from saft_hf.score import Moments, Subspace, principal_subspace, saft_scores
+from saft_hf.status import RowStatus
+
+logger = logging.getLogger(__name__)
+
+PUBLISHED_KS = (1, 2, 3, 4)
+"""The numbers of directions that the paper chooses from."""
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What decides k and the threshold.
+
+    Attributes:
+        ks: numbers of directions to choose from.
+        threshold: rows above it are removed; None lets labels or a share decide.
+        expected_share: expected harmful share of the pool, between 0 and 1.
+        harmful: labels of the labelled rows, True = harmful; None without labels.
+        uniform: whether the labelled rows were drawn uniformly from the pool.
+    """
+
+    ks: tuple[int, ...]
+    threshold: float | None
+    expected_share: float | None
+    harmful: NDArray[np.bool_] | None
+    uniform: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen: k, threshold, where it came from, and the figures behind it."""
+
+    k: int
+    threshold: float | None
+    threshold_from: str
+    figures: dict[str, Any]
+    refusal: str | None = None
+
+
+def pool_subspace(embedded: Embedded, cell: str, k: int, world: World) -> Subspace:
+    """Principal directions of the pool's vectors at one cell, up to `k` or the rank.
+
+    Rows that share a rendering count each; a vector with NaN or infinity counts not at all.
+
+    Raises:
+        SAFTInputError: no row can be used, or all rows are equal.
+    """
+    plan = embedded.plan
+
+    def leaf_moments(leaf: int) -> Moments:
+        vectors = embedded.store.read(leaf, cell)
+        finite = np.isfinite(vectors).all(axis=1)
+        return Moments.of(vectors[finite], weights=plan.counts[plan.leaf_slice(leaf)][finite])
+
+    total = tree_reduce(world, plan.num_leaves, leaf_moments, Moments.merge)
+    found: Subspace | None = None
+    with world.together("principal directions"):
+        if world.is_main:
+            if total is None or total.count == 0:
+                raise SAFTInputError(
+                    "every hidden state that was read holds NaN or infinity: the model is broken, or its dtype "
+                    "overflows. Try `dtype='float32'`."
+                )
+            found = principal_subspace(total, k, clip=True)
+    shared = world.share(found)
+    assert shared is not None  # noqa: S101 - `together` has raised otherwise
+    return shared
+
+
+def scores_for_ks(embedded: Embedded, cell: str, subspace: Subspace, ks: Sequence[int]) -> NDArray[np.float32]:
+    """Published scores of every row for several k, `float32 [N, len(ks)]`; NaN where a row has none."""
+
+    def work(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        by_k = saft_scores(vectors, subspace, ks)
+        return np.stack([by_k[k] for k in ks], axis=1)
+
+    return embedded.rows(embedded.compute(cell, work, len(ks)))
+
+
+def labelled_scores(
+    extractor: Extractor,
+    pool: Embedded,
+    pool_scores: NDArray[np.float32],
+    labelled: Dataset,
+    cell: str,
+    subspace: Subspace,
+    ks: Sequence[int],
+) -> NDArray[np.float32]:
+    """Scores of the labelled rows, `float32 [m, len(ks)]`: the pool's own where a row stands in the pool."""
+    readout = extractor.cells.readouts[0]
+    survey = survey_dataset(labelled, extractor.renderer, extractor.cells, extractor.world)
+    places = pool.plan.find(survey.keys)
+    places[~survey.usable] = -1
+    scores = np.full((len(labelled), len(ks)), np.nan, dtype=np.float32)
+    known = places >= 0
+    scores[known] = pool_scores[pool.plan.first_row[places[known]]]
+    foreign = np.flatnonzero(survey.usable & ~known)
+    if len(foreign):
+        logger.info("%d of %d labelled rows are not in the pool.", len(foreign), len(labelled))
+        embedded = extractor.embed(labelled.select(foreign))
+        scores[foreign] = scores_for_ks(embedded, cell, subspace, ks)
+    unscored = np.isnan(scores[:, 0])
+    if unscored.any():
+        names = Counter(str(s) for s, bad in zip(survey.statuses(readout), unscored, strict=True) if bad)
+        logger.warning(
+            "%d of %d labelled rows have no score and are left out: %s.",
+            unscored.sum(),
+            len(labelled),
+            dict(names),
+        )
+    return scores
+
+
+def choose(aim: Aim, pool_scores: NDArray[np.float32], labelled: NDArray[np.float32] | None) -> Choice:
+    """Choose k and the threshold.
+
+    Args:
+        aim: what was asked for.
+        pool_scores: `float32 [N, len(aim.ks)]`, NaN where a row has none.
+        labelled: `float32 [m, len(aim.ks)]` for the labelled rows, or None.
+
+    Raises:
+        SAFTInputError: the labels cannot serve what was asked for.
+    """
+    pool = pool_scores[~np.isnan(pool_scores[:, 0])]
+    k = aim.ks[0]
+    if aim.threshold is not None:
+        return Choice(k, float(aim.threshold), "given", {})
+    if aim.expected_share is not None:
+        threshold = threshold_for_share(pool[:, 0], aim.expected_share)
+        return Choice(k, threshold, "expected_share", {"expected_share": aim.expected_share})
+    if labelled is None or aim.harmful is None:
+        return Choice(k, None, "none", {})
+    if not aim.uniform:
+        raise SAFTInputError(
+            "`label_sampling='other'`: the published threshold maximises F1 on labels, which means something only "
+            "where they were drawn uniformly from the pool. Give `expected_share` or `threshold`, or draw the labels "
+            "at random and say `label_sampling='uniform'`."
+        )
+    usable = ~np.isnan(labelled[:, 0])
+    found = calibrate_published(
+        {k: pool[:, column] for column, k in enumerate(aim.ks)},
+        {k: labelled[usable, column] for column, k in enumerate(aim.ks)},
+        aim.harmful[usable],
+    )
+    chosen = pool[:, aim.ks.index(found.k)]
+    removed = int((chosen > found.threshold).sum())
+    refusal = None
+    if removed == len(chosen):
+        refusal = f"the best F1 on labels ({found.best.f1:.2f}) removes all {len(chosen)} scored rows of the pool"
+    elif removed == 0:
+        refusal = (
+            f"the best F1 on labels ({found.best.f1:.2f}) removes no row, although {int(aim.harmful.sum())} of them "
+            "are harmful"
+        )
+    figures = {
+        "candidates": [asdict(candidate) for candidate in found.candidates],
+        "near_threshold": near_threshold(chosen, found.threshold),
+    }
+    return Choice(found.k, found.threshold, "f1", figures, refusal)
+
+
+def undecided(choice: Choice, m: int) -> SAFTUndecidedError:
+    """The error for a threshold that must not be used."""
+    return SAFTUndecidedError(
+        f"SAFT cannot tell which rows are harmful: {choice.refusal}. Scores can still be taken; no decision is. More "
+        f"labels than {m}, another `layer` or `readout`, or an `expected_share` may help; "
+        "`on_refusal='keep'` keeps every row and records it."
+    )
+
+
+def final_statuses(vectors: NDArray[np.float32], statuses: Sequence[RowStatus]) -> list[str]:
+    """Statuses after the forward: a row that rendered well may still have a hidden state with NaN or infinity."""
+    finite = np.asarray(np.isfinite(vectors).all(axis=1))
+    return [
+        str(RowStatus.NON_FINITE if status is RowStatus.OK and not good else status)
+        for status, good in zip(statuses, finite.tolist(), strict=True)
+    ]
+
+
+def score_or_nan(
+    score: Callable[[NDArray[np.float32]], NDArray[np.float32]], vectors: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Scores of the rows whose vector is finite, NaN for the others."""
+    finite = np.isfinite(vectors).all(axis=1)
+    scores = np.full(len(vectors), np.nan, dtype=np.float32)
+    scores[finite] = score(vectors[finite])
+    return scores
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What `fit_published` found."""
+
+    subspace: Subspace
+    choice: Choice
+    plan_digest: str
+    summary: dict[str, Any]
+
+
+def fit_published(extractor: Extractor, pool: Dataset, labelled: Dataset | None, aim: Aim) -> Learned:
+    """Embed the pool, find its principal directions, choose k and the threshold.
+
+    Collective: every process calls it with the same data and gets the same bits.
+
+    Args:
+        extractor: embeds rows at one layer and one readout.
+        pool: the rows.
+        labelled: labelled rows, or None.
+        aim: what decides k and the threshold.
+
+    Raises:
+        SAFTInputError: no row can be used, all rows are equal, or the labels cannot serve.
+        SAFTUndecidedError: the labels hold one class only.
+    """
+    world, cell, readout = extractor.world, extractor.cells.names[0], extractor.cells.readouts[0]
+    embedded = extractor.embed(pool)
+    statuses = Counter(map(str, embedded.survey.statuses(readout)))
+    if statuses[RowStatus.OK] == 0:
+        raise SAFTInputError(
+            f"no row of the pool can be read at `{readout}`: {dict(statuses)}. Plain text has no response start: use "
+            "`readout='response_mean'`, or give `prompt` and `completion`, or `messages`."
+        )
+    subspace = pool_subspace(embedded, cell, max(aim.ks), world)
+    if len(aim.ks) == 1 and aim.ks[0] > len(subspace.directions):
+        raise SAFTInputError(
+            f"`k`={aim.ks[0]} is more than the {len(subspace.directions)} directions that the pool's "
+            f"{embedded.plan.num_unique} different rows span. Use a smaller `k`, or more rows."
+        )
+    ks = tuple(k for k in aim.ks if k <= len(subspace.directions))
+    scores = scores_for_ks(embedded, cell, subspace, ks)
+    known = None
+    if labelled is not None:
+        known = labelled_scores(extractor, embedded, scores, labelled, cell, subspace, ks)
+    choice: Choice | None = None
+    with world.together("choosing the threshold"):
+        if world.is_main:
+            choice = choose(replace(aim, ks=ks), scores, known)
+    choice = world.share(choice)
+    assert choice is not None  # noqa: S101 - `together` has raised otherwise
+    return Learned(subspace, choice, embedded.plan.digest, _summary(embedded, statuses, subspace, aim, choice))
+
+
+def _summary(
+    embedded: Embedded, statuses: Counter[str], subspace: Subspace, aim: Aim, choice: Choice
+) -> dict[str, Any]:
+    labels = None
+    if aim.harmful is not None:
+        labels = f"{int(aim.harmful.sum())} of {len(aim.harmful)} labelled rows are harmful"
+    return {
+        "pool_rows": len(embedded.survey.keys),
+        "pool_statuses": dict(statuses),
+        "pool_unique": embedded.plan.num_unique,
+        "padding_share": round(embedded.plan.padding_share, 4),
+        "labels": labels,
+        "k": choice.k,
+        "threshold": choice.threshold,
+        "threshold_from": choice.threshold_from,
+        "refusal": choice.refusal,
+        "rank": subspace.rank,
+        "spectral_gap": float(subspace.spectral_gaps[choice.k - 1]),
+        "energy_share": float(subspace.energies[: choice.k].sum() / subspace.total_variance),
+        **choice.figures,
+    }
