@@ -1,1 +1,32 @@
-"""."""
+"""Scores to decisions: labels, thresholds, kept / removed / errored, the audit file."""
+
+from saft_hf.decide.audit import row_digest, write_audit
+from saft_hf.decide.filtering import Decision, Decisions, OnError, Reason, check_outcome, decide
+from saft_hf.decide.labels import read_labels, resolve_label_column
+from saft_hf.decide.threshold import (
+    Calibration,
+    Candidate,
+    calibrate_published,
+    flagged,
+    near_threshold,
+    threshold_for_share,
+)
+
+__all__ = [
+    "Calibration",
+    "Candidate",
+    "Decision",
+    "Decisions",
+    "OnError",
+    "Reason",
+    "calibrate_published",
+    "check_outcome",
+    "decide",
+    "flagged",
+    "near_threshold",
+    "read_labels",
+    "resolve_label_column",
+    "row_digest",
+    "threshold_for_share",
+    "write_audit",
+]

@@ -1,0 +1,49 @@
+"""Writing files so that they are either whole or not there."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replacing(*paths: Path) -> Iterator[list[BinaryIO]]:
+    """Open one new file for each path; put them in place together when the block ends without an error.
+
+    Until then they lie under hidden names in the same folders. On any error, Ctrl-C included, they are
+    deleted and what stood at the paths stays.
+
+    Args:
+        paths: Files to write or replace. Their folders must exist.
+
+    Yields:
+        The open files, in the order of `paths`.
+
+    Raises:
+        OSError: A file cannot be written (no permission, disk full, ...): the same subclass and number as the
+            system's, with the path.
+    """
+    drafts = [path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp") for path in paths]
+    try:
+        with ExitStack() as stack:
+            files: list[BinaryIO] = [stack.enter_context(draft.open("xb")) for draft in drafts]
+            yield files
+            for file in files:
+                file.flush()
+                # A full disk must show before anything is replaced; some file systems tell only here.
+                os.fsync(file.fileno())
+        for draft, path in zip(drafts, paths, strict=True):
+            draft.replace(path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        names = ", ".join(str(path) for path in paths)
+        # An OSError made from a number takes that number's class, such as PermissionError.
+        raise OSError(error.errno, f"{error.strerror}, while writing {names}") from error
+    finally:
+        for draft in drafts:
+            draft.unlink(missing_ok=True)

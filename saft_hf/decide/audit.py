@@ -1,0 +1,175 @@
+"""The audit file: for every row, what it was, its score, what was decided and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, time, timedelta
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
+
+from saft_hf.atomic import replacing
+from saft_hf.decide.filtering import Decisions
+from saft_hf.errors import SAFTInputError
+
+OWN_PREFIX = "saft_"
+"""Columns that saft_hf adds; they are no part of a row's digest."""
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("row_index", pa.int64(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("saft_score", pa.float32()),
+        pa.field("saft_status", pa.string(), nullable=False),
+        pa.field("decision", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+_CHUNK_ROWS = 16_384
+
+
+def write_audit(
+    path: str | Path,
+    rows: Iterable[Mapping[str, Any] | Iterable[Mapping[str, Any]]],
+    scores: ArrayLike,
+    status: Sequence[str],
+    decisions: Decisions,
+) -> None:
+    """Write the audit file, parquet, in chunks: memory does not grow with what the rows hold.
+
+    Columns: `row_index` (int64, position in the input), `sha256` (`row_digest` of the row), `saft_score`
+    (float32, null where there is none), `saft_status`, `decision` (kept, removed, errored), `reason`. The
+    text of rows is not in it.
+
+    Args:
+        path: The file; its folder must exist. A file that stands there is replaced when the new one is whole.
+        rows: The input's rows in order, read once: single rows, such as a dataset itself, or lists of rows.
+        scores: Scores, [N], NaN where there is none.
+        status: Statuses, [N].
+        decisions: The decisions for the same N rows.
+
+    Raises:
+        SAFTInputError: Fewer or more rows than decisions, or a row that has no canonical form.
+        OSError: The file cannot be written: no permission, disk full.
+    """
+    path = Path(path)
+    values = np.asarray(scores, dtype=np.float32)
+    total = len(decisions)
+    if values.shape != (total,) or len(status) != total:
+        raise SAFTInputError(
+            f"{total} decisions need as many scores and statuses; found {values.shape} and {len(status)}"
+        )
+    stream = _one_by_one(rows)
+    with replacing(path) as (file,), pq.ParquetWriter(file, _SCHEMA) as writer:
+        for start in range(0, total, _CHUNK_ROWS):
+            stop = min(start + _CHUNK_ROWS, total)
+            digests = [row_digest(row) for row in islice(stream, stop - start)]
+            if len(digests) < stop - start:
+                raise SAFTInputError(f"the data has {start + len(digests)} rows, the decisions {total}")
+            columns = [
+                pa.array(np.arange(start, stop)),
+                pa.array(digests),
+                pa.array(values[start:stop], mask=np.isnan(values[start:stop])),
+                pa.array([str(word) for word in status[start:stop]]),
+                pa.array(decisions.words(start, stop)),
+                pa.array(list(decisions.reasons[start:stop])),
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
+        if next(stream, None) is not None:
+            raise SAFTInputError(f"the data has more rows than the decisions, {total}")
+
+
+def _one_by_one(
+    rows: Iterable[Mapping[str, Any] | Iterable[Mapping[str, Any]]],
+) -> Iterator[Mapping[str, Any]]:
+    for item in rows:
+        if isinstance(item, Mapping):
+            yield item
+        else:
+            yield from item
+
+
+def row_digest(row: Mapping[str, Any]) -> str:
+    """SHA-256 of a row in canonical form: the same for equal rows in every process and key order.
+
+    The canonical form is JSON with sorted keys, no spaces and UTF-8, so that for strings, finite numbers,
+    booleans, nulls, lists and dictionaries it is
+    `json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False)`. Other values are written as
+    a dictionary whose only key starts with `$`. Columns that start with `saft_` are left out.
+
+    Args:
+        row: Column -> value. Besides the JSON types: NaN and infinity, bytes, dates and times, Decimal, numpy
+            scalars and arrays, torch tensors, PIL images.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        SAFTInputError: A value of another type; the error names the column.
+
+    Example:
+        >>> row_digest({"prompt": "a", "n": 1}) == row_digest({"n": 1, "prompt": "a", "saft_score": 0.5})
+        True
+    """
+    plain = {}
+    for column, value in row.items():
+        if not column.startswith(OWN_PREFIX):
+            try:
+                plain[column] = _canonical(value)
+            except TypeError as error:
+                raise SAFTInputError(
+                    f"column {column!r} holds a value of type {error}, which has no canonical form for the "
+                    "audit file: drop the column, or cast it to undecoded bytes, e.g. "
+                    f"dataset.cast_column({column!r}, Audio(decode=False))"
+                ) from error
+    form = _dictionary(plain)
+    text = json.dumps(form, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    # Lone surrogates are no valid UTF-8; this keeps them apart from the characters they would form in pairs.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _dictionary(plain: dict[Any, Any]) -> Any:
+    """A dictionary of canonical values; one that could be taken for a tagged value is tagged itself."""
+    if all(isinstance(key, str) and not key.startswith("$") for key in plain):
+        return plain
+    pairs = [[_canonical(key), value] for key, value in plain.items()]
+    return {"$dict": sorted(pairs, key=lambda pair: json.dumps(pair[0], sort_keys=True))}
+
+
+def _canonical(value: Any) -> Any:
+    """`value` as JSON types; TypeError with the name of the type where there is no way."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {"$float": str(float(value))}
+    if isinstance(value, Mapping):
+        return _dictionary({key: _canonical(item) for key, item in value.items()})
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    if isinstance(value, bytes | bytearray | memoryview):
+        return {"$bytes": hashlib.sha256(value).hexdigest()}
+    if isinstance(value, date | time):  # and datetime, which is a date
+        return {"$time": value.isoformat()}
+    if isinstance(value, timedelta):
+        return {"$timedelta": [value.days, value.seconds, value.microseconds]}
+    if isinstance(value, Decimal):
+        return {"$decimal": str(value)}
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "mM":
+        return {f"${value.dtype}": value.astype(np.int64).tolist()}
+    if hasattr(value, "tobytes") and hasattr(value, "mode") and hasattr(value, "size"):
+        return {"$image": [value.mode, list(value.size), hashlib.sha256(value.tobytes()).hexdigest()]}
+    if hasattr(value, "tolist"):
+        items = value.tolist()
+        # A number that Python cannot hold comes back as it is.
+        if type(items) is not type(value):
+            return _canonical(items)
+    raise TypeError(type(value).__name__)

@@ -1,0 +1,213 @@
+"""Kept, removed or errored: one decision for every row, and the reason for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from saft_hf.decide.threshold import flagged
+from saft_hf.errors import SAFTInputError, SAFTUndecidedError
+from saft_hf.status import RowStatus
+
+OnError = Literal["exclude", "keep", "raise"]
+
+
+class Decision(StrEnum):
+    """What becomes of a row."""
+
+    KEPT = "kept"
+    """Goes into training."""
+    REMOVED = "removed"
+    """Left out as harmful."""
+    ERRORED = "errored"
+    """Could not be scored: left out of `kept` and listed apart."""
+
+
+class Reason(StrEnum):
+    """Why, for rows that have a score or a label. An errored row's reason is its status."""
+
+    SCORE = "score"
+    """The score is above the threshold, or is not."""
+    LABEL = "label"
+    """A person labelled the row."""
+    NO_DECISION = "no_decision"
+    """There is no threshold, so the row stays."""
+
+
+_CODES = (Decision.KEPT, Decision.REMOVED, Decision.ERRORED)
+_STATUS: dict[str, str] = {word.value: word.value for word in RowStatus}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decisions:
+    """One decision and one reason for each row of the input, in its order.
+
+    Attributes:
+        codes: int8 [N]: 0 kept, 1 removed, 2 errored.
+        reasons: `score`, `label`, `no_decision`, or the status of an errored row, [N].
+        train_on_errored: Whether errored rows are trained on all the same.
+    """
+
+    codes: NDArray[np.int8]
+    reasons: Sequence[str]
+    train_on_errored: bool = False
+
+    def __post_init__(self) -> None:
+        parts = np.concatenate([self.kept, self.removed, self.errored])
+        if len(self.reasons) != len(self) or not np.array_equal(np.sort(parts), np.arange(len(self))):
+            raise AssertionError(
+                f"rows were lost or doubled: kept {self.kept.size} + removed {self.removed.size} + errored "
+                f"{self.errored.size}, input {len(self)}, reasons {len(self.reasons)}; please report this"
+            )
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @property
+    def kept(self) -> NDArray[np.int64]:
+        """Indices of kept rows, rising."""
+        return np.flatnonzero(self.codes == 0)
+
+    @property
+    def removed(self) -> NDArray[np.int64]:
+        """Indices of removed rows, rising."""
+        return np.flatnonzero(self.codes == 1)
+
+    @property
+    def errored(self) -> NDArray[np.int64]:
+        """Indices of errored rows, rising."""
+        return np.flatnonzero(self.codes == 2)
+
+    def train_rows(self) -> NDArray[np.int64]:
+        """Indices to train on, rising: the kept rows, and with `on_error="keep"` the errored ones too."""
+        return np.flatnonzero((self.codes == 0) | ((self.codes == 2) & self.train_on_errored))
+
+    def words(self, start: int = 0, stop: int | None = None) -> list[str]:
+        """The decisions of rows start to stop as words: kept, removed, errored."""
+        return [_CODES[code].value for code in self.codes[start:stop]]
+
+    def counts(self) -> dict[str, int]:
+        """Rows of each decision, all three named even where there is none."""
+        return {word.value: int(np.count_nonzero(self.codes == code)) for code, word in enumerate(_CODES)}
+
+    def reason_counts(self) -> dict[str, dict[str, int]]:
+        """Rows of each reason within each decision, commonest first."""
+        found = Counter(zip(self.words(), self.reasons, strict=True))
+        table: dict[str, dict[str, int]] = {word.value: {} for word in _CODES}
+        for (word, reason), count in found.most_common():
+            table[word][reason] = count
+        return table
+
+
+def decide(
+    scores: ArrayLike,
+    status: Sequence[str],
+    threshold: float | None,
+    *,
+    on_error: OnError = "exclude",
+    labels: Mapping[int, bool] | None = None,
+) -> Decisions:
+    """Decide every row: removed when its score is above the threshold.
+
+    Args:
+        scores: Scores, [N], NaN where there is none.
+        status: The rows' statuses, [N]; only `ok` rows have a score.
+        threshold: tau, or None when no decision can be taken: every scored row stays.
+        on_error: What to do with rows whose status is not `ok`. "exclude": list them apart. "keep": list them
+            apart, and train on them. "raise": raise. Where nothing is filtered (no threshold, no labels) they
+            are trained on in any case: the training set is the input.
+        labels: Row index -> harmful, from people. A label decides a scored row in place of its score, and a
+            harmful one removes even a row that could not be scored.
+
+    Returns:
+        The decisions; kept, removed and errored rows together are exactly the input.
+
+    Raises:
+        SAFTInputError: Lengths differ, a status is unknown, scores and statuses contradict each other, a
+            label's index is out of range, or there are errored rows and `on_error` is "raise".
+
+    Example:
+        >>> found = decide([0.1, 0.9, float("nan")], ["ok", "ok", "truncated"], threshold=0.5)
+        >>> found.words(), list(found.reasons)
+        (['kept', 'removed', 'errored'], ['score', 'score', 'truncated'])
+    """
+    if on_error not in ("exclude", "keep", "raise"):
+        raise SAFTInputError(f'on_error must be "exclude", "keep" or "raise"; found {on_error!r}')
+    if threshold is not None and not np.isfinite(threshold):
+        raise SAFTInputError(f"threshold must be a finite number; found {threshold}")
+    values = np.asarray(scores, dtype=np.float64)
+    # Shared words: a column of a dataset makes a new string for every row.
+    words = [_STATUS.get(word, word) for word in status]
+    ok = _scored(values, words)
+    labels = labels or {}
+    codes = np.where(ok, 0, 2).astype(np.int8)
+    if threshold is not None:
+        codes[flagged(values, threshold)] = 1
+    by_score = Reason.NO_DECISION if threshold is None else Reason.SCORE
+    reasons = [by_score.value if fine else word for fine, word in zip(ok, words, strict=True)]
+    for row, harmful in labels.items():
+        if not 0 <= row < len(codes):
+            raise SAFTInputError(f"labels name row {row}; the data has rows 0 to {len(codes) - 1}")
+        if harmful or ok[row]:
+            codes[row] = 1 if harmful else 0
+            reasons[row] = Reason.LABEL.value
+    nothing_filtered = threshold is None and not labels
+    decisions = Decisions(codes, reasons, train_on_errored=on_error == "keep" or nothing_filtered)
+    if on_error == "raise" and decisions.errored.size:
+        found = decisions.reason_counts()[Decision.ERRORED]
+        raise SAFTInputError(
+            f"{decisions.errored.size} of {len(codes)} rows could not be scored ({found}) and "
+            "on_error='raise': mend or drop them, or use on_error='exclude' or 'keep'"
+        )
+    return decisions
+
+
+def _scored(scores: NDArray[np.float64], status: list[str]) -> NDArray[np.bool_]:
+    """Which rows are `ok`, after checking that these are exactly the rows with a finite score."""
+    if scores.shape != (len(status),):
+        raise SAFTInputError(f"scores have shape {list(scores.shape)}, statuses {len(status)} rows")
+    if unknown := Counter(word for word in status if word not in _STATUS):
+        raise SAFTInputError(
+            f"saft_status holds {len(unknown)} unknown word(s), in {unknown.total()} rows; expected one of "
+            f"{list(_STATUS)}: score the data again"
+        )
+    ok = np.fromiter((word == RowStatus.OK.value for word in status), dtype=np.bool_, count=len(status))
+    missing, surplus = int((ok & ~np.isfinite(scores)).sum()), int((~ok & ~np.isnan(scores)).sum())
+    if missing or surplus:
+        raise SAFTInputError(
+            f"saft_score and saft_status contradict each other: {missing} rows are `ok` without a finite "
+            f"score, {surplus} are not `ok` and have one: score the data again"
+        )
+    return ok
+
+
+def check_outcome(decisions: Decisions, *, labelled_harmful: int = 0, allow_extreme: bool = False) -> None:
+    """Refuse a filter that keeps nothing, or removes nothing although people found harmful rows.
+
+    Args:
+        decisions: The decisions.
+        labelled_harmful: Rows of this data that people labelled as harmful, 0 where there are no labels.
+        allow_extreme: Accept either outcome.
+
+    Raises:
+        SAFTUndecidedError: The outcome is extreme and `allow_extreme` is not set.
+    """
+    if allow_extreme:
+        return
+    found = decisions.counts()
+    if found[Decision.KEPT] == 0:
+        raise SAFTUndecidedError(
+            f"nothing is kept of {len(decisions)} rows ({decisions.reason_counts()}): check the threshold "
+            "and the statuses, or pass allow_extreme=True"
+        )
+    if found[Decision.REMOVED] == 0 and labelled_harmful > 0:
+        raise SAFTUndecidedError(
+            f"nothing is removed from {len(decisions)} rows, although {labelled_harmful} labelled rows are "
+            "harmful: lower the threshold, use another layer, readout or method, or pass allow_extreme=True"
+        )

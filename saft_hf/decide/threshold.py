@@ -1,0 +1,220 @@
+"""Where to cut the scores: by F1 on labelled rows as published, or by an expected harmful share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from saft_hf.errors import SAFTInputError, SAFTUndecidedError
+
+GRID_POINTS = 100
+"""Candidates for tau, evenly spaced from the pool's smallest score to its largest (arXiv 2410.10014)."""
+
+_NEAR = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """The best threshold for one number of directions.
+
+    Attributes:
+        k: Number of directions.
+        threshold: tau; a row is flagged when its score is above it.
+        f1: F1 of the flag against the labels.
+        precision: Harmful among the flagged labelled rows, 0 when none is flagged.
+        recall: Flagged among the harmful labelled rows.
+        label_splits: In how many different ways the grid parts the labelled rows in two; one giant row in the
+            pool can leave 1 or 0, and then the choice of tau is hardly a choice.
+        pool_splits: The same for the pool's rows.
+    """
+
+    k: int
+    threshold: float
+    f1: float
+    precision: float
+    recall: float
+    label_splits: int
+    pool_splits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What `calibrate_published` chose, and from what.
+
+    Attributes:
+        best: The candidate in use.
+        candidates: The best of each k, smallest k first.
+        labelled: Labelled rows with a score.
+        harmful: Harmful ones among them.
+    """
+
+    best: Candidate
+    candidates: tuple[Candidate, ...]
+    labelled: int
+    harmful: int
+
+    @property
+    def k(self) -> int:
+        """Number of directions in use."""
+        return self.best.k
+
+    @property
+    def threshold(self) -> float:
+        """The tau in use: rows with a score above it are flagged."""
+        return self.best.threshold
+
+
+def flagged(scores: ArrayLike, threshold: float) -> NDArray[np.bool_]:
+    """Rows to remove: score > threshold, compared in float64. Rows without a score (NaN) are not flagged.
+
+    Args:
+        scores: Scores, [N].
+        threshold: tau.
+
+    Returns:
+        bool [N].
+    """
+    # In float32 a threshold between two float32 scores could round onto one of them.
+    return np.asarray(scores, dtype=np.float64) > threshold
+
+
+def calibrate_published(
+    pool_scores: Mapping[int, ArrayLike], labelled_scores: Mapping[int, ArrayLike], harmful: ArrayLike
+) -> Calibration:
+    """Choose k and tau by F1 on labelled rows, as published (arXiv 2410.10014).
+
+    For each k, tau runs over 100 evenly spaced values from the pool's smallest score to its largest. A row is
+    flagged when its score is above tau. Equal F1: the smaller k, then the larger tau. Rows without a score
+    (NaN) are left out.
+
+    Args:
+        pool_scores: For each k, the pool's scores, [N].
+        labelled_scores: For the same k, the labelled rows' scores, [m].
+        harmful: The labels, bool [m], True where harmful.
+
+    Returns:
+        The choice, and the best of each k.
+
+    Raises:
+        SAFTInputError: The k of the two differ, lengths differ, or no row has a score.
+        SAFTUndecidedError: The scored labels are of one class only, or no candidate flags a harmful label.
+
+    Example:
+        >>> found = calibrate_published({1: [0.0, 1.0, 99.0]}, {1: [1.0, 50.0]}, [False, True])
+        >>> found.k, found.threshold, found.best.f1
+        (1, 49.0, 1.0)
+    """
+    if not pool_scores or set(pool_scores) != set(labelled_scores):
+        raise SAFTInputError(
+            f"pool_scores and labelled_scores must have the same k; found {sorted(pool_scores)} and "
+            f"{sorted(labelled_scores)}"
+        )
+    labels = np.asarray(harmful, dtype=np.bool_)
+    ks = sorted(pool_scores)
+    pool = {k: np.asarray(pool_scores[k], dtype=np.float64) for k in ks}
+    marked = {k: np.asarray(labelled_scores[k], dtype=np.float64) for k in ks}
+    if bad := [k for k in ks if marked[k].shape != labels.shape]:
+        raise SAFTInputError(f"labelled_scores[{bad[0]}] has shape {marked[bad[0]].shape}, labels {labels.shape}")
+    scored = np.logical_and.reduce([~np.isnan(marked[k]) for k in ks])
+    labels = labels[scored]
+    total, positives = labels.size, int(labels.sum())
+    if positives in (0, total):
+        raise SAFTUndecidedError(
+            f"{positives} of {total} labelled rows with a score are harmful: F1 needs rows of both classes. "
+            "Label more rows, or give threshold or expected_share"
+        )
+    candidates = tuple(_best_threshold(k, pool[k], marked[k][scored], labels) for k in ks)
+    best = max(candidates, key=lambda found: (found.f1, -found.k))
+    if best.f1 == 0:
+        raise SAFTUndecidedError(
+            f"no threshold between the pool's smallest and largest score flags one of the {positives} "
+            "harmful labels: the score does not see them. Use another layer, readout or method, or give "
+            "threshold or expected_share"
+        )
+    return Calibration(best=best, candidates=candidates, labelled=total, harmful=positives)
+
+
+def _best_threshold(
+    k: int, pool: NDArray[np.float64], scores: NDArray[np.float64], labels: NDArray[np.bool_]
+) -> Candidate:
+    pool = np.sort(pool[~np.isnan(pool)])
+    if pool.size == 0:
+        raise SAFTInputError(f"no row of the pool has a score (k={k})")
+    grid = np.linspace(pool[0], pool[-1], GRID_POINTS)
+    above = _count_above(np.sort(scores), grid)
+    hits = _count_above(np.sort(scores[labels]), grid)
+    positives = int(labels.sum())
+    # One division of whole numbers: equal F1 are equal to the last bit, so that ties are ties.
+    f1 = 2 * hits / (above + positives)
+    at = GRID_POINTS - 1 - int(np.argmax(f1[::-1]))
+    return Candidate(
+        k=k,
+        threshold=float(grid[at]),
+        f1=float(f1[at]),
+        precision=float(hits[at] / above[at]) if above[at] else 0.0,
+        recall=float(hits[at] / positives),
+        label_splits=_splits(above, scores.size),
+        pool_splits=_splits(_count_above(pool, grid), pool.size),
+    )
+
+
+def _count_above(ordered: NDArray[np.float64], grid: NDArray[np.float64]) -> NDArray[np.int64]:
+    return (ordered.size - np.searchsorted(ordered, grid, side="right")).astype(np.int64)
+
+
+def _splits(above: NDArray[np.int64], total: int) -> int:
+    return int(np.unique(above[(above > 0) & (above < total)]).size)
+
+
+def threshold_for_share(scores: ArrayLike, share: float) -> float:
+    """The lowest threshold that removes at most `share` of the scored rows.
+
+    It is one of the scores. The rows removed are exactly those above it: with m = floor(share * N), the m
+    highest, unless the m-th and the next are equal; tied rows stay together, on the kept side. So never more
+    than the share goes, and what goes does not depend on the order of rows.
+
+    Args:
+        scores: Scores, [N]; rows without one (NaN) are left out.
+        share: Expected harmful share, between 0 and 1 (both excluded).
+
+    Returns:
+        tau, to be used as score > tau.
+
+    Raises:
+        SAFTInputError: `share` is out of range, or no row has a score.
+
+    Example:
+        >>> threshold_for_share([5.0, 1.0, 3.0, 2.0, 4.0], share=0.4)
+        3.0
+    """
+    if not 0 < share < 1:
+        raise SAFTInputError(f"expected_share must be between 0 and 1, such as 0.25; found {share}")
+    values = np.asarray(scores, dtype=np.float64)
+    values = values[~np.isnan(values)]
+    if values.size == 0:
+        raise SAFTInputError("no row has a score, so a share of them cannot be taken")
+    # The small term: 0.29 * 100 is 28.999... in floating point.
+    most = min(math.floor(share * values.size + 1e-9), values.size - 1)
+    at = values.size - 1 - most
+    return float(np.partition(values, at)[at])
+
+
+def near_threshold(scores: ArrayLike, threshold: float) -> int:
+    """How many rows lie so close to the threshold that another batch composition may decide them otherwise.
+
+    Args:
+        scores: Scores, [N]; rows without one (NaN) are left out.
+        threshold: tau.
+
+    Returns:
+        Number of rows within 1e-5 of the largest |score| of the threshold.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    values = values[~np.isnan(values)]
+    if values.size == 0:
+        return 0
+    return int(np.count_nonzero(np.abs(values - threshold) <= _NEAR * np.abs(values).max()))

@@ -1,0 +1,209 @@
+"""Conversations -> token ids and response spans, by the chat template, many at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any, TypeVar
+
+import numpy as np
+from jinja2 import TemplateError, TemplateSyntaxError
+from transformers import PreTrainedTokenizerBase
+
+from saft_hf.errors import SAFTInputError
+from saft_hf.render.rendering import Span, TokenIds
+from saft_hf.render.rows import Chat, Message, Rejected, Tokens, runs
+from saft_hf.status import RowStatus
+
+_Item = TypeVar("_Item")
+_Encoded = TypeVar("_Encoded")
+
+# What a template, or the tokenizer, raises on a value that it cannot take.
+ROW_ERRORS = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+_GENERATION_MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+def encode_each(
+    encode: Callable[[list[_Item]], Sequence[_Encoded]], items: list[_Item], status: RowStatus
+) -> list[_Encoded | Rejected]:
+    """Encode all items at once; where that raises, halve until the items that raise stand alone.
+
+    Args:
+        encode: Items -> results, one for each, in order; one item's result does not depend on the others.
+        items: What to encode.
+        status: The status of an item that raises one of `ROW_ERRORS`.
+    """
+    if not items:
+        return []
+    try:
+        return list(encode(items))
+    except SAFTInputError:  # about all rows, not one
+        raise
+    except ROW_ERRORS as error:
+        if len(items) == 1:
+            return [Rejected(status, describe(error))]
+    half = len(items) // 2
+    return encode_each(encode, items[:half], status) + encode_each(encode, items[half:], status)
+
+
+def describe(error: Exception) -> str:
+    """The error's class, with its message where the template's author wrote it: others may quote the row."""
+    name = type(error).__name__
+    return f"{name}: {error}" if isinstance(error, TemplateError) else name
+
+
+class ChatEncoder:
+    """Renders and tokenises conversations as SFTTrainer does, and finds the responses in them.
+
+    Args:
+        tokenizer: Its chat template renders the conversations. Not changed.
+        chat_template: A template, or the name of one, in place of the tokenizer's own.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> None:
+        self.tokenizer = tokenizer
+        self.chat_template = chat_template
+
+    def __call__(self, chats: Sequence[Chat]) -> list[Tokens | Rejected]:
+        """Encode conversations, those with equal template arguments together."""
+        keys = [(chat.completion, repr(chat.options)) for chat in chats]
+        order = sorted(range(len(chats)), key=keys.__getitem__)
+        encoded: dict[int, Tokens | Rejected] = {}
+        for _, group in groupby(order, key=keys.__getitem__):
+            numbers = list(group)
+            encoded |= zip(numbers, self._encode_group([chats[i] for i in numbers]), strict=True)
+        return [encoded[i] for i in range(len(chats))]
+
+    def _encode_group(self, chats: list[Chat]) -> list[Tokens | Rejected]:
+        options = {"chat_template": self.chat_template, **chats[0].options}
+        template = self._template(options)
+        conversations = [chat.messages for chat in chats]
+        # Python tokenizers cannot say which token a character went to, so markers do not help there.
+        if not chats[0].completion and _GENERATION_MARKER.search(template) and self.tokenizer.is_fast:
+            return self._render(conversations, options, self._marked)
+        fulls = self._render(conversations, options, self._ids)
+        heads = {(row, i): chat.messages[:i] for row, chat in enumerate(chats) for i in chat.turns if i > 0}
+        tails = {
+            (row, i): chat.messages[: i + 1]
+            for row, chat in enumerate(chats)
+            for i in chat.turns
+            if not chat.completion and i + 1 < len(chat.messages)
+        }
+        prompted = {**options, "add_generation_prompt": True}
+        head_ids = dict(zip(heads, self._render(list(heads.values()), prompted, self._ids), strict=True))
+        tail_ids = dict(zip(tails, self._render(list(tails.values()), options, self._ids), strict=True))
+        return [
+            _respond(full, [(head_ids.get((row, i)), tail_ids.get((row, i))) for i in chats[row].turns])
+            for row, full in enumerate(fulls)
+        ]
+
+    def _template(self, options: dict[str, Any]) -> str:
+        try:
+            return str(self.tokenizer.get_chat_template(options["chat_template"], options["tools"]))
+        except ValueError as error:
+            raise SAFTInputError(
+                "The rows are conversations, and the tokenizer has no chat template to render them with. Set "
+                "tokenizer.chat_template, pass chat_template, or take the tokenizer of the chat model."
+            ) from error
+
+    def _render(
+        self,
+        conversations: list[list[Message]],
+        options: dict[str, Any],
+        encode: Callable[[list[list[Message]], dict[str, Any]], Sequence[_Encoded]],
+    ) -> list[_Encoded | Rejected]:
+        def encode_some(some: list[list[Message]]) -> Sequence[_Encoded]:
+            try:
+                return encode(some, options)
+            except TemplateSyntaxError as error:
+                if options["chat_template"] is not self.chat_template:  # this row brought its own
+                    raise
+                raise SAFTInputError(f"The chat template is not valid Jinja: {error}") from error
+
+        return encode_each(encode_some, conversations, RowStatus.TEMPLATE_ERROR)
+
+    def _ids(self, conversations: list[list[Message]], options: dict[str, Any]) -> list[TokenIds]:
+        out = self.tokenizer.apply_chat_template(conversations, tokenize=True, return_dict=True, **options)
+        return [np.array(ids, np.int32) for ids in out["input_ids"]]
+
+    def _marked(self, conversations: list[list[Message]], options: dict[str, Any]) -> list[Tokens | Rejected]:
+        out = self.tokenizer.apply_chat_template(
+            conversations, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, **options
+        )
+        return [
+            _tokens(np.array(ids, np.int32), runs(np.array(mask, bool)))
+            for ids, mask in zip(out["input_ids"], out["assistant_masks"], strict=True)
+        ]
+
+
+def common_prefix(one: TokenIds, other: TokenIds) -> int:
+    """Number of leading tokens that two sequences share."""
+    n = min(len(one), len(other))
+    differ = np.flatnonzero(one[:n] != other[:n])
+    return int(differ[0]) if differ.size else n
+
+
+def _tokens(ids: TokenIds, spans: tuple[Span, ...]) -> Tokens | Rejected:
+    if not spans:
+        return Rejected(RowStatus.NO_RESPONSE, "the chat template renders no token of a response")
+    return Tokens(ids, spans, boundary=True)
+
+
+def _respond(
+    full: TokenIds | Rejected, turns: list[tuple[TokenIds | Rejected | None, TokenIds | Rejected | None]]
+) -> Tokens | Rejected:
+    """Place each response in the whole row's tokens.
+
+    Args:
+        full: The whole row.
+        turns: For each response, the messages before it with the generation prompt (`None`: there are none),
+            and the messages up to and with it (`None`: it runs to the end).
+    """
+    if isinstance(full, Rejected):
+        return full
+    spans: list[Span] = []
+    end = 0
+    for head, tail in turns:
+        if isinstance(head, Rejected):
+            return head
+        if isinstance(tail, Rejected):
+            return tail
+        start = end if head is None else _turn_start(full, head, end)
+        end = len(full) if tail is None else _turn_end(full, tail, start)
+        if start < end:
+            spans.append((start, end))
+    return _tokens(full, tuple(spans))
+
+
+def _turn_start(full: TokenIds, head: TokenIds, previous_end: int) -> int:
+    shared = common_prefix(head, full)
+    # Templates that drop earlier reasoning render `head` differently inside an earlier response. What stands
+    # between that response and this one is not rewritten, so it is found by the end of `head`.
+    return shared if shared >= previous_end else previous_end + _overlap(head, full[previous_end:])
+
+
+def _turn_end(full: TokenIds, tail: TokenIds, start: int) -> int:
+    shared = common_prefix(tail, full)
+    if shared == len(tail):
+        return max(shared, start)
+    # The response is rewritten once something follows it: as a rule its reasoning goes and its end stays.
+    return max(shared, start + _overlap(tail, full[start:]))
+
+
+def _overlap(text: TokenIds, following: TokenIds) -> int:
+    """Length of the longest end of `text` that `following` begins with."""
+    if not following.size:
+        return 0
+    for at in np.flatnonzero(text == following[0]):
+        if np.array_equal(text[at:], following[: len(text) - at]):
+            return int(len(text) - at)
+    return 0

@@ -1,0 +1,197 @@
+"""A batch of rows -> renderings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from saft_hf.errors import SAFTInputError
+from saft_hf.render.chat import ROW_ERRORS, ChatEncoder, common_prefix, describe, encode_each
+from saft_hf.render.rendering import RenderConfig, Rendering, Span, TokenIds
+from saft_hf.render.rows import (
+    CHAT_COLUMNS,
+    FORMATTED_COLUMN,
+    OPTION_COLUMNS,
+    TOKEN_COLUMNS,
+    Chat,
+    Plain,
+    Rejected,
+    Row,
+    Tokens,
+    check_columns,
+    read_row,
+)
+from saft_hf.status import RowStatus
+
+
+class Renderer:
+    """Turns rows of any shape that SFTTrainer takes into the tokens that SFTTrainer trains on.
+
+    Shapes: `messages`; `conversations` (from/value or role/content); `prompt` and `completion`, plain or
+    conversational; a column of text; `input_ids` with `labels`, `completion_mask`, `assistant_masks` or
+    nothing. `tools` and `chat_template_kwargs` are read from each row. Where a row fits several shapes,
+    SFTTrainer's order of precedence holds: it reads `messages` before what `formatting_func` returns. A row
+    that cannot be rendered gets a status, and changes no other row.
+
+    Two things are wider than in SFTTrainer: role/content messages under `conversations` are read, and a null
+    value counts as a missing column. TRL 1.10 ends plain text with the end token only where the column is
+    named `text`; later versions, and this class, do so whatever its name.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): Never changed. Of a processor, pass `processor.tokenizer`.
+        config (`RenderConfig`, *optional*): Maximum length in tokens, truncation mode and text column.
+        chat_template (`str`, *optional*): A Jinja template, or the name of one of the tokenizer's, in place
+            of the tokenizer's own.
+        formatting_func (`Callable`, *optional*): Row (a dict) -> text, as SFTTrainer takes it.
+
+    Raises:
+        SAFTInputError: `tokenizer` is not a tokenizer.
+
+    Example:
+        ```python
+        renderer = Renderer(AutoTokenizer.from_pretrained("Qwen/Qwen3-0.6B"))
+        row = [{"role": "user", "content": "Hi!"}, {"role": "assistant", "content": "Hello."}]
+        rendering = renderer({"messages": [row]})[0]
+        start, end = rendering.spans[-1]
+        ```
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        config: RenderConfig | None = None,
+        *,
+        chat_template: str | None = None,
+        formatting_func: Callable[[dict[str, Any]], str] | None = None,
+    ) -> None:
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise SAFTInputError(
+                f"tokenizer is a {type(tokenizer).__name__}; expected a transformers tokenizer. "
+                "If it is a processor, pass processor.tokenizer."
+            )
+        self.tokenizer = tokenizer
+        self.config = config or RenderConfig()
+        self.chat_template = chat_template
+        self.formatting_func = formatting_func
+
+    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> list[Rendering]:
+        """Render a batch.
+
+        Args:
+            batch: Column -> values, one for each row, as `Dataset.map(batched=True)` gives it. Not changed.
+
+        Returns:
+            One `Rendering` for each row, in order. What a row becomes does not depend on the other rows.
+
+        Raises:
+            SAFTInputError: The columns fit no shape or hold images; or the tokenizer lacks the chat template,
+                or the end token, that the rows need.
+        """
+        rows = [self._read(row) for row in self._rows(batch)]
+        done: dict[int, Tokens | Rejected] = {}
+        chats = {i: row for i, row in enumerate(rows) if isinstance(row, Chat)}
+        plain = {i: row for i, row in enumerate(rows) if isinstance(row, Plain)}
+        done |= zip(chats, ChatEncoder(self.tokenizer, self.chat_template)(list(chats.values())), strict=True)
+        done |= zip(plain, self._encode_plain(list(plain.values())), strict=True)
+        done |= {i: row for i, row in enumerate(rows) if isinstance(row, Tokens | Rejected)}
+        return [self._finish(done[i]) for i in range(len(rows))]
+
+    @cached_property
+    def template_digest(self) -> str:
+        """SHA-256 (hex) of the chat template in use and of what in the tokenizer changes token ids.
+
+        Equal in every process. The padding token, which SFTTrainer sets where it is missing, is left out
+        unless the template mentions it.
+        """
+        tokenizer, template = self.tokenizer, self.tokenizer.chat_template
+        if self.chat_template is not None:
+            named = isinstance(template, dict) and self.chat_template in template
+            template = template[self.chat_template] if named else self.chat_template
+        if tokenizer.is_fast:
+            model = json.loads(tokenizer.backend_tokenizer.to_str())
+            for changed_by_calls in ("truncation", "padding"):
+                model.pop(changed_by_calls, None)
+        else:
+            added = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items()}
+            model = [type(tokenizer).__name__, tokenizer.get_vocab(), added]
+        source = json.dumps(template, sort_keys=True)
+        special = {
+            name: token
+            for name, token in tokenizer.special_tokens_map.items()
+            if name == "eos_token" or name in source
+        }
+        parts = [source, special, model, bool(getattr(tokenizer, "split_special_tokens", False))]
+        return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+    @cached_property
+    def _vocab_size(self) -> int:
+        return int(max(self.tokenizer.get_vocab().values(), default=-1)) + 1
+
+    def _rows(self, batch: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+        check_columns(batch, self.config.text_field, formatted=self.formatting_func is not None)
+        # Other columns are left alone: to read one may mean to decode it.
+        read = {*CHAT_COLUMNS, *TOKEN_COLUMNS, *OPTION_COLUMNS, self.config.text_field}
+        columns = {name: batch[name] for name in batch if self.formatting_func or name in read}
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    def _read(self, row: dict[str, Any]) -> Row:
+        if self.formatting_func is not None and "input_ids" not in row:
+            try:
+                text = self.formatting_func(dict(row))
+            except ROW_ERRORS as error:
+                return Rejected(RowStatus.BAD_ROW, f"formatting_func raised {describe(error)}")
+            row = {**row, FORMATTED_COLUMN: text}
+        return read_row(row, self.config.text_field, self.tokenizer.eos_token, self._vocab_size)
+
+    def _encode_plain(self, rows: list[Plain]) -> list[Tokens | Rejected]:
+        prompts = {i: row.prompt for i, row in enumerate(rows) if row.prompt is not None}
+        fulls = self._tokenize([row.text for row in rows])
+        heads = dict(zip(prompts, self._tokenize(list(prompts.values())), strict=True))
+        return [_place(full, heads.get(i)) for i, full in enumerate(fulls)]
+
+    def _tokenize(self, texts: list[str]) -> list[TokenIds | Rejected]:
+        def encode(some: list[str]) -> list[TokenIds]:
+            return [np.array(ids, np.int32) for ids in self.tokenizer(text=some)["input_ids"]]
+
+        return encode_each(encode, texts, RowStatus.BAD_ROW)
+
+    def _finish(self, row: Tokens | Rejected) -> Rendering:
+        if isinstance(row, Rejected):
+            return Rendering.failed(row.status, row.detail)
+        ids, spans = _truncate(row.input_ids, row.spans, self.config)
+        if not spans:
+            return Rendering.failed(
+                RowStatus.TRUNCATED,
+                f"{len(row.input_ids)} tokens, cut to {self.config.max_length} "
+                f"({self.config.truncation_mode}): no token of the response is left",
+            )
+        return Rendering(ids, spans, row.boundary, RowStatus.OK)
+
+
+def _place(full: TokenIds | Rejected, head: TokenIds | Rejected | None) -> Tokens | Rejected:
+    if isinstance(full, Rejected):
+        return full
+    if isinstance(head, Rejected):
+        return head
+    start = 0 if head is None else common_prefix(head, full)
+    if start == len(full):
+        return Rejected(RowStatus.NO_RESPONSE, "the tokenizer makes no token of the response")
+    return Tokens(full, ((start, len(full)),), boundary=head is not None)
+
+
+def _truncate(
+    ids: TokenIds, spans: tuple[Span, ...], config: RenderConfig
+) -> tuple[TokenIds, tuple[Span, ...]]:
+    if config.max_length is None or len(ids) <= config.max_length:
+        return ids, spans
+    first = len(ids) - config.max_length if config.truncation_mode == "keep_end" else 0
+    last = first + config.max_length
+    clipped = [(max(start, first) - first, min(end, last) - first) for start, end in spans]
+    # A copy, so that a long row's tokens do not stay in memory with the few that are kept.
+    return ids[first:last].copy(), tuple(span for span in clipped if span[0] < span[1])

@@ -1,0 +1,118 @@
+"""Responses in conversations whose template does not mark them."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from render_kit import (
+    INST,
+    MARKED,
+    TURNS,
+    dialogue,
+    make_tokenizer,
+    tool_dialogue,
+    without_markers,
+)
+
+from saft_hf.render import Readout, Renderer
+from saft_hf.render.chat import common_prefix
+from saft_hf.render.rows import runs
+from saft_hf.status import RowStatus
+
+MARKED_RENDERERS = {name: Renderer(make_tokenizer(template)) for name, template in MARKED.items()}
+PLAIN_RENDERERS = {name: Renderer(make_tokenizer(without_markers(template))) for name, template in MARKED.items()}
+TRAILING = {"chatml": 1, "tags": 0, "think": 1}  # tokens after the end of a turn that no marker covers
+
+
+def chat(name: str, seed: int) -> list[dict[str, Any]]:
+    rng = random.Random(seed)
+    if name != "tags" and seed % 3 == 0:
+        return tool_dialogue(rng, calls=rng.randint(1, 3))
+    messages: list[dict[str, Any]] = list(dialogue(rng, turns=rng.randint(1, 4), system=rng.random() < 0.5, think=True))
+    return messages if rng.random() < 0.7 else [*messages, {"role": "user", "content": "And then?"}]
+
+
+@pytest.mark.parametrize("name", MARKED)
+@settings(max_examples=60, deadline=None)
+@given(seeds=st.lists(st.integers(0, 10**6), min_size=1, max_size=8))
+@pytest.mark.smoke
+def test_found_spans_are_the_marked_ones(name: str, seeds: list[int]) -> None:
+    """The markers say where responses are; without them the same places are found, also where reasoning goes."""
+    batch = {"messages": [chat(name, seed) for seed in seeds]}
+    for marked, found in zip(MARKED_RENDERERS[name](batch), PLAIN_RENDERERS[name](batch), strict=True):
+        assert marked.status is found.status is RowStatus.OK
+        assert marked.input_ids.tolist() == found.input_ids.tolist()
+        assert len(marked.spans) == len(found.spans)
+        for (start, end), (found_start, found_end) in zip(marked.spans, found.spans, strict=True):
+            assert found_start == start
+            assert end <= found_end <= end + TRAILING[name]
+
+
+@pytest.mark.parametrize("template", [INST, TURNS], ids=["inst", "turns"])
+@given(turns=st.integers(1, 4), seed=st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_spans_hold_the_answers(template: str, turns: int, seed: int) -> None:
+    tokenizer = make_tokenizer(template)
+    messages = dialogue(random.Random(seed), turns=turns)
+    rendering = Renderer(tokenizer)({"messages": [messages]})[0]
+    answers = [m["content"] for m in messages if m["role"] == "assistant"]
+    texts = [tokenizer.decode(rendering.input_ids[slice(*span)], skip_special_tokens=True) for span in rendering.spans]
+    assert [text.strip() for text in texts] == answers
+
+
+def test_last_turn_ends_with_the_row_and_reads_its_whole_prompt() -> None:
+    messages = dialogue(random.Random(0), turns=2)
+    tokenizer = PLAIN_RENDERERS["chatml"].tokenizer
+    rendering = PLAIN_RENDERERS["chatml"]({"messages": [messages]})[0]
+    start, end = rendering.spans[-1]
+    prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert rendering.input_ids[:start].tolist() == prompt
+    assert end == len(rendering.input_ids)
+
+
+def test_equals_prompt_completion_for_one_turn() -> None:
+    chats = [dialogue(random.Random(seed), system=seed % 2 == 0) for seed in range(10)]
+    for renderer in PLAIN_RENDERERS.values():
+        whole = renderer({"messages": chats})
+        split = renderer({"prompt": [c[:-1] for c in chats], "completion": [c[-1:] for c in chats]})
+        assert [r.spans for r in whole] == [r.spans for r in split]
+        assert [r.key(list(Readout)) for r in whole] == [r.key(list(Readout)) for r in split]
+
+
+def test_a_conversation_that_opens_with_the_assistant_has_no_start() -> None:
+    row = [{"role": "assistant", "content": "The bell rang."}]
+    rendering = PLAIN_RENDERERS["chatml"]({"messages": [row]})[0]
+    assert rendering.spans == ((0, len(rendering.input_ids)),)
+    assert rendering.status_for(Readout.START) is RowStatus.NO_RESPONSE_START
+    assert rendering.status_for(Readout.MEAN) is RowStatus.OK
+
+
+def test_generation_prompt_that_the_row_does_not_repeat() -> None:
+    """With reasoning switched off, the prompt alone ends in an empty thought; the answer starts where they part."""
+    template = without_markers(MARKED["think"]).replace("loop.index0 > ns.asked", "false")
+    renderer = Renderer(make_tokenizer(template))
+    messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "It rains."}]
+    batch = {"messages": [messages], "chat_template_kwargs": [{"enable_thinking": False}]}
+    rendering = renderer(batch)[0]
+    assert renderer.tokenizer.decode(rendering.input_ids[slice(*rendering.spans[-1])]).startswith("It rains.")
+
+
+@given(st.lists(st.booleans()))
+def test_runs(mask: list[bool]) -> None:
+    spans = runs(np.array(mask, bool))
+    covered = [any(start <= i < end for start, end in spans) for i in range(len(mask))]
+    assert covered == mask
+    assert all(end < start for (_, end), (start, _) in pairwise(spans))
+
+
+@given(st.lists(st.integers(0, 3)), st.lists(st.integers(0, 3)))
+def test_common_prefix(one: list[int], other: list[int]) -> None:
+    n = common_prefix(np.array(one, np.int32), np.array(other, np.int32))
+    assert one[:n] == other[:n]
+    assert n in (len(one), len(other)) or one[n] != other[n]
