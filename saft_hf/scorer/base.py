@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -53,6 +54,7 @@ class ScorerBase:
         token: str | None = None,
         processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
         render: RenderConfig | None = None,
+        formatting_func: Callable[[dict[str, Any]], str] | None = None,
     ) -> None:
         self.model = model
         self.revision = revision
@@ -72,6 +74,7 @@ class ScorerBase:
         self.token = token
         self.processing_class = processing_class
         self.render = render
+        self.formatting_func = formatting_func
         self.fitted_: Fitted | None = None
         self._source: ModelSource | None = None
         self._reader: RowReader | None = None
@@ -193,18 +196,13 @@ class ScorerBase:
             "options": json.dumps(self._options(), sort_keys=True),
             "fitted": json.dumps(config, sort_keys=True),
             "tensors": tensors_to_bytes(tensors),
+            **{name: getattr(self, name) for name in _LOCAL},
             "cache_dir": str(self._cache_dir()),
-            "trust_remote_code": self.trust_remote_code,
-            "device_map": self.device_map,
-            "token": self.token,
-            "processing_class": self.processing_class,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         options = _read_options(json.loads(state["options"]))
-        kept = {
-            key: state[key] for key in ("cache_dir", "trust_remote_code", "device_map", "token", "processing_class")
-        }
+        kept = {name: state[name] for name in _LOCAL}
         self.__init__(state["model"], **options, **kept)  # type: ignore[misc]
         config = json.loads(state["fitted"])
         if config:
@@ -230,7 +228,7 @@ class ScorerBase:
         return self.render or RenderConfig(max_length=self.max_length)
 
     def _renderer(self) -> Renderer:
-        renderer = Renderer(self._open_source().tokenizer, self._render_config())
+        renderer = Renderer(self._open_source().tokenizer, self._render_config(), formatting_func=self.formatting_func)
         if self.fitted_ and renderer.template_digest != self.fitted_.template_digest:
             raise SAFTArtifactError(
                 f"this scorer was fitted with another chat template or tokenizer than {self._open_source().name} has "
@@ -291,6 +289,9 @@ _OPTIONS = (
     "render",
 )
 """Constructor arguments that belong to the scorer and not to this machine or its user."""
+
+_LOCAL = ("cache_dir", "trust_remote_code", "device_map", "token", "processing_class", "formatting_func")
+"""Those that belong to this machine or its user: they travel to other processes, and never into a file."""
 
 
 def _read_options(saved: dict[str, Any]) -> dict[str, Any]:

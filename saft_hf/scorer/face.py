@@ -51,6 +51,7 @@ class SAFTScorer(ScorerBase):
         token (`str`, *optional*): for private models; never written or logged.
         processing_class (*optional*): tokenizer or processor; by default the one saved with the model.
         render (`RenderConfig`, *optional*): how rows become tokens, where that differs from SFTTrainer's defaults.
+        formatting_func (`Callable`, *optional*): row -> text, as SFTTrainer takes it.
 
     Source: Choi, Du and Li, *Safety-Aware Fine-Tuning of Large Language Models*, arXiv 2410.10014.
 
