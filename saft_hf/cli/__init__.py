@@ -1,1 +1,1 @@
-"""."""
+"""The same from a shell: a file a command."""

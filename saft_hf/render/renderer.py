@@ -122,9 +122,7 @@ class Renderer:
             model = [type(tokenizer).__name__, tokenizer.get_vocab(), added]
         source = json.dumps(template, sort_keys=True)
         special = {
-            name: token
-            for name, token in tokenizer.special_tokens_map.items()
-            if name == "eos_token" or name in source
+            name: token for name, token in tokenizer.special_tokens_map.items() if name == "eos_token" or name in source
         }
         parts = [source, special, model, bool(getattr(tokenizer, "split_special_tokens", False))]
         return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
@@ -185,9 +183,7 @@ def _place(full: TokenIds | Rejected, head: TokenIds | Rejected | None) -> Token
     return Tokens(full, ((start, len(full)),), boundary=head is not None)
 
 
-def _truncate(
-    ids: TokenIds, spans: tuple[Span, ...], config: RenderConfig
-) -> tuple[TokenIds, tuple[Span, ...]]:
+def _truncate(ids: TokenIds, spans: tuple[Span, ...], config: RenderConfig) -> tuple[TokenIds, tuple[Span, ...]]:
     if config.max_length is None or len(ids) <= config.max_length:
         return ids, spans
     first = len(ids) - config.max_length if config.truncation_mode == "keep_end" else 0

@@ -141,25 +141,16 @@ def read_row(row: Mapping[str, Any], text_field: str, eos_token: str | None, voc
         return _blank_or(Plain(None, _with_eos(text, eos_token)), text, eos_token)
     if _is_chat(row.get("conversations")):  # not read by SFTTrainer under this name
         return _chat(row["conversations"], row, None)
-    return Rejected(
-        RowStatus.BAD_ROW, f"no value to render in {sorted(row)}: null, empty or of the wrong type"
-    )
+    return Rejected(RowStatus.BAD_ROW, f"no value to render in {sorted(row)}: null, empty or of the wrong type")
 
 
 def _from_sharegpt(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """Rename from/value to role/content, and `conversations` to `messages`, where SFTTrainer does."""
     turns = row.get("conversations")
-    if not (
-        isinstance(turns, list)
-        and turns
-        and isinstance(turns[0], dict)
-        and {"from", "value"} <= turns[0].keys()
-    ):
+    if not (isinstance(turns, list) and turns and isinstance(turns[0], dict) and {"from", "value"} <= turns[0].keys()):
         return row
     renamed = {
-        name: [_rename_keys(message) for message in row[name]]
-        if isinstance(row.get(name), list)
-        else row.get(name)
+        name: [_rename_keys(message) for message in row[name]] if isinstance(row.get(name), list) else row.get(name)
         for name in CHAT_COLUMNS
     }
     return {**row, **renamed, "messages": renamed["conversations"]}
@@ -183,9 +174,7 @@ def _read_prompt_completion(row: Mapping[str, Any], text: Any, eos_token: str | 
         ended = completion if text_takes_eos else _with_eos(completion, eos_token)
         return _blank_or(Plain(prompt, prompt + ended), completion, eos_token)
     if not (isinstance(prompt, list) and isinstance(completion, list)):
-        return Rejected(
-            RowStatus.BAD_ROW, "'prompt' and 'completion' must both be strings, or both lists of messages"
-        )
+        return Rejected(RowStatus.BAD_ROW, "'prompt' and 'completion' must both be strings, or both lists of messages")
     if not prompt:
         return Rejected(RowStatus.BAD_ROW, "'prompt' is an empty list")
     if not completion:
@@ -247,17 +236,11 @@ def _chat_options(row: Mapping[str, Any]) -> dict[str, Any] | Rejected:
     extra = row.get("chat_template_kwargs", {})
     if not isinstance(extra, Mapping) or not all(isinstance(name, str) for name in extra):
         found = type(extra).__name__
-        return Rejected(
-            RowStatus.BAD_ROW, f"'chat_template_kwargs' must be a dict with string keys, found {found}"
-        )
+        return Rejected(RowStatus.BAD_ROW, f"'chat_template_kwargs' must be a dict with string keys, found {found}")
     if reserved := sorted(_RESERVED_OPTIONS.intersection(extra)):
-        return Rejected(
-            RowStatus.BAD_ROW, f"'chat_template_kwargs' sets {reserved}, which SFTTrainer sets itself"
-        )
+        return Rejected(RowStatus.BAD_ROW, f"'chat_template_kwargs' sets {reserved}, which SFTTrainer sets itself")
     if not isinstance(extra.get("chat_template"), str | None):
-        return Rejected(
-            RowStatus.BAD_ROW, "'chat_template_kwargs' has a 'chat_template' that is not a string"
-        )
+        return Rejected(RowStatus.BAD_ROW, "'chat_template_kwargs' has a 'chat_template' that is not a string")
     return {"tools": tools, **extra}
 
 
@@ -281,9 +264,7 @@ def _read_tokens(row: Mapping[str, Any], vocab_size: int) -> Row:
     if ids is None or not ids.size:
         return Rejected(RowStatus.BAD_ROW, "'input_ids' must be a list of integers that is not empty")
     if ids.min() < 0 or ids.max() >= vocab_size:
-        return Rejected(
-            RowStatus.BAD_ROW, f"'input_ids' has an id outside the tokenizer's 0 to {vocab_size - 1}"
-        )
+        return Rejected(RowStatus.BAD_ROW, f"'input_ids' has an id outside the tokenizer's 0 to {vocab_size - 1}")
     names = [name for name in ("labels",) if row.get(name) is not None] or [
         name for name in ("completion_mask", "assistant_masks") if row.get(name) is not None
     ]
@@ -291,9 +272,7 @@ def _read_tokens(row: Mapping[str, Any], vocab_size: int) -> Row:
     for name in names:
         mask = _int_array(row[name])
         if mask is None or mask.size != ids.size:
-            return Rejected(
-                RowStatus.BAD_ROW, f"{name!r} must hold one integer for each of the {ids.size} input_ids"
-            )
+            return Rejected(RowStatus.BAD_ROW, f"{name!r} must hold one integer for each of the {ids.size} input_ids")
         marked &= mask != (-100 if name == "labels" else 0)
     if not marked.any():
         return Rejected(RowStatus.NO_RESPONSE, f"{' and '.join(names)} mark no token as a response")

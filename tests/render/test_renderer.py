@@ -117,6 +117,7 @@ def test_a_formatting_function_that_fails_costs_one_row() -> None:
     renderer = Renderer(make_tokenizer(), formatting_func=lambda row: row["body"]["words"])
     renderings = renderer({"body": [{"words": "A note."}, {}, {"words": None}]})
     assert [r.status for r in renderings] == [RowStatus.OK, RowStatus.BAD_ROW, RowStatus.BAD_ROW]
+    assert status_of(renderer, input_ids=[5, 6]) is RowStatus.OK  # not called where tokens are there, as in TRL
 
 
 @pytest.mark.parametrize(

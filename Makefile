@@ -1,0 +1,58 @@
+# Every target starts from a bare machine: Python >= 3.11 and make. uv is used where it is on PATH, else pip.
+PYTHON ?= python3
+VENV := .venv
+VENV_MIN := .venv-min
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-min lint fix bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.installed  ## score and filter the rows that ship with the package, offline
+	HF_HUB_OFFLINE=1 $(BIN)/saft-hf demo
+
+test: $(VENV)/.installed  ## run all tests on the tested versions (constraints.txt)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+test-min: $(VENV_MIN)/.installed  ## run the smoke tests on the lowest supported versions (constraints-min.txt)
+	HF_HUB_OFFLINE=1 $(VENV_MIN)/bin/python -m pytest -m smoke
+
+lint: $(VENV)/.installed  ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(VENV)/.installed  ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed  ## compare speed with the plain way
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/benchmarks/bench.py
+
+clean:  ## remove both environments, caches and builds
+	rm -rf $(VENV) $(VENV_MIN) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# $(call environment,folder,constraints,extra): make the environment where it is missing, then install.
+define environment
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "saft_hf needs Python 3.11 or newer, found $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 1; }
+	@echo "Installing into $(1) ($(2)); this takes a few minutes the first time."
+	@if command -v uv >/dev/null; then \
+		{ test -x $(1)/bin/python || uv venv --python "$$(command -v $(PYTHON))" $(1); } && \
+		uv pip install --python $(1)/bin/python -c $(2) -e '.[$(3)]'; \
+	else \
+		{ test -x $(1)/bin/python || $(PYTHON) -m venv $(1); } && \
+		$(1)/bin/python -m pip install --quiet -c $(2) -e '.[$(3)]'; \
+	fi
+	@touch $@
+endef
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(call environment,$(VENV),constraints.txt,dev)
+
+$(VENV_MIN)/.installed: pyproject.toml constraints-min.txt
+	$(call environment,$(VENV_MIN),constraints-min.txt,test)

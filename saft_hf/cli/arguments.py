@@ -1,0 +1,112 @@
+"""What the commands are told: one dataclass a subject, read from words and YAML by TRL's parser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import TrlParser
+
+
+@dataclass
+class ModelArguments:
+    """The model that will be tuned: its own hidden states score the rows."""
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Hub id or folder of the model."})
+    model_revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of the model."})
+    dtype: str = field(
+        default="auto", metadata={"help": "`auto` (the checkpoint's; float32 on CPU), `bfloat16`, `float16`, `float32`."}
+    )
+    attn_implementation: str | None = field(default=None, metadata={"help": "As in transformers."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
+
+
+@dataclass
+class DatasetArguments:
+    """The rows to score, and those that people labelled."""
+
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Hub id, a folder, or a json, jsonl, csv or parquet file (a pattern for several)."},
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of a Hub dataset."})
+    dataset_train_split: str = field(default="train", metadata={"help": "Split to score."})
+    labelled_name: str | None = field(
+        default=None, metadata={"help": "Rows that people labelled: named like `dataset_name`."}
+    )
+    labelled_rows: int | None = field(
+        default=None,
+        metadata={"help": "Draw this many labelled rows at random from the dataset itself, which has the labels."},
+    )
+    label_column: str | None = field(
+        default=None, metadata={"help": "By default `is_safe`, `safe`, `is_harmful`, `harmful` or `unsafe`."}
+    )
+    harmful_value: str | None = field(
+        default=None, metadata={"help": "The value that marks a harmful row, where the column's name does not say."}
+    )
+    label_sampling: str = field(
+        default="uniform", metadata={"help": "`uniform`: labelled rows were drawn at random from the pool; or `other`."}
+    )
+    seed: int = field(default=0, metadata={"help": "Of the draw of `labelled_rows`."})
+
+
+@dataclass
+class ScorerArguments:
+    """The score and the threshold."""
+
+    scorer: str | None = field(
+        default=None, metadata={"help": "Folder of a fitted scorer: nothing is fitted, its model and options are used."}
+    )
+    layer: int | None = field(
+        default=None, metadata={"help": "Index into `hidden_states`; by default half of the layers."}
+    )
+    readout: str | None = field(
+        default=None, metadata={"help": "`response_start` (published), `response_mean` or `response_end`."}
+    )
+    k: int | None = field(default=None, metadata={"help": "Directions to sum; by default chosen from 1 to 4 on labels."})
+    threshold: float | None = field(default=None, metadata={"help": "Remove rows with a score above it."})
+    expected_share: float | None = field(
+        default=None, metadata={"help": "Remove this share of the pool, the rows with the highest scores."}
+    )
+    max_length: int = field(default=1024, metadata={"help": "Rows are cut to this many tokens, as SFTTrainer would."})
+    fit_rows: int | None = field(default=None, metadata={"help": "Fit on the first so many rows only."})
+    on_refusal: str = field(
+        default="raise", metadata={"help": "Where no threshold can honestly be chosen: `raise`, or `keep` every row."}
+    )
+    on_error: str = field(
+        default="exclude", metadata={"help": "Rows without a score: `exclude` them, `keep` them, or `raise`."}
+    )
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "Where vectors are kept; by default `saft` in the Hugging Face home."}
+    )
+
+
+@dataclass
+class OutputArguments:
+    """Where the results go."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for the dataset, the audit and the scorer."})
+    output_format: str = field(
+        default="arrow", metadata={"help": "`arrow` (for `datasets.load_from_disk`) or `parquet`."}
+    )
+
+
+Arguments = tuple[ModelArguments, DatasetArguments, ScorerArguments, OutputArguments]
+
+
+def parse(command: str, argv: Sequence[str], defaults: dict[str, Any] | None = None) -> Arguments:
+    """Read a command's words, and its YAML where `--config` names one (words win over YAML).
+
+    Args:
+        command: its name, for the help text.
+        argv: the words after it.
+        defaults: what holds where neither says otherwise.
+    """
+    parser = TrlParser(
+        (ModelArguments, DatasetArguments, ScorerArguments, OutputArguments), prog=f"saft-hf {command}"
+    )
+    parser.set_defaults(**(defaults or {}))
+    parsed: Arguments = tuple(parser.parse_args_and_config(list(argv), fail_with_unknown_args=True))
+    return parsed

@@ -1,0 +1,85 @@
+"""Datasets by name: the Hub, folders and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+
+from saft_hf.cli.arguments import DatasetArguments
+from saft_hf.errors import SAFTInputError
+
+_READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+_PACKED = {".gz", ".zst", ".bz2", ".xz"}
+
+
+def load_rows(
+    name: str, *, split: str = "train", config: str | None = None, revision: str | None = None
+) -> Dataset:
+    """Load one split.
+
+    Args:
+        name: a Hub id; a folder that `save_to_disk` wrote; a folder of data files; or a json, jsonl, csv or parquet
+            file, packed or not, or a pattern that matches several.
+        split: which split; files are all one split.
+        config: configuration of a Hub dataset.
+        revision: of a Hub dataset.
+
+    Raises:
+        SAFTInputError: nothing of that name is there, or it lacks the split.
+    """
+    path = Path(name)
+    if path.is_dir():
+        if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+            return _split_of(load_from_disk(str(path)), split, name)
+        return _split_of(load_dataset(str(path), config), split, name)
+    reader = _reader_of(path)
+    if reader is not None:
+        if not path.exists() and not any(sign in name for sign in "*?["):
+            raise SAFTInputError(f"there is no file {name}.")
+        return load_dataset(reader, data_files=name, split="train")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise SAFTInputError(
+            f"{name} is neither a folder nor a file of a known kind ({', '.join(_READERS)}), nor a Hub id."
+        )
+    return _split_of(load_dataset(name, config, revision=revision), split, name)
+
+
+def load_pool_and_labels(arguments: DatasetArguments) -> tuple[Dataset, Dataset | None]:
+    """The rows to score and, where there are any, the labelled ones.
+
+    Raises:
+        SAFTInputError: no dataset is named, or the labels are asked for in two ways.
+    """
+    if arguments.dataset_name is None:
+        raise SAFTInputError("`--dataset_name` is needed: a Hub id, a folder or a file.")
+    if arguments.labelled_name and arguments.labelled_rows:
+        raise SAFTInputError("give `--labelled_name` or `--labelled_rows`, not both.")
+    pool = load_rows(
+        arguments.dataset_name,
+        split=arguments.dataset_train_split,
+        config=arguments.dataset_config,
+        revision=arguments.dataset_revision,
+    )
+    if arguments.labelled_name:
+        return pool, load_rows(arguments.labelled_name, split=arguments.dataset_train_split)
+    if arguments.labelled_rows:
+        if not 0 < arguments.labelled_rows <= len(pool):
+            raise SAFTInputError(
+                f"`--labelled_rows` must be between 1 and the dataset's {len(pool)} rows, not {arguments.labelled_rows}."
+            )
+        return pool, pool.shuffle(seed=arguments.seed).select(range(arguments.labelled_rows))
+    return pool, None
+
+
+def _reader_of(path: Path) -> str | None:
+    suffixes = [suffix for suffix in path.suffixes if suffix not in _PACKED]
+    return _READERS.get(suffixes[-1]) if suffixes else None
+
+
+def _split_of(loaded: Dataset | DatasetDict, split: str, name: str) -> Dataset:
+    if isinstance(loaded, Dataset):
+        return loaded
+    if split not in loaded:
+        raise SAFTInputError(f"{name} has no split {split!r}; it has {list(loaded)}. Name one with `--dataset_train_split`.")
+    return loaded[split]

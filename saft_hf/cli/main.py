@@ -1,0 +1,70 @@
+"""`saft-hf COMMAND [--options] [--config file.yaml]`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from accelerate import PartialState
+
+from saft_hf import __version__
+from saft_hf.errors import SAFTError
+
+# Command -> what it does, in a line; the module of the same name has `run(argv)`.
+COMMANDS = {
+    "score": "add a saft_score column to a dataset, and save the scorer",
+    "filter": "score a dataset, and save the rows that are kept, an audit and the scorer",
+    "demo": "score and filter the rows that ship with the package, offline, in a minute",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after the program's name; by default those of the shell.
+
+    Returns:
+        Exit status: 0, or 2 where the input does not allow the command.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"saft-hf {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        print(f"saft-hf: there is no command {words[0]!r}.\n\n{_usage()}", file=sys.stderr)
+        return 2
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    run: Callable[[Sequence[str]], None] = import_module(f"saft_hf.cli.{words[0]}").run
+    try:
+        run(words[1:])
+    except SAFTError as error:
+        print(f"saft-hf {words[0]}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"saft-hf {words[0]}: stopped. Start it again to go on where it was.", file=sys.stderr)
+        return 130
+    finally:
+        if PartialState._shared_state:
+            PartialState().destroy_process_group()
+    return 0
+
+
+def _usage() -> str:
+    lines = [f"  {name:<8} {about}" for name, about in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: saft-hf COMMAND [--options] [--config file.yaml]",
+            "       accelerate launch -m saft_hf COMMAND ...    on several processes",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "saft-hf COMMAND --help lists the options of a command.",
+        ]
+    )

@@ -1,0 +1,121 @@
+"""Cards for the Hub, from the Jinja templates in `model_cards/`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+from huggingface_hub import ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+_HERE = Path(__file__).resolve()
+# In a wheel the templates lie inside the package; in a checkout, at its top level.
+_FOLDERS = (_HERE.parents[1] / "model_cards", _HERE.parents[2] / "model_cards")
+
+
+class LabelsUsed(TypedDict):
+    """The labelled rows that k and the threshold were chosen on."""
+
+    rows: int
+    """Labelled rows that have a score."""
+    harmful: int
+    """How many of them are harmful."""
+    column: str
+    """Column that holds the label."""
+    f1: float
+    """Best F1 on these rows: what the choice was made by, not an estimate of quality."""
+    separating_points: int
+    """Of the 100 candidate thresholds, how many split the scored rows of the pool differently."""
+
+
+class PoolCounts(TypedDict):
+    """The rows that the scorer was fitted on."""
+
+    rows: int
+    """All of them."""
+    scored: int
+    """Those that have a score."""
+    unscored: Mapping[str, int]
+    """Status -> rows, for the others."""
+    flagged: int | None
+    """Scored rows above the threshold; None without a threshold."""
+
+
+class ScorerCard(TypedDict):
+    """What `scorer.md.jinja` says about a saved scorer."""
+
+    title: str
+    """First heading."""
+    repo_id: str | None
+    """Where the scorer is pushed to; None for a local folder."""
+    model: str | None
+    """Hub id of the model that is read; None for a local folder or an object, whose name is kept out."""
+    revision: str | None
+    """Commit of the model, where known."""
+    model_fingerprint: str
+    """SHA-256 of the weights that are read."""
+    template_digest: str
+    """SHA-256 of chat template and tokenizer."""
+    layer: int
+    """Index into transformers' `hidden_states`."""
+    num_layers: int
+    """Layers of the whole model."""
+    readout: str
+    """`response_start`, `response_mean` or `response_end`."""
+    method: str
+    """`saft` is the published score."""
+    k: int
+    """Principal directions summed."""
+    threshold: float | None
+    """Rows above it are removed; None where no decision can be taken."""
+    threshold_from: str
+    """`f1`, `expected_share`, `given` or `none`."""
+    expected_share: float | None
+    """Expected harmful share between 0 and 1, for `threshold_from="expected_share"`."""
+    refusal: str | None
+    """Why no decision is taken although labels were given."""
+    labels: LabelsUsed | None
+    """The labels that the choice was made on; None where none were used."""
+    pool: PoolCounts
+    """Counts of the fit."""
+    variance_share: float
+    """Share of the pool's variance along the k directions, between 0 and 1."""
+    spectral_gap: float | None
+    """Variance along direction k divided by that along direction k + 1; None where the rank is k."""
+    versions: Mapping[str, str]
+    """Package -> version that fitted the scorer."""
+
+
+def render_card(name: str, values: Mapping[str, Any]) -> str:
+    """Fill a card template.
+
+    Args:
+        name: of the template: `scorer` for `model_cards/scorer.md.jinja`.
+        values: what the template asks for; for `scorer` a `ScorerCard`.
+
+    Returns:
+        Markdown with YAML front matter, ready to be saved as `README.md`.
+
+    Raises:
+        jinja2.TemplateNotFound: there is no such template.
+        jinja2.UndefinedError: the template asks for a value that is not there.
+
+    Example:
+        >>> Path("README.md").write_text(render_card("scorer", card))  # doctest: +SKIP
+    """
+    environment = Environment(  # noqa: S701 - Markdown, not HTML: the Hub sanitises what it shows
+        loader=FileSystemLoader(_FOLDERS),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["code"] = _code
+    metadata = ModelCardData(base_model=values.get("model"), library_name="saft_hf", tags=["saft", "data-filtering"])
+    return environment.get_template(f"{name}.md.jinja").render(values, metadata=metadata.to_yaml())
+
+
+def _code(value: object) -> str:
+    """Show a value as inline code: names from outside must not break out of it."""
+    return "`" + " ".join(str(value).replace("`", "'").split()) + "`"
