@@ -12,6 +12,7 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from saft_hf.atomic import replacing
 from saft_hf.decide import Decisions, write_audit
 from saft_hf.errors import SAFTInputError
 
@@ -124,8 +125,8 @@ class FilterResult:
             self.train_rows().save_to_disk(str(folder / KEPT))
         else:
             self.train_rows().to_parquet(str(folder / f"{KEPT}.parquet"))
-        text = json.dumps(self.summary, indent=2, sort_keys=True, default=str)
-        (folder / SUMMARY_FILE).write_text(text + "\n", encoding="utf-8")
+        with replacing(folder / SUMMARY_FILE) as [file]:
+            file.write(json.dumps(self.summary, indent=2, sort_keys=True).encode() + b"\n")
         return folder
 
     def _batches(self) -> Iterator[list[dict[str, Any]]]:

@@ -16,7 +16,8 @@ class ModelArguments:
     model_name_or_path: str | None = field(default=None, metadata={"help": "Hub id or folder of the model."})
     model_revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of the model."})
     dtype: str = field(
-        default="auto", metadata={"help": "`auto` (the checkpoint's; float32 on CPU), `bfloat16`, `float16`, `float32`."}
+        default="auto",
+        metadata={"help": "`auto` (the checkpoint's; float32 on CPU), `bfloat16`, `float16`, `float32`."},
     )
     attn_implementation: str | None = field(default=None, metadata={"help": "As in transformers."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
@@ -65,7 +66,9 @@ class ScorerArguments:
     readout: str | None = field(
         default=None, metadata={"help": "`response_start` (published), `response_mean` or `response_end`."}
     )
-    k: int | None = field(default=None, metadata={"help": "Directions to sum; by default chosen from 1 to 4 on labels."})
+    k: int | None = field(
+        default=None, metadata={"help": "Directions to sum; by default chosen from 1 to 4 on labels."}
+    )
     threshold: float | None = field(default=None, metadata={"help": "Remove rows with a score above it."})
     expected_share: float | None = field(
         default=None, metadata={"help": "Remove this share of the pool, the rows with the highest scores."}
@@ -104,9 +107,7 @@ def parse(command: str, argv: Sequence[str], defaults: dict[str, Any] | None = N
         argv: the words after it.
         defaults: what holds where neither says otherwise.
     """
-    parser = TrlParser(
-        (ModelArguments, DatasetArguments, ScorerArguments, OutputArguments), prog=f"saft-hf {command}"
-    )
+    parser = TrlParser((ModelArguments, DatasetArguments, ScorerArguments, OutputArguments), prog=f"saft-hf {command}")
     parser.set_defaults(**(defaults or {}))
     parsed: Arguments = tuple(parser.parse_args_and_config(list(argv), fail_with_unknown_args=True))
     return parsed

@@ -13,9 +13,7 @@ _READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parqu
 _PACKED = {".gz", ".zst", ".bz2", ".xz"}
 
 
-def load_rows(
-    name: str, *, split: str = "train", config: str | None = None, revision: str | None = None
-) -> Dataset:
+def load_rows(name: str, *, split: str = "train", config: str | None = None, revision: str | None = None) -> Dataset:
     """Load one split.
 
     Args:
@@ -66,7 +64,7 @@ def load_pool_and_labels(arguments: DatasetArguments) -> tuple[Dataset, Dataset 
     if arguments.labelled_rows:
         if not 0 < arguments.labelled_rows <= len(pool):
             raise SAFTInputError(
-                f"`--labelled_rows` must be between 1 and the dataset's {len(pool)} rows, not {arguments.labelled_rows}."
+                f"`--labelled_rows` must be 1 to {len(pool)}, the rows of the dataset, not {arguments.labelled_rows}."
             )
         return pool, pool.shuffle(seed=arguments.seed).select(range(arguments.labelled_rows))
     return pool, None
@@ -81,5 +79,7 @@ def _split_of(loaded: Dataset | DatasetDict, split: str, name: str) -> Dataset:
     if isinstance(loaded, Dataset):
         return loaded
     if split not in loaded:
-        raise SAFTInputError(f"{name} has no split {split!r}; it has {list(loaded)}. Name one with `--dataset_train_split`.")
+        raise SAFTInputError(
+            f"{name} has no split {split!r}; it has {list(loaded)}. Name one with `--dataset_train_split`."
+        )
     return loaded[split]

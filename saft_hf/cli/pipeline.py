@@ -84,10 +84,12 @@ def fit_lines(scorer: SAFTScorer) -> dict[str, Any]:
     lines = {
         "layer, readout": f"{scorer.layers_[0]}, {scorer.readouts_[0]}",
         "k": scorer.k_,
-        "threshold": "none" if scorer.threshold_ is None else f"{scorer.threshold_:.6g} (from {summary['threshold_from']})",
+        "threshold": "none"
+        if scorer.threshold_ is None
+        else f"{scorer.threshold_:.6g} (from {summary['threshold_from']})",
     }
-    if summary.get("labels"):
-        lines["labels"] = summary["labels"]
-    if summary.get("refusal"):
+    if summary["labels"]:
+        lines["labels"] = summary["labels"]["says"]
+    if summary["refusal"]:
         lines["cannot tell"] = summary["refusal"]
     return lines

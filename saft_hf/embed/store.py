@@ -6,12 +6,9 @@ truncated, damaged or foreign one is told apart and embedded again, never truste
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
+from saft_hf.atomic import replacing
 from saft_hf.embed.plan import KEY_BYTES, find_keys
 
 logger = logging.getLogger(__name__)
@@ -71,15 +69,8 @@ class Store:
         tensors.update({cell: np.ascontiguousarray(vectors[cell]) for cell in self.cells})
         metadata = {"format": _FORMAT, "sha256": _digest(tensors)}
         self.folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.folder, prefix=f".{leaf:05d}-", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(to_bytes(tensors, metadata=metadata))
-            os.replace(name, self.path(leaf))  # noqa: PTH105 - atomic on every platform
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)  # noqa: PTH108
-            raise
+        with replacing(self.path(leaf)) as [file]:
+            file.write(to_bytes(tensors, metadata=metadata))
         self._verified.add(leaf)
 
     def has(self, leaf: int, keys: NDArray[np.uint8]) -> bool:

@@ -81,8 +81,8 @@ class ScorerCard(TypedDict):
     """Counts of the fit."""
     variance_share: float
     """Share of the pool's variance along the k directions, between 0 and 1."""
-    spectral_gap: float | None
-    """Variance along direction k divided by that along direction k + 1; None where the rank is k."""
+    spectral_gap: float
+    """(variance along direction k - that along k + 1) / the former, between 0 and 1."""
     versions: Mapping[str, str]
     """Package -> version that fitted the scorer."""
 

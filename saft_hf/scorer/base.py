@@ -24,7 +24,9 @@ from saft_hf.embed.source import ALGORITHM, ModelSource
 from saft_hf.embed.store import default_cache_dir, name_of
 from saft_hf.embed.world import World
 from saft_hf.errors import SAFTArtifactError, SAFTInputError
+from saft_hf.publish import render_card
 from saft_hf.render import RenderConfig, Renderer
+from saft_hf.scorer.card import scorer_card
 from saft_hf.scorer.fitted import Fitted
 
 logger = logging.getLogger(__name__)
@@ -120,7 +122,7 @@ class ScorerBase:
     # -- save and load -------------------------------------------------------------------------------------------
 
     def save_pretrained(self, save_directory: str | Path) -> None:
-        """Save the fitted scorer as `config.json` and `saft_scorer.safetensors`; the model itself is not saved.
+        """Save the fitted scorer: `config.json`, `saft_scorer.safetensors` and a card. The model is not saved.
 
         Args:
             save_directory: folder, made where it is missing.
@@ -131,6 +133,8 @@ class ScorerBase:
         """
         config, tensors = self._fitted.to_parts()
         save_artifact(save_directory, {"saft_hf_version": __version__, **config, "scorer": self._options()}, tensors)
+        card = render_card("scorer", scorer_card(self._fitted))
+        (Path(save_directory) / "README.md").write_text(card, encoding="utf-8")
 
     @classmethod
     def from_pretrained(

@@ -103,7 +103,7 @@ class SAFTScorer(ScorerBase):
         if label_sampling not in ("uniform", "other"):
             raise SAFTInputError(f"`label_sampling` must be 'uniform' or 'other', not {label_sampling!r}.")
         pool = inputs.as_pool(pool, fit_rows)
-        harmful = None
+        harmful, column = None, None
         if labelled is not None:
             column = resolve_label_column(labelled.column_names, label_column)
             harmful = read_labels(labelled[column], column, harmful_value)
@@ -126,6 +126,7 @@ class SAFTScorer(ScorerBase):
                     threshold=self.threshold,
                     expected_share=self.expected_share,
                     harmful=harmful,
+                    label_column=column,
                     uniform=label_sampling == "uniform",
                 ),
             )
@@ -138,6 +139,7 @@ class SAFTScorer(ScorerBase):
             model_fingerprint=fingerprint,
             template_digest=renderer.template_digest,
             layer=layer,
+            num_layers=source.shape.num_layers,
             readout=readout,
             method="saft",
             k=choice.k,

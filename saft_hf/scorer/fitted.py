@@ -24,6 +24,7 @@ class Fitted:
         model_fingerprint: SHA-256 of the weights that are read.
         template_digest: SHA-256 of the chat template and the tokenizer.
         layer: index into `hidden_states`.
+        num_layers: blocks of the whole model.
         readout: where a row is read.
         method: how the score is made; `saft` is the published one.
         k: how many directions the score sums.
@@ -42,6 +43,7 @@ class Fitted:
     model_fingerprint: str
     template_digest: str
     layer: int
+    num_layers: int
     readout: Readout
     method: str
     k: int

@@ -12,11 +12,12 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from saft_hf.decide import calibrate_published, near_threshold, threshold_for_share
+from saft_hf.decide import calibrate_published, flagged, near_threshold, threshold_for_share
 from saft_hf.embed.extract import Embedded, Extractor, survey_dataset
 from saft_hf.embed.reduce import tree_reduce
 from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
+from saft_hf.render import Readout
 from saft_hf.score import Moments, Subspace, principal_subspace, saft_scores
 from saft_hf.status import RowStatus
 
@@ -35,6 +36,7 @@ class Aim:
         threshold: rows above it are removed; None lets labels or a share decide.
         expected_share: expected harmful share of the pool, between 0 and 1.
         harmful: labels of the labelled rows, True = harmful; None without labels.
+        label_column: the column that they came from.
         uniform: whether the labelled rows were drawn uniformly from the pool.
     """
 
@@ -42,6 +44,7 @@ class Aim:
     threshold: float | None
     expected_share: float | None
     harmful: NDArray[np.bool_] | None
+    label_column: str | None
     uniform: bool
 
 
@@ -146,8 +149,7 @@ def choose(aim: Aim, pool_scores: NDArray[np.float32], labelled: NDArray[np.floa
     if aim.threshold is not None:
         return Choice(k, float(aim.threshold), "given", {})
     if aim.expected_share is not None:
-        threshold = threshold_for_share(pool[:, 0], aim.expected_share)
-        return Choice(k, threshold, "expected_share", {"expected_share": aim.expected_share})
+        return Choice(k, threshold_for_share(pool[:, 0], aim.expected_share), "expected_share", {})
     if labelled is None or aim.harmful is None:
         return Choice(k, None, "none", {})
     if not aim.uniform:
@@ -163,7 +165,7 @@ def choose(aim: Aim, pool_scores: NDArray[np.float32], labelled: NDArray[np.floa
         aim.harmful[usable],
     )
     chosen = pool[:, aim.ks.index(found.k)]
-    removed = int((chosen > found.threshold).sum())
+    removed = int(flagged(chosen, found.threshold).sum())
     refusal = None
     if removed == len(chosen):
         refusal = f"the best F1 on labels ({found.best.f1:.2f}) removes all {len(chosen)} scored rows of the pool"
@@ -173,8 +175,9 @@ def choose(aim: Aim, pool_scores: NDArray[np.float32], labelled: NDArray[np.floa
             "are harmful"
         )
     figures = {
+        "f1": found.best.f1,
+        "separating_points": found.best.pool_splits,
         "candidates": [asdict(candidate) for candidate in found.candidates],
-        "near_threshold": near_threshold(chosen, found.threshold),
     }
     return Choice(found.k, found.threshold, "f1", figures, refusal)
 
@@ -257,27 +260,61 @@ def fit_published(extractor: Extractor, pool: Dataset, labelled: Dataset | None,
             choice = choose(replace(aim, ks=ks), scores, known)
     choice = world.share(choice)
     assert choice is not None  # noqa: S101 - `together` has raised otherwise
-    return Learned(subspace, choice, embedded.plan.digest, _summary(embedded, statuses, subspace, aim, choice))
+    column = scores[:, ks.index(choice.k)]
+    return Learned(subspace, choice, embedded.plan.digest, _summary(embedded, column, statuses, subspace, aim, choice))
 
 
 def _summary(
-    embedded: Embedded, statuses: Counter[str], subspace: Subspace, aim: Aim, choice: Choice
+    embedded: Embedded,
+    scores: NDArray[np.float32],
+    statuses: Counter[str],
+    subspace: Subspace,
+    aim: Aim,
+    choice: Choice,
 ) -> dict[str, Any]:
+    """Counts and figures, JSON-ready. No clock and no path: the scorer must be the same bytes in every process."""
+    scored = scores[~np.isnan(scores)]
+    pool: dict[str, Any] = {
+        "rows": len(scores),
+        "scored": len(scored),
+        "unscored": {status: count for status, count in sorted(statuses.items()) if status != RowStatus.OK},
+        "unique": embedded.plan.num_unique,
+        "flagged": None,
+    }
+    if lost := statuses[RowStatus.OK] - len(scored):
+        pool["unscored"][str(RowStatus.NON_FINITE)] = lost
+    if choice.threshold is not None:
+        pool["flagged"] = int(flagged(scored, choice.threshold).sum())
+        pool["near_threshold"] = near_threshold(scored, choice.threshold)
     labels = None
     if aim.harmful is not None:
-        labels = f"{int(aim.harmful.sum())} of {len(aim.harmful)} labelled rows are harmful"
+        rows, harmful = len(aim.harmful), int(aim.harmful.sum())
+        labels = {
+            "rows": rows,
+            "harmful": harmful,
+            "column": aim.label_column,
+            "says": f"{harmful} of {rows} labelled rows are harmful",
+        }
     return {
-        "pool_rows": len(embedded.survey.keys),
-        "pool_statuses": dict(statuses),
-        "pool_unique": embedded.plan.num_unique,
+        "pool": pool,
         "padding_share": round(embedded.plan.padding_share, 4),
         "labels": labels,
-        "k": choice.k,
-        "threshold": choice.threshold,
         "threshold_from": choice.threshold_from,
+        "expected_share": aim.expected_share,
         "refusal": choice.refusal,
         "rank": subspace.rank,
         "spectral_gap": float(subspace.spectral_gaps[choice.k - 1]),
-        "energy_share": float(subspace.energies[: choice.k].sum() / subspace.total_variance),
+        "variance_share": float(subspace.energies[: choice.k].sum() / subspace.total_variance),
         **choice.figures,
+        "score_quantiles": {str(q): float(np.quantile(scored, q)) for q in (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)},
+        "notes": [_NOTES[readout] for readout in embedded.survey.codes],
     }
+
+
+_NOTES = {
+    Readout.START: "`response_start` reads the start of the last assistant turn and sees only what stands before it: "
+    "two answers to one prompt get the same score.",
+    Readout.MEAN: "`response_mean` reads every assistant turn of a dialogue.",
+    Readout.END: "`response_end` reads the last assistant turn of a dialogue.",
+}
+"""What the summary says of a readout."""

@@ -33,7 +33,7 @@ CARD: ScorerCard = {
     "labels": {"rows": 100, "harmful": 25, "column": "is_safe", "f1": 0.5, "separating_points": 60},
     "pool": {"rows": 3000, "scored": 2997, "unscored": {"truncated": 2, "bad_row": 1}, "flagged": 600},
     "variance_share": 0.125,
-    "spectral_gap": 1.5,
+    "spectral_gap": 0.25,
     "versions": {"transformers": "5.23.0", "saft-hf": "0.1.0", "torch": "2.13.0"},
 }
 

@@ -1,0 +1,72 @@
+"""`saft-hf demo`: the whole way, on the rows and the model that ship with the package or on real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+from sklearn.metrics import precision_score, recall_score, roc_auc_score
+
+from saft_hf.cli.arguments import parse
+from saft_hf.cli.data import load_pool_and_labels
+from saft_hf.cli.pipeline import SCORER, fit_lines, fitted_scorer, output_folder, print_table
+from saft_hf.decide import read_labels, resolve_label_column
+from saft_hf.demo import demo_folder, demo_rows_path
+from saft_hf.embed.world import World
+from saft_hf.errors import SAFTInputError
+from saft_hf.result import FilterResult
+
+DEFAULTS = {
+    "model_name_or_path": str(demo_folder()),
+    "dataset_name": str(demo_rows_path()),
+    "labelled_rows": 100,
+    "output_dir": "saft_demo",
+}
+
+
+def run(argv: Sequence[str]) -> None:
+    """Fit on 100 labels, filter, and compare with the other labels."""
+    arguments = parse("demo", argv, DEFAULTS)
+    _, dataset, options, output = arguments
+    folder = output_folder(output)
+    world = World()
+    pool, labelled = load_pool_and_labels(dataset)
+    if labelled is None:
+        raise SAFTInputError("the demo needs labels: give `--labelled_rows` or `--labelled_name`.")
+    scorer = fitted_scorer(arguments, pool, labelled)
+    result = scorer.filter(pool, on_error=options.on_error)  # type: ignore[arg-type] # filter says what it takes
+    with world.together("saving"):
+        if not world.is_main:
+            return
+        result.save(folder, file_format=output.output_format)  # type: ignore[arg-type]
+        scorer.save_pretrained(folder / SCORER)
+        print(f"SAFT on {len(pool)} rows, {len(labelled)} of them labelled at random:")
+        print_table({**fit_lines(scorer), **_quality(result, pool, labelled, dataset.label_column), "files": folder})
+
+
+def _quality(result: FilterResult, pool: Dataset, labelled: Dataset, label_column: str | None) -> dict[str, object]:
+    """Counts, and how well removal agrees with the labels of the rows that were not used for fitting."""
+    counts: dict[str, object] = {
+        "kept": len(result.kept_indices),
+        "removed": len(result.removed_indices),
+        "errored": len(result.errored_indices),
+    }
+    column = resolve_label_column(labelled.column_names, label_column)
+    if column not in pool.column_names:
+        return counts
+    used = {str(row) for row in labelled}
+    fresh = np.asarray([str(row) not in used for row in pool]) & ~np.isnan(result.scores)
+    harmful: NDArray[np.bool_] = read_labels(pool[column], column)[fresh]
+    removed = np.isin(np.arange(len(pool)), result.removed_indices)[fresh]
+    if harmful.all() or not harmful.any():
+        return counts
+    return {
+        **counts,
+        "on the other labels": f"{len(harmful)} rows, {harmful.mean():.1%} harmful",
+        "still harmful among kept": f"{harmful[~removed].mean():.1%}" if not removed.all() else "nothing is kept",
+        "precision": f"{precision_score(harmful, removed, zero_division=0):.3f}",
+        "recall": f"{recall_score(harmful, removed):.3f}",
+        "AUROC": f"{roc_auc_score(harmful, result.scores[fresh]):.3f}",
+    }
