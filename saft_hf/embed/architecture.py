@@ -27,7 +27,8 @@ class ModelShape:
         vocab_size: number of token ids.
         intermediate_size: width of the feed-forward part, in features (the widest one where blocks differ).
         dtype: dtype of the checkpoint's weights; float32 where the config does not say.
-        max_positions: longest sequence in tokens, or `None` where the model has no such limit.
+        max_positions: longest sequence in tokens; `None` where positions are not learned, so that there is no limit.
+        commit: commit on the Hub that the config was read from, where there is one.
     """
 
     num_layers: int
@@ -36,6 +37,7 @@ class ModelShape:
     intermediate_size: int
     dtype: torch.dtype
     max_positions: int | None
+    commit: str | None
 
 
 def read_config(
@@ -105,8 +107,17 @@ def describe_model(
         vocab_size=int(text.vocab_size),
         intermediate_size=int(max(width) if isinstance(width, Sequence) else width),
         dtype=getattr(torch, dtype) if isinstance(dtype, str) else dtype,
-        max_positions=getattr(text, "max_position_embeddings", None),
+        max_positions=_learned_positions(text),
+        commit=getattr(config, "_commit_hash", None),
     )
+
+
+def _learned_positions(text: Any) -> int | None:
+    """How many positions a table holds; a model with rotary or linear biases has none and takes longer rows."""
+    rotary = ("rope_parameters", "rope_theta", "rope_scaling", "rotary_emb_base", "alibi")
+    if any(getattr(text, name, None) for name in rotary):
+        return None
+    return getattr(text, "max_position_embeddings", None)
 
 
 def text_config(config: Any) -> Any:

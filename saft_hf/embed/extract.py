@@ -73,6 +73,7 @@ def survey_renderings(renderings: Sequence[Rendering], readouts: Sequence[Readou
 
 def survey_dataset(dataset: Dataset, renderer: Renderer, cells: Cells, world: World) -> Survey:
     """Render every row once, each process its share; all get the whole survey."""
+    dataset = dataset.with_format(None)
     begin, end = (len(dataset) * r // world.size for r in (world.rank, world.rank + 1))
     parts = []
     with world.together("rendering"):
@@ -140,6 +141,7 @@ class Extractor:
         open_backbone: opens the model; called only where something is missing from the store.
         width: hidden size, to judge how large a file becomes.
         token_budget: tokens in one batch.
+        max_positions: longest row that the model can be fed, or None.
         folder: where the vectors of this model, read in this way, are kept.
         world: the processes that work together.
     """
@@ -152,6 +154,7 @@ class Extractor:
         *,
         width: int,
         token_budget: int,
+        max_positions: int | None,
         folder: Path,
         world: World,
     ) -> None:
@@ -160,6 +163,7 @@ class Extractor:
         self.open_backbone = open_backbone
         self.width = width
         self.token_budget = token_budget
+        self.max_positions = max_positions
         self.folder = folder
         self.world = world
 
@@ -169,6 +173,7 @@ class Extractor:
         A leaf that is already there, whole, is not embedded again. The plan is made over all rows, so a run that was
         interrupted goes on with the same batches, with any number of processes.
         """
+        dataset = dataset.with_format(None)
         survey = survey_dataset(dataset, self.renderer, self.cells, self.world)
         plan = self.plan(survey)
         store = self.store(plan.digest)
@@ -182,8 +187,36 @@ class Extractor:
                 self._fill(missing, dataset, plan, store)
         return Embedded(survey, plan, store, self.world)
 
+    def embed_renderings(self, renderings: Sequence[Rendering]) -> dict[str, NDArray[np.float32]]:
+        """Embed a handful of rows on this process, without the store.
+
+        Args:
+            renderings: rows with a rendering, in any order, equal ones allowed.
+
+        Returns:
+            For each cell `float32 [n, d]`, in the order of `renderings`.
+        """
+        plan = self.plan(survey_renderings(renderings, self.cells.readouts))
+        with self.open_backbone() as backbone:
+            batches = [
+                read_batch(backbone, [renderings[row] for row in plan.first_row[batch]], self.cells)
+                for leaf in range(plan.num_leaves)
+                for batch in plan.leaf_batches(leaf)
+            ]
+        return {name: np.concatenate([b[name] for b in batches])[plan.row_to_unique] for name in self.cells.names}
+
     def plan(self, survey: Survey) -> Plan:
-        """The batches for a survey."""
+        """The batches for a survey.
+
+        Raises:
+            SAFTInputError: a row is longer than the model can be fed.
+        """
+        longest = int(survey.lengths.max(initial=0))
+        if self.max_positions is not None and longest > self.max_positions:
+            raise SAFTInputError(
+                f"a row has {longest} tokens, but the model knows {self.max_positions} positions. Give "
+                f"`max_length={self.max_positions}` or less: longer rows are then cut, as SFTTrainer would."
+            )
         return make_plan(
             survey.keys,
             survey.lengths,
@@ -226,30 +259,6 @@ class Extractor:
         return renderings
 
 
-def embed_renderings(
-    backbone: Backbone, renderings: Sequence[Rendering], cells: Cells, *, token_budget: int
-) -> dict[str, NDArray[np.float32]]:
-    """Embed a handful of rows that are not part of a planned dataset.
-
-    Args:
-        backbone: the model, open for reading.
-        renderings: rows with a rendering, in any order, equal ones allowed.
-        cells: what to read.
-        token_budget: tokens in one batch.
-
-    Returns:
-        For each cell `float32 [n, d]`, in the order of `renderings`.
-    """
-    survey = survey_renderings(renderings, cells.readouts)
-    plan = make_plan(survey.keys, survey.lengths, survey.usable, token_budget=token_budget, bytes_per_row=1)
-    batches = [
-        read_batch(backbone, [renderings[row] for row in plan.first_row[batch]], cells)
-        for leaf in range(plan.num_leaves)
-        for batch in plan.leaf_batches(leaf)
-    ]
-    return {name: np.concatenate([batch[name] for batch in batches])[plan.row_to_unique] for name in cells.names}
-
-
 def _progress(items: range, world: World, what: str, unit: str) -> Iterator[int]:
     with _bar(len(items), world, what, unit) as bar:
         for item in items:
@@ -269,7 +278,6 @@ __all__ = [
     "OpenBackbone",
     "Survey",
     "cell_name",
-    "embed_renderings",
     "survey_dataset",
     "survey_renderings",
 ]

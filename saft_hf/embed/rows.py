@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,11 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from saft_hf.embed.cells import cell_name
-from saft_hf.embed.extract import Extractor, embed_renderings, survey_renderings
+from saft_hf.embed.extract import Extractor, survey_renderings
 from saft_hf.embed.store import Store
 from saft_hf.errors import SAFTError
 from saft_hf.render import Readout
 from saft_hf.status import RowStatus
+
+# A forked worker inherits this; a spawned one imports the module anew.
+_IMPORTED_BY = os.getpid()
 
 
 class RowReader:
@@ -50,13 +53,7 @@ class RowReader:
             missing = rows[~found]
             if len(missing):
                 _make_forward_safe()
-                with self._extractor.open_backbone() as backbone:
-                    new = embed_renderings(
-                        backbone,
-                        [renderings[row] for row in missing],
-                        cells,
-                        token_budget=self._extractor.token_budget,
-                    )
+                new = self._extractor.embed_renderings([renderings[row] for row in missing])
                 vectors[missing] = new[cell_name(layer, readout)]
         return vectors, survey.statuses(readout)
 
@@ -67,8 +64,7 @@ def _make_forward_safe() -> None:
     A forked child inherits the parent's idle thread pools without their threads: a forward that asks for them
     waits for ever. One thread needs no pool.
     """
-    parent = multiprocessing.parent_process()
-    if parent is None:
+    if os.getpid() == _IMPORTED_BY:
         return
     if torch.cuda._is_in_bad_fork():
         raise SAFTError(

@@ -104,8 +104,8 @@ class ModelSource:
 
     @property
     def revision(self) -> str | None:
-        """The revision that was asked for."""
-        return self.options.get("revision")
+        """Commit that the model is at, where it is on the Hub; else the revision that was asked for."""
+        return self.shape.commit or self.options.get("revision")
 
     def fingerprint(self, layers: tuple[int, ...], world: World) -> str:
         """SHA-256 of the weights that are read; the same on every process, or an error.

@@ -273,6 +273,7 @@ class ScorerBase:
             cells,
             lambda: source.opened(cells.layers, device, fingerprint),
             width=self.fitted_.subspace.mean.size if self.fitted_ else source.shape.hidden_size,
+            max_positions=source.shape.max_positions if source.model is not None else None,
             token_budget=self.fitted_.token_budget if self.fitted_ else source.token_budget(),
             folder=self._cache_dir() / name_of({**source.identity(fingerprint, device), "cells": cells.names})[:32],
             world=world,

@@ -105,6 +105,7 @@ class SAFTScorer(ScorerBase):
         pool = inputs.as_pool(pool, fit_rows)
         harmful, column = None, None
         if labelled is not None:
+            inputs.check_dataset(labelled)
             column = resolve_label_column(labelled.column_names, label_column)
             harmful = read_labels(labelled[column], column, harmful_value)
         self.fitted_, self._reader = None, None
