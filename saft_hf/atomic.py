@@ -1,9 +1,10 @@
-"""Writing files so that they are either whole or not there."""
+"""Writing files and folders so that they are either whole or not there."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -47,3 +48,30 @@ def replacing(*paths: Path) -> Iterator[list[BinaryIO]]:
     finally:
         for draft in drafts:
             draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Name a new folder to fill; put it in place of `path` when the block ends without an error.
+
+    Until then it lies under a hidden name beside it. On any error, Ctrl-C included, it is deleted and what stood
+    at `path` stays.
+
+    Args:
+        path: Folder to write or replace. Its parent must exist.
+
+    Yields:
+        The name of the new folder, which the block makes.
+    """
+    stem = f".{path.name}.{secrets.token_hex(4)}"
+    draft, former = path.with_name(f"{stem}.tmp"), path.with_name(f"{stem}.old")
+    try:
+        yield draft
+        if path.exists():
+            path.rename(former)
+        draft.rename(path)
+    finally:
+        if former.exists() and not path.exists():
+            former.rename(path)
+        for folder in (draft, former):
+            shutil.rmtree(folder, ignore_errors=True)

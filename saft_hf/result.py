@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from saft_hf.atomic import replacing
+from saft_hf.atomic import replacing, replacing_folder
 from saft_hf.decide import Decisions, write_audit
 from saft_hf.errors import SAFTInputError
 
@@ -120,16 +120,45 @@ class FilterResult:
             raise SAFTInputError(f"`file_format` must be 'arrow' or 'parquet', not {file_format!r}.")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_audit(folder / AUDIT_FILE, self._batches(), self.scores, self.statuses, self.decisions)
-        if file_format == "arrow":
-            self.train_rows().save_to_disk(str(folder / KEPT))
-        else:
-            self.train_rows().to_parquet(str(folder / f"{KEPT}.parquet"))
+        self.save_audit(folder / AUDIT_FILE)
+        save_rows(self.train_rows(), folder / KEPT, file_format)
         with replacing(folder / SUMMARY_FILE) as [file]:
             file.write(json.dumps(self.summary, indent=2, sort_keys=True).encode() + b"\n")
         return folder
+
+    def save_audit(self, path: str | Path) -> None:
+        """Write the audit alone: a line for each input row (index, SHA-256, score, status, decision, reason; no text).
+
+        Args:
+            path: the parquet file; its folder must exist.
+        """
+        write_audit(path, self._batches(), self.scores, self.statuses, self.decisions)
 
     def _batches(self) -> Iterator[list[dict[str, Any]]]:
         plain = self._dataset.with_format(None)
         for first in range(0, len(plain), _AUDIT_ROWS):
             yield plain.select(range(first, min(first + _AUDIT_ROWS, len(plain)))).to_list()
+
+
+def save_rows(rows: Dataset, path: Path, file_format: Literal["arrow", "parquet"]) -> Path:
+    """Save a dataset whole: on any error what stood there stays.
+
+    Args:
+        rows: the dataset.
+        path: without suffix; its folder must exist.
+        file_format: `arrow`: a folder for `datasets.load_from_disk`; `parquet`: a file with that suffix.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    if file_format == "arrow":
+        with replacing_folder(path) as draft:
+            rows.save_to_disk(str(draft))
+        return path
+    path = path.with_suffix(".parquet")
+    with replacing(path) as [file]:
+        rows.to_parquet(file)
+    return path

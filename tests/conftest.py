@@ -5,8 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from datasets import Dataset, load_dataset
+from hypothesis import settings
+
+from saft_hf import SAFTScorer
+from saft_hf.demo import demo_folder, demo_rows_path
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+settings.register_profile("saft", deadline=None)  # the first example pays for imports and caches
+settings.load_profile("saft")
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +29,34 @@ def shared_dir() -> Path:
 def lab_lm(shared_dir: Path) -> str:
     """Folder of the small real chat model (8 layers, hidden size 256)."""
     return str(shared_dir / "lab-lm")
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> str:
+    """Folder of the tiny trained chat model that ships with the package (4 layers, hidden size 64)."""
+    return str(demo_folder())
+
+
+@pytest.fixture(scope="session")
+def demo_pool(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The 600 labelled rows that ship with the package."""
+    cache = str(tmp_path_factory.mktemp("datasets"))
+    return load_dataset("json", data_files=str(demo_rows_path()), split="train", cache_dir=cache)
+
+
+@pytest.fixture(scope="session")
+def demo_labelled(demo_pool: Dataset) -> Dataset:
+    """100 of them, drawn at random."""
+    return demo_pool.shuffle(seed=0).select(range(100))
+
+
+@pytest.fixture(scope="session")
+def store_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the vectors of the whole session are kept; a test that counts forwards needs its own."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="session")
+def scorer(demo_model: str, demo_pool: Dataset, demo_labelled: Dataset, store_dir: Path) -> SAFTScorer:
+    """A scorer fitted on all of the demo's rows. Do not change it."""
+    return SAFTScorer(demo_model, layer=2, cache_dir=store_dir).fit(demo_pool, demo_labelled)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trl import TrlParser
+from yaml import YAMLError
+
+from saft_hf.errors import SAFTInputError
 
 
 @dataclass
@@ -106,8 +109,14 @@ def parse(command: str, argv: Sequence[str], defaults: dict[str, Any] | None = N
         command: its name, for the help text.
         argv: the words after it.
         defaults: what holds where neither says otherwise.
+
+    Raises:
+        SAFTInputError: an option is unknown, or the YAML cannot be read.
     """
     parser = TrlParser((ModelArguments, DatasetArguments, ScorerArguments, OutputArguments), prog=f"saft-hf {command}")
     parser.set_defaults(**(defaults or {}))
-    parsed: Arguments = tuple(parser.parse_args_and_config(list(argv), fail_with_unknown_args=True))
+    try:
+        parsed: Arguments = tuple(parser.parse_args_and_config(list(argv), fail_with_unknown_args=True))
+    except (OSError, ValueError, YAMLError) as error:
+        raise SAFTInputError(f"{error} (`saft-hf {command} --help` lists the options.)") from error
     return parsed

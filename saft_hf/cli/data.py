@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets.exceptions import DatasetsError
 
 from saft_hf.cli.arguments import DatasetArguments
 from saft_hf.errors import SAFTInputError
@@ -30,17 +32,17 @@ def load_rows(name: str, *, split: str = "train", config: str | None = None, rev
     if path.is_dir():
         if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
             return _split_of(load_from_disk(str(path)), split, name)
-        return _split_of(load_dataset(str(path), config), split, name)
+        return _split_of(_load(name, str(path), config), split, name)
     reader = _reader_of(path)
     if reader is not None:
         if not path.exists() and not any(sign in name for sign in "*?["):
             raise SAFTInputError(f"there is no file {name}.")
-        return load_dataset(reader, data_files=name, split="train")
+        return _load(name, reader, data_files=name, split="train")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise SAFTInputError(
             f"{name} is neither a folder nor a file of a known kind ({', '.join(_READERS)}), nor a Hub id."
         )
-    return _split_of(load_dataset(name, config, revision=revision), split, name)
+    return _split_of(_load(name, name, config, revision=revision), split, name)
 
 
 def load_pool_and_labels(arguments: DatasetArguments) -> tuple[Dataset, Dataset | None]:
@@ -68,6 +70,16 @@ def load_pool_and_labels(arguments: DatasetArguments) -> tuple[Dataset, Dataset 
             )
         return pool, pool.shuffle(seed=arguments.seed).select(range(arguments.labelled_rows))
     return pool, None
+
+
+def _load(name: str, *args: Any, **options: Any) -> Dataset | DatasetDict:
+    try:
+        return load_dataset(*args, **options)
+    except (OSError, ValueError, DatasetsError) as error:
+        raise SAFTInputError(
+            f"{name}: no dataset could be read. Give a Hub id, a folder, or a json, jsonl, csv or parquet file. "
+            f"datasets said: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _reader_of(path: Path) -> str | None:

@@ -16,6 +16,7 @@ from saft_hf.errors import SAFTError
 COMMANDS = {
     "score": "add a saft_score column to a dataset, and save the scorer",
     "filter": "score a dataset, and save the rows that are kept, an audit and the scorer",
+    "sft": "fine-tune on the rows that are kept: what `trl sft` does, and its options",
     "demo": "score and filter the rows that ship with the package, offline, in a minute",
 }
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; by default those of the shell.
 
     Returns:
-        Exit status: 0, or 2 where the input does not allow the command.
+        Exit status: 0, or 2 where the input, or the system, does not allow the command.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[Sequence[str]], None] = import_module(f"saft_hf.cli.{words[0]}").run
     try:
         run(words[1:])
-    except SAFTError as error:
+    except (SAFTError, OSError) as error:
         print(f"saft-hf {words[0]}: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ from saft_hf.cli.arguments import parse
 from saft_hf.cli.data import load_pool_and_labels
 from saft_hf.cli.pipeline import SCORER, fit_lines, fitted_scorer, output_folder, print_table
 from saft_hf.embed.world import World
+from saft_hf.result import save_rows
 from saft_hf.scorer import STATUS
 
 
@@ -25,11 +26,7 @@ def run(argv: Sequence[str]) -> None:
         if not world.is_main:
             return
         scorer.save_pretrained(folder / SCORER)
-        target = folder / ("scored" if output.output_format == "arrow" else "scored.parquet")
-        if output.output_format == "arrow":
-            scored.save_to_disk(str(target))
-        else:
-            scored.to_parquet(str(target))
+        target = save_rows(scored, folder / "scored", output.output_format)  # type: ignore[arg-type] # checked above
         print_table(
             {
                 **fit_lines(scorer),

@@ -204,10 +204,11 @@ def check_outcome(decisions: Decisions, *, labelled_harmful: int = 0, allow_extr
     if found[Decision.KEPT] == 0:
         raise SAFTUndecidedError(
             f"nothing is kept of {len(decisions)} rows ({decisions.reason_counts()}): check the threshold "
-            "and the statuses, or pass allow_extreme=True"
+            "and the statuses, or allow it (on_refusal='keep', allow_extreme=True)"
         )
     if found[Decision.REMOVED] == 0 and labelled_harmful > 0:
         raise SAFTUndecidedError(
             f"nothing is removed from {len(decisions)} rows, although {labelled_harmful} labelled rows are "
-            "harmful: lower the threshold, use another layer, readout or method, or pass allow_extreme=True"
+            "harmful: lower the threshold, use another layer, readout or method, or allow it (on_refusal='keep', "
+            "allow_extreme=True)"
         )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from saft_hf.embed.added import mean_for_added
 from saft_hf.embed.architecture import (
     ModelShape,
     adapters_off,
@@ -251,7 +252,8 @@ class Backbone:
         states do not depend on what follows. States at padding positions mean nothing.
 
         Args:
-            input_ids: token ids, int64 [B, T], on `device`.
+            input_ids: token ids, int64 [B, T], on `device`. An id that the model has no embedding for takes their
+                mean.
             layers: some of `self.layers`.
 
         Returns:
@@ -267,7 +269,8 @@ class Backbone:
         with contextlib.nullcontext() if self._is_reading else self.reading():
             handles = [self._watch(layer, found, last) for layer in set(layers) - {self.num_layers}]
             try:
-                output = self._text(input_ids, **self._forward_options)
+                with mean_for_added(unwrap(self._open).get_input_embeddings(), input_ids) as ids:
+                    output = self._text(ids, **self._forward_options)
                 found[self.num_layers] = output[0]
             except _StopForwardError:
                 pass

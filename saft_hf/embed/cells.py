@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from saft_hf.embed.backbone import Backbone
+from saft_hf.embed.linear import faster_linear
 from saft_hf.render import Readout, Rendering
 
 
@@ -69,7 +70,8 @@ def _forward(backbone: Backbone, renderings: Sequence[Rendering], cells: Cells) 
     ids = np.zeros((len(renderings), max(needed)), dtype=np.int64)
     for row, (rendering, length) in enumerate(zip(renderings, needed, strict=True)):
         ids[row, :length] = rendering.input_ids[:length]
-    hidden = backbone.read(torch.from_numpy(ids).to(backbone.device), cells.layers)
+    with faster_linear(backbone.device):
+        hidden = backbone.read(torch.from_numpy(ids).to(backbone.device), cells.layers)
     pooled = {}
     for readout in cells.readouts:
         weights = torch.from_numpy(_weights(renderings, readout, ids.shape)).to(backbone.device)

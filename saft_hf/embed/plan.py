@@ -131,13 +131,14 @@ def make_plan(
     )
 
 
-def token_budget_for(hidden_size: int, intermediate_size: int, dtype_bytes: int) -> int:
-    """Tokens in one batch, from the model's shape and dtype alone.
+def token_budget_for(hidden_size: int, intermediate_size: int, dtype_bytes: int, *, on_cpu: bool = False) -> int:
+    """Tokens in one batch, from the model's shape and dtype and the kind of device alone.
 
     4,096 fill a small model, 8,192 a large one on an accelerator; halved while the widest activations of one block
-    (two of the feed-forward width, four of the hidden width) take more than 1 GiB.
+    (two of the feed-forward width, four of the hidden width) take more than 1 GiB. On a CPU 1,024 are enough to keep
+    it busy, and more fall out of its cache.
     """
-    budget = 4096 if hidden_size < 2048 else 8192
+    budget = 1024 if on_cpu else 4096 if hidden_size < 2048 else 8192
     per_token = (2 * intermediate_size + 4 * hidden_size) * dtype_bytes
     while budget > 512 and budget * per_token > 2**30:
         budget //= 2

@@ -15,7 +15,7 @@ from accelerate.utils import parse_flag_from_env
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 
-from saft_hf.embed.architecture import ModelShape, describe_model
+from saft_hf.embed.architecture import ModelShape, describe_model, unwrap
 from saft_hf.embed.backbone import Backbone
 from saft_hf.embed.plan import token_budget_for
 from saft_hf.embed.world import World
@@ -74,9 +74,14 @@ class ModelSource:
                     "found. Pass `processing_class=`."
                 )
             known = ("revision", "trust_remote_code", "token")
-            processor = AutoTokenizer.from_pretrained(
-                self.name, **{key: self.options[key] for key in known if self.options.get(key) is not None}
-            )
+            given = {key: self.options[key] for key in known if self.options.get(key) is not None}
+            try:
+                processor = AutoTokenizer.from_pretrained(self.name, **given)
+            except (OSError, ValueError) as error:
+                raise SAFTInputError(
+                    f"model={self.name!r}: no tokenizer could be read. Give a Hub id or a folder that holds a model "
+                    f"and its tokenizer, or pass `processing_class=`. transformers said: {error}"
+                ) from error
         tokenizer = getattr(processor, "tokenizer", processor)
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise SAFTInputError(
@@ -84,18 +89,34 @@ class ModelSource:
             )
         return tokenizer
 
-    def token_budget(self) -> int:
-        """Tokens in one batch: a function of the model's shape and dtype."""
-        shape = self.shape
-        return token_budget_for(shape.hidden_size, shape.intermediate_size, shape.dtype.itemsize)
+    @property
+    def read_as(self) -> dict[str, Any]:
+        """`dtype` and `attn_implementation`: what was asked for, or what the object that is read has.
+
+        They stand in the store's key, and a process that has only the object's name loads it in this way.
+        """
+        if isinstance(self.model, nn.Module):
+            model = unwrap(self.model)
+            dtype, attention = model.dtype, model.config._attn_implementation
+        else:
+            dtype, attention = self.options.get("dtype", "auto"), self.options.get("attn_implementation")
+        return {"dtype": str(dtype).removeprefix("torch."), "attn_implementation": attention}
+
+    def token_budget(self, device: torch.device) -> int:
+        """Tokens in one batch: a function of the model's shape and dtype and the kind of device."""
+        shape, on_cpu = self.shape, device.type == "cpu"
+        return token_budget_for(shape.hidden_size, shape.intermediate_size, shape.dtype.itemsize, on_cpu=on_cpu)
 
     def identity(self, fingerprint: str, device: torch.device) -> dict[str, Any]:
         """All that decides the vectors of given tokens."""
+        dtype = self.read_as["dtype"]
+        if dtype == "auto":
+            dtype = "float32" if device.type == "cpu" else str(self.shape.dtype).removeprefix("torch.")
         return {
             "algorithm": ALGORITHM,
             "model": fingerprint,
-            "dtype": str(self.options.get("dtype", "auto")),
-            "attention": self.options.get("attn_implementation"),
+            "dtype": dtype,
+            "attention": self.read_as["attn_implementation"],
             "quantization": str(self.options.get("quantization_config")),
             "device": device.type,
             "torch": torch.__version__,

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from saft_hf import __version__
 from saft_hf.artifact import load_artifact, save_artifact
+from saft_hf.atomic import replacing
 from saft_hf.embed.cells import Cells
 from saft_hf.embed.extract import Extractor
 from saft_hf.embed.rows import RowReader
@@ -78,6 +79,7 @@ class ScorerBase:
         self.render = render
         self.formatting_func = formatting_func
         self.fitted_: Fitted | None = None
+        self._safetensors_only = False
         self._source: ModelSource | None = None
         self._reader: RowReader | None = None
 
@@ -134,7 +136,8 @@ class ScorerBase:
         config, tensors = self._fitted.to_parts()
         save_artifact(save_directory, {"saft_hf_version": __version__, **config, "scorer": self._options()}, tensors)
         card = render_card("scorer", scorer_card(self._fitted))
-        (Path(save_directory) / "README.md").write_text(card, encoding="utf-8")
+        with replacing(Path(save_directory) / "README.md") as [file]:
+            file.write(card.encode())
 
     @classmethod
     def from_pretrained(
@@ -173,6 +176,8 @@ class ScorerBase:
                 "with this version of saft_hf."
             ) from error
         reads = model or fitted.model
+        if model is None and fitted.revision is not None:
+            options["revision"] = fitted.revision
         if reads is None:
             raise SAFTArtifactError(
                 f"{pretrained_name_or_path} was fitted on a model object without a name: pass that model as `model=`."
@@ -187,6 +192,8 @@ class ScorerBase:
             processing_class=processing_class,
         )
         scorer.fitted_ = fitted
+        # A model that somebody else's file names may run no code here: not its own, and none from a pickle.
+        scorer._safetensors_only = model is None
         return scorer
 
     # The state is plain bytes, so that it is small, and the same in every process: `map` caches on its hash.
@@ -196,6 +203,7 @@ class ScorerBase:
         source = self._open_source()
         return {
             "code": f"{__version__}/{ALGORITHM}",
+            "safetensors_only": self._safetensors_only,
             "model": source.name,
             "options": json.dumps(self._options(), sort_keys=True),
             "fitted": json.dumps(config, sort_keys=True),
@@ -208,6 +216,7 @@ class ScorerBase:
         options = _read_options(json.loads(state["options"]))
         kept = {name: state[name] for name in _LOCAL}
         self.__init__(state["model"], **options, **kept)  # type: ignore[misc]
+        self._safetensors_only = state["safetensors_only"]
         config = json.loads(state["fitted"])
         if config:
             self.fitted_ = Fitted.from_parts(config, tensors_from_bytes(state["tensors"]))
@@ -218,7 +227,7 @@ class ScorerBase:
         quantization = self.quantization_config
         return {
             **options,
-            "dtype": str(self.dtype).removeprefix("torch."),
+            **self._open_source().read_as,
             "quantization_config": quantization.to_dict() if hasattr(quantization, "to_dict") else quantization,
             "render": asdict(self._render_config()),
         }
@@ -253,6 +262,7 @@ class ScorerBase:
                     "quantization_config": self.quantization_config,
                     "device_map": self.device_map,
                     "trust_remote_code": self.trust_remote_code,
+                    "use_safetensors": self._safetensors_only or None,
                     "token": self.token,
                 },
             )
@@ -274,7 +284,7 @@ class ScorerBase:
             lambda: source.opened(cells.layers, device, fingerprint),
             width=self.fitted_.subspace.mean.size if self.fitted_ else source.shape.hidden_size,
             max_positions=source.shape.max_positions if source.model is not None else None,
-            token_budget=self.fitted_.token_budget if self.fitted_ else source.token_budget(),
+            token_budget=self.fitted_.token_budget if self.fitted_ else source.token_budget(device),
             folder=self._cache_dir() / name_of({**source.identity(fingerprint, device), "cells": cells.names})[:32],
             world=world,
         )

@@ -98,6 +98,10 @@ class SAFTScorer(ScorerBase):
         """
         if self.method not in (None, "saft"):
             raise SAFTInputError(f"`method` must be 'saft' (or None, the same), not {self.method!r}.")
+        if self.readout not in (None, *Readout):
+            raise SAFTInputError(f"`readout` must be one of {[r.value for r in Readout]}, not {self.readout!r}.")
+        if self.threshold is not None and not np.isfinite(self.threshold):
+            raise SAFTInputError(f"`threshold` must be a finite number, not {self.threshold}.")
         if on_refusal not in ("raise", "keep"):
             raise SAFTInputError(f"`on_refusal` must be 'raise' or 'keep', not {on_refusal!r}.")
         if label_sampling not in ("uniform", "other"):
@@ -221,24 +225,33 @@ class SAFTScorer(ScorerBase):
 
     # -- filter --------------------------------------------------------------------------------------------------
 
-    def filter(self, dataset: Dataset, *, on_error: OnError = "exclude") -> FilterResult:
+    def filter(
+        self,
+        dataset: Dataset,
+        *,
+        on_error: OnError = "exclude",
+        on_refusal: Literal["raise", "keep"] | None = None,
+    ) -> FilterResult:
         """Remove the rows whose score is above the threshold.
 
         Args:
             dataset: the rows. Vectors that `fit` or `score_dataset` left in the store are not computed again.
             on_error: rows that could not be scored: `exclude` them from `kept`, `keep` them in `train_rows()`, or
                 `raise`.
+            on_refusal: where there is no threshold, or nothing would be kept: `raise`, or `keep` every row; by default
+                what `fit` was told.
 
         Returns:
             Kept, removed and errored rows, with counts and reasons.
 
         Raises:
-            SAFTUndecidedError: there is no threshold, or nothing would be kept, and `fit` was not told
-                `on_refusal="keep"`.
+            SAFTUndecidedError: there is no threshold, or nothing would be kept, and neither this call nor `fit` was
+                told `on_refusal="keep"`.
             SAFTInputError: rows could not be scored and `on_error="raise"`.
         """
         fitted = self._fitted
-        if fitted.threshold is None and not fitted.keep_on_refusal:
+        keep = fitted.keep_on_refusal if on_refusal is None else on_refusal == "keep"
+        if fitted.threshold is None and not keep:
             why = fitted.refusal or "the scorer was fitted with no labels, no `threshold` and no `expected_share`"
             raise SAFTUndecidedError(
                 f"no row can be removed: {why}. Give labels, `expected_share` or `threshold`; or fit with "
@@ -246,5 +259,5 @@ class SAFTScorer(ScorerBase):
             )
         scores, statuses = self._scores(dataset)
         decisions = decide(scores, statuses, fitted.threshold, on_error=on_error)
-        check_outcome(decisions, allow_extreme=fitted.keep_on_refusal)
+        check_outcome(decisions, allow_extreme=keep)
         return FilterResult(dataset, scores, statuses, decisions, self.summary_)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -55,6 +57,24 @@ class Fitted:
     token_budget: int
     plan_digest: str
     summary: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        digests = (self.model_fingerprint, self.template_digest, self.plan_digest)
+        sound = {
+            "model": isinstance(self.model, str | None),
+            "revision": isinstance(self.revision, str | None),
+            "model_fingerprint, template_digest or plan_digest": all(re.fullmatch("[0-9a-f]{64}", d) for d in digests),
+            "num_layers": type(self.num_layers) is int and self.num_layers > 0,
+            "layer": type(self.layer) is int and 0 <= self.layer <= self.num_layers,
+            "k": type(self.k) is int and 1 <= self.k <= len(self.subspace.directions),
+            "threshold": self.threshold is None or (type(self.threshold) is float and math.isfinite(self.threshold)),
+            "refusal": isinstance(self.refusal, str | None),
+            "keep_on_refusal": type(self.keep_on_refusal) is bool,
+            "token_budget": type(self.token_budget) is int and self.token_budget > 0,
+            "summary": isinstance(self.summary, dict),
+        }
+        if wrong := [name for name, good in sound.items() if not good]:
+            raise ValueError(f"{', '.join(wrong)}: not a value that a fit can give")
 
     def score(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores of vectors, `float32 [n, d]` -> `float32 [n]`; a row's bits depend on that row alone."""

@@ -159,11 +159,14 @@ def choose(aim: Aim, pool_scores: NDArray[np.float32], labelled: NDArray[np.floa
             "at random and say `label_sampling='uniform'`."
         )
     usable = ~np.isnan(labelled[:, 0])
-    found = calibrate_published(
-        {k: pool[:, column] for column, k in enumerate(aim.ks)},
-        {k: labelled[usable, column] for column, k in enumerate(aim.ks)},
-        aim.harmful[usable],
-    )
+    try:
+        found = calibrate_published(
+            {k: pool[:, column] for column, k in enumerate(aim.ks)},
+            {k: labelled[usable, column] for column, k in enumerate(aim.ks)},
+            aim.harmful[usable],
+        )
+    except SAFTUndecidedError as error:  # the scores stand; only the decision is withheld, and `fit` says so
+        return Choice(k, None, "none", {}, str(error))
     chosen = pool[:, aim.ks.index(found.k)]
     removed = int(flagged(chosen, found.threshold).sum())
     refusal = None
@@ -233,7 +236,6 @@ def fit_published(extractor: Extractor, pool: Dataset, labelled: Dataset | None,
 
     Raises:
         SAFTInputError: no row can be used, all rows are equal, or the labels cannot serve.
-        SAFTUndecidedError: the labels hold one class only.
     """
     world, cell, readout = extractor.world, extractor.cells.names[0], extractor.cells.readouts[0]
     embedded = extractor.embed(pool)

@@ -1,0 +1,98 @@
+"""How often a certificate is issued, and how much it keeps, against the number of fresh labels.
+
+    python examples/certificate/power.py            # about two minutes
+    python examples/certificate/power.py --draws 50 --alpha 0.05
+
+Simulated pools of 3,000 rows: the scores of both classes are normal, so far apart that the AUROC is as given. Columns:
+`best` is the largest share that could truthfully be certified, `issued` the share of draws with a certificate, `kept`
+the mean share kept (0 where none is issued), `false` the share of draws with a certificate that is not true.
+
+Stratified: the rows have a noisy mark, such as "the prompt is harmful", on 90 % of the harmful and 20 % of the benign
+rows, and half of the labels are drawn from the marked rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from saft_hf.decide.certificate import certify_kept
+
+ROWS = 3000
+POOLS = ((0.10, 0.95), (0.10, 0.99), (0.25, 0.85), (0.25, 0.95), (0.25, 0.99))
+LABELS = (50, 100, 200, 400, 800)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Scores, truth, and the noisy mark of each row."""
+
+    scores: NDArray[np.float32]
+    harmful: NDArray[np.bool_]
+    marked: NDArray[np.bool_]
+
+
+def make_pool(share: float, auroc: float) -> Pool:
+    """Two normal classes whose scores have the given AUROC, up to chance."""
+    rng = np.random.default_rng(0)
+    harmful = np.arange(ROWS) < share * ROWS
+    scores = rng.normal(size=ROWS) + harmful * norm.ppf(auroc) * np.sqrt(2)
+    return Pool(scores.astype(np.float32), harmful, rng.random(ROWS) < np.where(harmful, 0.9, 0.2))
+
+
+def best_share(pool: Pool, alpha: float) -> float:
+    """The largest share of lowest scores of which at most alpha is harmful."""
+    bad = np.cumsum(pool.harmful[np.argsort(pool.scores)])
+    return float(np.flatnonzero(bad <= alpha * np.arange(1, ROWS + 1)).max(initial=-1) + 1) / ROWS
+
+
+def power(pool: Pool, labels: int, alpha: float, delta: float, draws: int, stratified: bool) -> str:
+    """One cell: issued, kept, false."""
+    rng = np.random.default_rng(1)
+    kept, false = np.zeros(draws), 0
+    for i in range(draws):
+        if stratified:
+            drawn = [rng.permutation(np.flatnonzero(pool.marked == mark))[: labels // 2] for mark in (False, True)]
+            rows = np.concatenate(drawn)
+        else:
+            rows = rng.permutation(ROWS)[:labels]
+        found = certify_kept(
+            pool.scores,
+            rows,
+            pool.harmful[rows],
+            alpha=alpha,
+            delta=delta,
+            strata=pool.marked if stratified else None,
+        )
+        kept[i] = found.kept / ROWS
+        if found.threshold is not None:
+            false += pool.harmful[pool.scores <= found.threshold].mean() > alpha
+    return f"{(kept > 0).mean():6.0%} {kept.mean():6.1%} {false / draws:6.1%}"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=100)
+    parser.add_argument("--alpha", type=float, nargs="+", default=[0.05, 0.1])
+    parser.add_argument("--delta", type=float, default=0.1)
+    parser.add_argument("--stratified", action="store_true", help="also the stratified form, slower")
+    options = parser.parse_args()
+    forms = (False, True) if options.stratified else (False,)
+    title = "| harmful | AUROC | alpha | best | labels |" + " issued   kept  false |" * len(forms)
+    print(title, "|" + "|".join("-" * len(part) for part in title.split("|")[1:-1]) + "|", sep="\n")
+    for share, auroc in POOLS:
+        pool = make_pool(share, auroc)
+        for alpha in options.alpha:
+            for labels in LABELS:
+                cells = [power(pool, labels, alpha, options.delta, options.draws, form) for form in forms]
+                row = f"| {share:7.0%} | {auroc:5} | {alpha:5} | {best_share(pool, alpha):4.0%} | {labels:6} |"
+                print(row + "".join(f" {cell} |" for cell in cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()

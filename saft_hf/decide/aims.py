@@ -1,0 +1,200 @@
+"""Where to cut the scores for a chosen aim, from cross-validated scores of the labelled rows.
+
+The published rule looks for the best F1 on 100 labels, a maximum over a jagged curve: it keeps anything from 0.1 to
+90 % of a pool. The rules here take a quantile of one class, or the maximum of a smoothed curve, which move little from
+one draw of labels to the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtr
+
+from saft_hf.decide.threshold import threshold_for_share
+from saft_hf.errors import SAFTInputError, SAFTUndecidedError
+
+_GRID = 512
+
+
+class Goal(StrEnum):
+    """What a threshold may be chosen for."""
+
+    BENIGN_LOSS = "benign_loss"
+    """Lose at most this share of the benign rows."""
+    RECALL = "recall"
+    """Remove at least this share of the harmful rows."""
+    SHARE = "share"
+    """Remove at most this share of all rows: the expected harmful share."""
+    F1 = "f1"
+    """The best F1 of the flag."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdAim:
+    """A goal with its figure.
+
+    Attributes:
+        goal: What is wanted.
+        value: The share, above 0 and below 1; None for F1.
+
+    Raises:
+        SAFTInputError: The value is missing, not needed, or out of range.
+
+    Example:
+        >>> ThresholdAim.parse("recall=0.9")
+        ThresholdAim(goal=<Goal.RECALL: 'recall'>, value=0.9)
+    """
+
+    goal: Goal = Goal.BENIGN_LOSS
+    value: float | None = 0.05
+
+    def __post_init__(self) -> None:
+        if self.goal is Goal.F1:
+            if self.value is not None:
+                raise SAFTInputError(f"aim 'f1' takes no figure; found {self.value}")
+        elif self.value is None or not 0 < self.value < 1:
+            raise SAFTInputError(
+                f"aim '{self.goal}' needs a share above 0 and below 1, such as '{self.goal}=0.05'; found {self.value}"
+            )
+
+    @classmethod
+    def parse(cls, text: str | None) -> Self:
+        """Read `benign_loss=0.05`, `recall=0.9`, `share=0.1` or `f1`; None is the default, `benign_loss=0.05`.
+
+        Raises:
+            SAFTInputError: It is none of these.
+        """
+        if text is None:
+            return cls()
+        name, _, figure = text.partition("=")
+        try:
+            return cls(Goal(name.strip()), float(figure) if figure.strip() else None)
+        except ValueError as error:
+            if isinstance(error, SAFTInputError):
+                raise
+            raise SAFTInputError(
+                f"aim must be 'benign_loss=0.05', 'recall=0.9', 'share=0.1' (with your figure) or 'f1'; found {text!r}"
+            ) from error
+
+    def __str__(self) -> str:
+        return str(self.goal) if self.value is None else f"{self.goal}={self.value:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class AimedThreshold:
+    """A threshold, and what cross-validation says it does. Rows with a score above it are flagged.
+
+    Attributes:
+        threshold: tau.
+        benign_loss: Expected share of benign rows that are flagged.
+        recall: Expected share of harmful rows that are flagged.
+        attainable: False where the labels are too few to hold the share that was asked for: the threshold is then the
+            outermost labelled row, and the share expected is the one above.
+    """
+
+    threshold: float
+    benign_loss: float
+    recall: float
+    attainable: bool = True
+
+
+def threshold_for_aim(
+    aim: ThresholdAim,
+    labelled_scores: ArrayLike,
+    harmful: ArrayLike,
+    pool_scores: ArrayLike,
+    *,
+    expected_share: float | None = None,
+) -> AimedThreshold:
+    """Choose the threshold for an aim.
+
+    A share of one class is held in expectation over label draws: with n scores of that class in order, a new one falls
+    above the j-th with probability 1 - j / (n + 1), and between two of them the threshold is interpolated.
+
+    Args:
+        aim: What is wanted.
+        labelled_scores: Scores of the labelled rows by models that have not seen them, [m], or one line for each
+            repeat of cross-validation, [repeats, m], on the scale of `pool_scores`.
+        harmful: The labels, bool [m], True where harmful.
+        pool_scores: The pool's scores, [N]; rows without one (NaN) are left out. Read for `share` only.
+        expected_share: Harmful share of the pool, for F1; by default that of the labels, which must then have been
+            drawn uniformly.
+
+    Returns:
+        The threshold and the shares to be expected.
+
+    Raises:
+        SAFTInputError: Shapes differ, or a share is out of range.
+        SAFTUndecidedError: The labels are of one class only.
+
+    Example:
+        >>> scores, harmful = np.arange(40.0), np.arange(40) >= 39
+        >>> threshold_for_aim(ThresholdAim.parse("benign_loss=0.1"), scores, harmful, scores).threshold
+        35.0
+    """
+    repeats = np.atleast_2d(np.asarray(labelled_scores, dtype=np.float64))
+    labels = np.asarray(harmful, dtype=np.bool_)
+    if repeats.ndim != 2 or repeats.shape[1:] != labels.shape or not np.isfinite(repeats).all():
+        raise SAFTInputError(
+            f"labelled_scores must be finite, [{labels.size}] or [repeats, {labels.size}], one for each label; found "
+            f"shape {list(np.shape(labelled_scores))}"
+        )
+    if labels.all() or not labels.any():
+        raise SAFTUndecidedError(
+            f"{int(labels.sum())} of {labels.size} labelled rows are harmful: a threshold needs rows of both classes. "
+            "Label more rows, or give threshold or expected_share"
+        )
+    benign, bad = np.sort(repeats[:, ~labels], axis=1), np.sort(repeats[:, labels], axis=1)
+    attainable = True
+    if aim.goal is Goal.SHARE:
+        assert aim.value is not None  # noqa: S101 - checked when the aim was made
+        threshold = threshold_for_share(pool_scores, aim.value)
+    elif aim.goal is Goal.F1:
+        share = float(labels.mean()) if expected_share is None else expected_share
+        if not 0 < share < 1:
+            raise SAFTInputError(f"expected_share must be between 0 and 1, such as 0.25; found {share}")
+        threshold = _best_f1(benign, bad, share)
+    else:
+        assert aim.value is not None  # noqa: S101 - checked when the aim was made
+        loses_benign = aim.goal is Goal.BENIGN_LOSS
+        ordered = benign if loses_benign else bad
+        place = (1 - aim.value) * (ordered.shape[1] + 1)
+        attainable = bool(1 <= place <= ordered.shape[1])
+        threshold = float(np.mean([_at(line, place) for line in ordered]))
+    return AimedThreshold(threshold, _share_above(benign, threshold), _share_above(bad, threshold), attainable)
+
+
+def _at(ordered: NDArray[np.float64], place: float) -> float:
+    """The order statistic at a place counted from 1, between two of them interpolated."""
+    return float(np.interp(place, np.arange(1, ordered.size + 1), ordered))
+
+
+def _share_above(ordered: NDArray[np.float64], threshold: float) -> float:
+    """Probability that a new row of the class lies above, mean over repeats; between two rows interpolated."""
+    n = ordered.shape[1]
+    places = [np.interp(threshold, line, np.arange(1, n + 1), left=0.0, right=n + 1) for line in ordered]
+    return float(1 - np.mean(places) / (n + 1))
+
+
+def _best_f1(benign: NDArray[np.float64], bad: NDArray[np.float64], share: float) -> float:
+    """The threshold of the best F1 when each class is spread by a normal kernel; the largest one of equals."""
+    grid = np.linspace(min(benign.min(), bad.min()), max(benign.max(), bad.max()), _GRID)
+    hits, false = (_smooth_above(scores, grid) for scores in (bad, benign))
+    f1 = 2 * share * hits / (share + share * hits + (1 - share) * false)
+    return float(grid[_GRID - 1 - int(np.argmax(f1[::-1]))])
+
+
+def _smooth_above(scores: NDArray[np.float64], grid: NDArray[np.float64]) -> NDArray[np.float64]:
+    values, n = scores.ravel(), scores.shape[1]
+    low, high = np.quantile(values, (0.25, 0.75))
+    spread = min(float(values.std()), (high - low) / 1.349) or float(values.std())
+    # Silverman's rule for the number of rows, of which the repeats are no more.
+    width = 0.9 * spread * n**-0.2
+    if width == 0:
+        return np.asarray((values[:, None] > grid).mean(axis=0))
+    return np.asarray(ndtr((values[:, None] - grid) / width).mean(axis=0))

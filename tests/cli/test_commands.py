@@ -1,0 +1,254 @@
+"""The commands do what the Python API does, and say in one line what they cannot do."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from datasets import Dataset, DatasetDict, load_from_disk
+
+from saft_hf import SAFTScorer, __version__
+from saft_hf.cli.data import load_rows
+from saft_hf.cli.main import main
+from saft_hf.demo import demo_rows_path
+
+
+@pytest.fixture(autouse=True)
+def own_datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def basics(demo_model: str, store_dir: Path, tmp_path: Path) -> list[str]:
+    """The words of a small `score` or `filter`, on all of the demo's rows."""
+    words = {
+        "model_name_or_path": demo_model,
+        "dataset_name": demo_rows_path(),
+        "labelled_rows": 100,
+        "layer": 2,
+        "cache_dir": store_dir,
+        "output_dir": tmp_path / "out",
+    }
+    return [str(word) for name, value in words.items() for word in (f"--{name}", value)]
+
+
+@pytest.mark.smoke
+def test_filter_is_the_filter_of_the_python_api(
+    basics: list[str], scorer: SAFTScorer, demo_pool: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["filter", *basics]) == 0
+    result = scorer.filter(demo_pool)  # fitted on the same 100 rows: seed 0
+    assert load_from_disk(str(tmp_path / "out" / "kept")).to_list() == result.kept.to_list()
+    ours = pq.read_table(tmp_path / "out" / "audit.parquet")
+    assert ours.equals(pq.read_table(result.save(tmp_path / "api") / "audit.parquet"))
+    assert (tmp_path / "out" / "saft_summary.json").read_bytes() == (
+        tmp_path / "api" / "saft_summary.json"
+    ).read_bytes()
+    said = capsys.readouterr().out
+    assert re.search(rf"kept +{len(result.kept_indices)}\n", said)
+    assert re.search(rf"removed +{len(result.removed_indices)}\n", said)
+    loaded = SAFTScorer.from_pretrained(tmp_path / "out" / "scorer")
+    assert (loaded.threshold_, loaded.k_) == (scorer.threshold_, scorer.k_)
+
+
+@pytest.mark.parametrize("output_format", ["arrow", "parquet"])
+def test_score_is_the_score_of_the_python_api(
+    basics: list[str], scorer: SAFTScorer, demo_pool: Dataset, tmp_path: Path, output_format: str
+) -> None:
+    assert main(["score", *basics, "--output_format", output_format]) == 0
+    if output_format == "arrow":
+        scored = load_from_disk(str(tmp_path / "out" / "scored"))
+    else:
+        scored = load_rows(str(tmp_path / "out" / "scored.parquet"))
+    assert scored.to_list() == scorer.score_dataset(demo_pool).to_list()
+
+
+def test_a_fitted_scorer_is_used_as_it_is(
+    basics: list[str], scorer: SAFTScorer, demo_pool: Dataset, store_dir: Path, tmp_path: Path
+) -> None:
+    scorer.save_pretrained(tmp_path / "scorer")
+    some = demo_pool.select(range(40, 80))
+    some.to_json(tmp_path / "some.jsonl")
+    words = ["--scorer", str(tmp_path / "scorer"), "--dataset_name", str(tmp_path / "some.jsonl")]
+    words += ["--output_dir", str(tmp_path / "out"), "--cache_dir", str(store_dir), "--output_format", "parquet"]
+    assert main(["filter", *words]) == 0
+    expected = scorer.filter(some)
+    audit = pq.read_table(tmp_path / "out" / "audit.parquet")
+    assert audit["decision"].to_pylist() == expected.decisions.words()
+    assert np.array_equal(audit["saft_score"].to_numpy(), expected.scores)
+    assert pq.read_table(tmp_path / "out" / "kept.parquet").num_rows == len(expected.kept_indices)
+    for name in ("config.json", "saft_scorer.safetensors"):
+        assert (tmp_path / "out" / "scorer" / name).read_bytes() == (tmp_path / "scorer" / name).read_bytes()
+
+
+def test_yaml_sets_options_and_words_win(basics: list[str], tmp_path: Path) -> None:
+    options = dict(zip((word[2:] for word in basics[::2]), basics[1::2], strict=True))
+    options |= {"labelled_rows": None, "expected_share": 0.3, "k": 2, "readout": "response_mean"}
+    config = tmp_path / "filter.yaml"
+    config.write_text(yaml.safe_dump(options))
+    assert main(["filter", "--config", str(config), "--k", "3"]) == 0
+    loaded = SAFTScorer.from_pretrained(tmp_path / "out" / "scorer")
+    assert (loaded.k_, loaded.readouts_, loaded.expected_share) == (3, ("response_mean",), 0.3)
+    assert loaded.summary_["labels"] is None
+
+
+def test_the_demo_runs_and_shows_its_quality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--output_dir", str(tmp_path / "demo"), "--cache_dir", str(tmp_path / "store")]
+    assert main(["demo", *words]) == 0
+    said = capsys.readouterr().out
+    shown = {name: float(value) for name, value in re.findall(r"(precision|recall|AUROC) +([\d.]+)", said)}
+    assert len(shown) == 3
+    assert shown["AUROC"] > 0.8
+    assert str(tmp_path / "demo") in said
+    summary = json.loads((tmp_path / "demo" / "saft_summary.json").read_text())
+    assert summary["kept"] + summary["removed"] + summary["errored"] == summary["rows"] == 600
+    assert re.search(rf"removed +{summary['removed']}\n", said)
+
+
+def test_every_kind_of_file_and_folder_is_read(demo_pool: Dataset, tmp_path: Path) -> None:
+    rows = demo_pool.select(range(12)).map(lambda row: {"text": row["messages"][-1]["content"]})
+    rows = rows.select_columns(["text", "is_safe"])
+    rows.to_json(tmp_path / "a.jsonl")
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    (tmp_path / "c.json").write_text(json.dumps(rows.to_list()))
+    rows.to_csv(tmp_path / "d.csv")
+    rows.to_parquet(tmp_path / "e.parquet")
+    rows.save_to_disk(str(tmp_path / "f"))
+    DatasetDict(train=rows, test=rows.select([0])).save_to_disk(str(tmp_path / "g"))
+    (tmp_path / "h").mkdir()
+    rows.to_json(tmp_path / "h" / "train.jsonl")
+    expected = rows.to_list()
+    for name in ("a.jsonl", "b.jsonl.gz", "c.json", "d.csv", "e.parquet", "f", "g", "h"):
+        assert load_rows(str(tmp_path / name)).to_list() == expected, name
+    assert len(load_rows(str(tmp_path / "g"), split="test")) == 1
+    for part in range(2):
+        rows.select(range(6 * part, 6 * part + 6)).to_parquet(tmp_path / "h" / f"part-{part}.parquet")
+    assert load_rows(str(tmp_path / "h" / "part-*.parquet")).to_list() == expected
+
+
+def words_without(basics: list[str], name: str) -> list[str]:
+    at = basics.index(f"--{name}")
+    return basics[:at] + basics[at + 2 :]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda words: words_without(words, "dataset_name"), "`--dataset_name` is needed"),
+        (lambda words: words_without(words, "output_dir"), "`--output_dir` is needed"),
+        (lambda words: words_without(words, "model_name_or_path"), "`--model_name_or_path`.*`--scorer`"),
+        (lambda words: [*words, "--dataset_name", "/no/such/file.jsonl"], "no file /no/such/file.jsonl"),
+        (lambda words: [*words, "--dataset_name", "/no/such/folder"], "neither a folder nor a file"),
+        (lambda words: [*words, "--dataset_name", "no-such/dataset"], "no-such/dataset: no dataset could be read"),
+        (lambda words: [*words, "--dataset_name", "BROKEN"], "broken.jsonl: no dataset could be read"),
+        (lambda words: [*words, "--dataset_name", "EMPTY"], "no dataset could be read"),
+        (lambda words: [*words, "--dataset_name", "DICT", "--dataset_train_split", "dev"], r"no split 'dev'.*'train'"),
+        (lambda words: [*words, "--labelled_rows", "10000"], "`--labelled_rows` must be 1 to 600"),
+        (lambda words: [*words, "--labelled_name", "x.csv"], "not both"),
+        (lambda words: [*words, "--model_name_or_path", "/no/such/model"], "/no/such/model"),
+        (lambda words: [*words, "--label_column", "verdict"], "'verdict' is not in"),
+        (lambda words: [*words, "--readout", "middle"], "`readout` must be one of"),
+        (lambda words: [*words, "--layer", "99"], "layer=99"),
+        (lambda words: [*words, "--on_error", "shrug"], "on_error must be"),
+        (lambda words: [*words, "--output_format", "csv"], "`--output_format` must be"),
+        (lambda words: [*words, "--scorer", "/no/such/scorer"], "/no/such/scorer/config.json"),
+        (lambda words: [*words, "--no_such_option", "1"], "no_such_option.*--help"),
+        (lambda words: [*words, "--config", "/no/such.yaml"], "/no/such.yaml"),
+        (lambda words: [*words, "--config", "UNKNOWN"], "colour"),
+        (lambda words: [*words, "--output_dir", "FILE"], "blocked"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    basics: list[str], change: Any, message: str, tmp_path: Path, demo_pool: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_ins = {
+        "BROKEN": tmp_path / "broken.jsonl",
+        "EMPTY": tmp_path / "empty",
+        "DICT": tmp_path / "dict",
+        "UNKNOWN": tmp_path / "unknown.yaml",
+        "FILE": tmp_path / "blocked",
+    }
+    stand_ins["BROKEN"].write_text('{"messages": [}\n')
+    stand_ins["EMPTY"].mkdir()
+    DatasetDict(train=demo_pool.select([0])).save_to_disk(str(stand_ins["DICT"]))
+    stand_ins["UNKNOWN"].write_text("colour: green\n")
+    stand_ins["FILE"].write_text("a file, not a folder")
+    capsys.readouterr()
+    assert main(["filter", *(str(stand_ins.get(word, word)) for word in change(basics))]) == 2
+    captured = capsys.readouterr()
+    error = captured.err[captured.err.index("saft-hf filter: ") :]
+    assert re.search(message, error)
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    assert not (tmp_path / "out" / "kept").exists()
+
+
+def test_a_word_of_the_wrong_type_is_refused_by_the_parser(
+    basics: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["filter", *basics, "--k", "many"])
+    assert stopped.value.code == 2
+    assert "argument --k: invalid int value: 'many'" in capsys.readouterr().err
+
+
+def test_help_version_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert re.search(r"score .*filter .*demo ", capsys.readouterr().out, re.DOTALL)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"saft-hf {__version__}\n"
+    assert main([]) == 2
+    capsys.readouterr()
+    assert main(["bake"]) == 2
+    assert "there is no command 'bake'" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_quietly(
+    basics: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SAFTScorer, "fit", stop)
+    assert main(["filter", *basics]) == 130
+    assert "Start it again to go on where it was" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(200)
+def test_two_launched_processes_filter_like_one(basics: list[str], tmp_path: Path) -> None:
+    def run(*words: str, out: str, **environment: str) -> Path:
+        where = ["--output_dir", str(tmp_path / out), "--cache_dir", str(tmp_path / f"{out}-store")]
+        done = subprocess.run(
+            [*words, "-m", "saft_hf", "filter", *basics, *where],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
+            capture_output=True,
+            text=True,
+            timeout=150,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("kept") == 1  # only one of them speaks
+        return tmp_path / out
+
+    one = run(sys.executable, out="one")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--tee", "3", "--log_dir", str(tmp_path / "logs")]
+    two = run(*launch, out="two", ACCELERATE_USE_CPU="true")
+    ranks = {path.parent.name for path in (tmp_path / "logs").rglob("stderr.log")}
+    assert ranks == {"0", "1"}
+    assert pq.read_table(two / "audit.parquet").equals(pq.read_table(one / "audit.parquet"))
+    for name in ("saft_summary.json", "scorer/config.json", "scorer/saft_scorer.safetensors"):
+        assert (two / name).read_bytes() == (one / name).read_bytes()
+    assert load_from_disk(str(two / "kept")).to_list() == load_from_disk(str(one / "kept")).to_list()
+    shards = [{path.name for path in (tmp_path / f"{name}-store").rglob("*.safetensors")} for name in ("one", "two")]
+    assert shards[0] == shards[1]

@@ -1,0 +1,463 @@
+"""Certificates: exact tests by enumeration, the walk's properties, and validity over draws, broken variants caught."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import beta, chi2, hypergeom
+
+from saft_hf.decide import certificate, exact
+from saft_hf.decide.certificate import certify_at, certify_kept
+from saft_hf.decide.exact import share_test, tail, upper_limit
+from saft_hf.decide.fresh import FreshLabels
+from saft_hf.errors import SAFTInputError
+
+DRAWS = 2000
+DELTA = 0.1
+ALPHAS = (0.05, 0.1, 0.25)
+
+
+def ints(*values: int) -> NDArray[np.int64]:
+    return np.array(values, dtype=np.int64)
+
+
+# -- p-values by enumeration ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.smoke
+def test_the_tail_is_what_counting_all_samples_gives() -> None:
+    for size in range(1, 8):
+        for bad, labels in itertools.product(range(size + 1), repeat=2):
+            samples = [sum(row < bad for row in rows) for rows in itertools.combinations(range(size), labels)]
+            for harmful in range(labels + 1):
+                share = sum(found <= harmful for found in samples) / len(samples)
+                assert tail(harmful, labels, bad, size) == pytest.approx(share, abs=1e-12)
+
+
+@pytest.mark.parametrize(("size", "labels", "harmful"), [(3000, 200, 7), (10**7, 1000, 30), (10**7, 50, 0)])
+def test_the_tail_is_exact_in_large_populations(size: int, labels: int, harmful: int) -> None:
+    bad = size // 20 + 1
+    ways = sum(math.comb(bad, i) * math.comb(size - bad, labels - i) for i in range(harmful + 1))
+    assert tail(harmful, labels, bad, size) == pytest.approx(float(Fraction(ways, math.comb(size, labels))), rel=1e-7)
+    assert share_test(bad - 1, ints(size), ints(labels), ints(harmful)) == tail(harmful, labels, bad, size)
+
+
+STRATA = [(ints(9, 7), ints(4, 5)), (ints(12, 6), ints(6, 2)), (ints(5, 4, 6), ints(3, 2, 4)), (ints(8, 5), ints(5, 0))]
+
+
+def outcomes(sizes: NDArray[Any], labels: NDArray[Any], bad: tuple[int, ...]) -> Iterator[tuple[NDArray[Any], float]]:
+    """Every count of harmful labels by stratum, with its chance."""
+    for harmful in itertools.product(*(range(n + 1) for n in labels)):
+        if (chance := float(np.prod(hypergeom.pmf(harmful, sizes, bad, labels)))) > 0:
+            yield np.array(harmful), chance
+
+
+@pytest.mark.parametrize(("sizes", "labels"), STRATA)
+@pytest.mark.parametrize("cells", [200, 3])
+def test_strata_are_valid_for_every_allocation(
+    sizes: NDArray[Any], labels: NDArray[Any], cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exact, "_CELLS", cells)
+    p_value = lru_cache(None)(lambda limit, *harmful: share_test(limit, sizes, labels, np.array(harmful)))
+    for bad in itertools.product(*(range(size + 1) for size in sizes)):
+        if not 0 < sum(bad) <= 8:
+            continue
+        # The null is true at limit = sum - 1 and, with room, below.
+        for limit in {sum(bad) - 1, sum(bad) // 2 - 1}:
+            found = [(p_value(limit, *map(int, harmful)), chance) for harmful, chance in outcomes(sizes, labels, bad)]
+            for u in {p for p, _ in found}:
+                assert sum(chance for p, chance in found if p <= u) <= u + 1e-9
+
+
+@pytest.mark.parametrize(("sizes", "labels"), STRATA[:3])
+def test_strata_take_the_worst_allocation(sizes: NDArray[Any], labels: NDArray[Any]) -> None:
+    for limit, share in itertools.product((1, 3, 6), (0.0, 0.4)):
+        harmful = np.floor(share * labels).astype(int)
+        worst = max(
+            float(np.prod(tail(harmful, labels, bad, sizes)))
+            for bad in itertools.product(*(range(size + 1) for size in sizes))
+            if sum(bad) == limit + 1
+        )
+        expected = chi2.sf(-2 * np.log(worst), 2 * sizes.size) if worst > 0 else 0.0
+        assert share_test(limit, sizes, labels, harmful) == pytest.approx(expected, rel=1e-9)
+
+
+def test_coarse_steps_only_raise_the_p_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, labels, harmful = ints(900, 2100), ints(120, 100), ints(5, 1)
+    fine = share_test(150, sizes, labels, harmful)
+    monkeypatch.setattr(exact, "_CELLS", 30)
+    assert fine < share_test(150, sizes, labels, harmful) < 4 * fine
+
+
+@pytest.mark.parametrize(("sizes", "labels"), [(ints(12), ints(5)), *STRATA[:2]])
+def test_the_limit_covers(sizes: NDArray[Any], labels: NDArray[Any]) -> None:
+    limit = lru_cache(None)(lambda *harmful: upper_limit(DELTA, sizes, labels, np.array(harmful)))
+    for bad in itertools.product(*(range(0, size + 1, 2) for size in sizes)):
+        wrong = sum(chance for x, chance in outcomes(sizes, labels, bad) if limit(*map(int, x)) < sum(bad))
+        assert wrong <= DELTA + 1e-9
+
+
+# -- the walk ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    scores: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    harmful: NDArray[np.bool_]
+    strata: NDArray[np.str_] | None
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    size = draw(st.integers(30, 300))
+    labels = draw(st.integers(0, size))
+    values = rng.normal(size=size).astype(np.float32)
+    if draw(st.booleans()):
+        values = np.round(values)  # ties
+    values[rng.random(size) < draw(st.sampled_from([0, 0.1]))] = np.nan
+    values[0] = 0.0
+    strata = rng.choice(["a", "b"], size, p=[0.7, 0.3]) if draw(st.booleans()) else None
+    rate = draw(st.sampled_from([0.0, 0.02, 0.2])) * (1 + np.sign(np.nan_to_num(values)))
+    return Case(values, rng.permutation(size)[:labels], (rng.random(size) < rate)[: labels or None][:labels], strata)
+
+
+def certify(case: Case, **options: Any) -> certificate.Certificate:
+    given_ = {"alpha": 0.1, "delta": 0.2, "strata": case.strata} | options
+    return certify_kept(case.scores, case.rows, case.harmful, **given_)
+
+
+@pytest.mark.smoke
+@settings(max_examples=60)
+@given(cases(), st.data())
+def test_a_label_turned_benign_never_shrinks_the_certificate(case: Case, data: st.DataObject) -> None:
+    before = certify(case)
+    for row in np.flatnonzero(case.harmful)[:3]:
+        harmful = case.harmful.copy()
+        harmful[row] = False
+        assert certify(replace(case, harmful=harmful)).kept >= before.kept
+    order = data.draw(st.permutations(range(case.rows.size)))
+    assert certify(replace(case, rows=case.rows[order], harmful=case.harmful[order])) == before
+
+
+@settings(max_examples=60)
+@given(cases())
+def test_the_walk_is_over_fixed_nested_sets_and_stops_at_the_first_failure(case: Case) -> None:
+    found = certify(case)
+    scored = case.scores[~np.isnan(case.scores)]
+    # With no harmful label the walk goes furthest: its sets are all there are, whatever the labels.
+    furthest = certify(replace(case, harmful=np.zeros_like(case.harmful)))
+    assert [step.threshold for step in found.steps] == [step.threshold for step in furthest.steps][: len(found.steps)]
+    for step in found.steps:
+        inside = case.scores[case.rows] <= step.threshold
+        assert step.kept == (scored <= step.threshold).sum()
+        assert (step.labels, step.harmful) == (inside.sum(), (inside & case.harmful).sum())
+        assert step.limit == step.kept // 10
+        assert 4 * step.kept >= scored.size
+        if case.strata is None:
+            assert step.p_value == pytest.approx(hypergeom.cdf(step.harmful, step.kept, step.limit + 1, step.labels))
+    assert [step.p_value <= 0.2 for step in found.steps[:-1]] == [True] * (len(found.steps) - 1)
+    assert found.issued == bool(found.steps and found.steps[0].p_value <= 0.2)
+    assert found.kept == max([step.kept for step in found.steps if step.p_value <= 0.2], default=0)
+    assert found.unscored_labels == np.isnan(case.scores[case.rows]).sum()
+    assert json.loads(json.dumps(found.as_dict()))["certified"] == found.as_dict()["certified"]
+
+
+def test_the_grid_does_not_look_at_which_rows_were_drawn() -> None:
+    scores = np.arange(1000)
+    low, spread = np.arange(300), np.arange(0, 900, 3)
+    sets = [
+        [step.threshold for step in certify_kept(scores, rows, np.zeros(300), alpha=0.05).steps]
+        for rows in (low, spread)
+    ]
+    assert sets[0][0] == sets[1][0]
+
+
+def test_all_rows_can_be_certified_and_equal_scores_stay_together() -> None:
+    rows, benign = np.arange(0, 1000, 5), np.zeros(200)
+    assert certify_kept(np.arange(1000), rows, benign, alpha=0.05).kept == 1000
+    tied = certify_kept(np.repeat([1.0, 2.0], [500, 500]), rows, benign, alpha=0.05)
+    assert [step.kept for step in tied.steps] == [500, 1000]
+    assert [step.kept for step in certify_kept(np.zeros(1000), rows, benign, alpha=0.05).steps] == [1000]
+
+
+def test_the_limit_is_counted_in_fractions() -> None:
+    found = certify_kept(np.zeros(100), np.arange(50), np.zeros(50), alpha=0.29)
+    assert found.steps[0].limit == 29  # 0.29 * 100 is 28.999... in floating point
+
+
+def test_errored_rows_that_are_kept_count_as_harmful() -> None:
+    args = (np.arange(1000), np.arange(0, 1000, 2), np.zeros(500))
+    some, many = (certify_kept(*args, alpha=0.05, errored_kept=errored) for errored in (20, 60))
+    assert some.issued
+    assert [step.limit for step in some.steps] == [(step.kept + 20) * 5 // 100 - 20 for step in some.steps]
+    assert not many.issued
+    assert many.labels_needed is None
+    assert "no number of labels" in many.says()
+    plain, errored = (certify_at(*args, 499.0, errored_kept=n) for n in (0, 20))
+    assert errored.most_harmful == plain.most_harmful + 20
+    assert errored.share == errored.most_harmful / 520
+
+
+def test_excluded_rows_are_no_part_of_the_statement() -> None:
+    scores = np.arange(1000.0)
+    used = np.arange(0, 1000, 4)
+    fresh = np.arange(1, 1000, 4)
+    found = certify_kept(scores, fresh, fresh > 800, alpha=0.1, excluded=used)
+    scores[used] = np.nan
+    assert found == certify_kept(scores, fresh, fresh > 800, alpha=0.1)
+    assert found.population == 750
+
+
+def test_too_few_labels_says_about_how_many() -> None:
+    rows = np.arange(0, 3000, 60)
+    found = certify_kept(np.arange(3000), rows, np.zeros(50), alpha=0.02)
+    need = found.labels_needed
+    assert not found.issued
+    assert need is not None
+    assert hypergeom.cdf(0, 3000, 61, need) <= DELTA < hypergeom.cdf(0, 3000, 61, int(0.97 * need))
+    assert f"About {need - 50} more labels" in found.says()
+    # The lowest scores are the most harmful here, and 4 % over all.
+    hopeless = certify_kept(np.arange(3000), rows, rows < 120, alpha=0.02)
+    assert not hopeless.issued
+    assert hopeless.labels_needed is None
+
+
+def test_more_labels_at_the_rate_seen_do_certify() -> None:
+    rows = np.arange(0, 3000, 30)
+    found = certify_kept(np.arange(3000), rows, rows % 1500 == 0, alpha=0.05)  # 2 of 100
+    assert not found.issued
+    need = found.labels_needed
+    assert need is not None
+    assert 100 < need < 400
+    more = np.random.default_rng(0).permutation(3000)[: 2 * need]
+    assert certify_kept(np.arange(3000), more, np.arange(2 * need) % 50 == 0, alpha=0.05).issued
+
+
+def test_words_name_the_figures_and_what_is_not_bounded() -> None:
+    rows = np.arange(0, 1000, 5)
+    found = certify_kept(np.arange(1000), rows, rows > 800, alpha=0.05, errored_kept=1)
+    said = found.says()
+    for part in (
+        "90%",
+        "5.00%",
+        f"{found.kept} rows",
+        "1 row without",
+        "200 fresh labels (39 harmful)",
+        "says nothing",
+    ):
+        assert part in said
+    strata = certify_kept(np.arange(1000), rows, rows > 800, alpha=0.05, strata=np.arange(1000) % 2)
+    assert "in 2 strata" in strata.says()
+    bound = certify_at(np.arange(1000), rows, rows > 800, 500.0)
+    assert f"{bound.share:.2%} of the 501 rows" in bound.says()
+    assert json.loads(json.dumps(bound.as_dict()))["share"] == bound.share
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"rows": [1, 1]}, "more than once"),
+        ({"rows": [1, 9]}, "between 0 and 8"),
+        ({"rows": [-1, 2]}, "between 0 and 8"),
+        ({"rows": [True, False]}, "row numbers"),
+        ({"rows": [0.0, 1.0]}, "row numbers"),
+        ({"harmful": [True]}, "one label for each of 2"),
+        ({"harmful": [0, 2]}, "True or False"),
+        ({"excluded": [1, 5]}, r"used for fitting too \(rows 1\)"),
+        ({"excluded": [9]}, "excluded must lie"),
+        ({"alpha": 0.0}, "alpha must be"),
+        ({"alpha": 5}, "alpha must be"),
+        ({"delta": 1.0}, "delta must be"),
+        ({"delta": float("nan")}, "delta must be"),
+        ({"errored_kept": -1}, "errored_kept"),
+        ({"strata": ["a"]}, "one value for each of 9"),
+        ({"scores": np.full(9, np.nan)}, "no row is left"),
+        ({"scores": np.zeros((9, 1))}, "one number a row"),
+    ],
+)
+def test_wrong_input_is_refused(change: dict[str, Any], match: str) -> None:
+    given_: dict[str, Any] = {"scores": np.arange(9.0), "rows": [1, 2], "harmful": [False, True], "alpha": 0.1} | change
+    scores, rows, harmful = (given_.pop(name) for name in ("scores", "rows", "harmful"))
+    with pytest.raises(SAFTInputError, match=match):
+        certify_kept(scores, rows, harmful, **given_)
+
+
+def test_a_threshold_that_keeps_nothing_has_no_bound() -> None:
+    with pytest.raises(SAFTInputError, match="no scored row is kept"):
+        certify_at(np.arange(9.0), [1, 2], [False, True], -1.0)
+
+
+# -- validity over draws -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same few tails come up in every draw; what is advised where nothing is issued is of no interest here."""
+    one = lru_cache(None)(lambda *of: exact.hypergeom.cdf(*of))
+    monkeypatch.setattr(exact, "log_falls", lru_cache(None)(exact.log_falls))
+    plain = exact.tail
+    monkeypatch.setattr(
+        exact, "tail", lambda x, n, h, size: plain(x, n, h, size) if np.ndim(h) else one(int(x), int(size), h, int(n))
+    )
+    monkeypatch.setattr(certificate, "_labels_needed", lambda *_: None)
+    monkeypatch.setattr(certificate, "STEPS", 20)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Rows in order of score, with the truth, and how many of each stratum are labelled."""
+
+    bad: NDArray[np.bool_]
+    labels: tuple[int, ...]
+    strata: NDArray[np.int64]
+    used: NDArray[np.int64]
+
+    def draw(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        free = np.setdiff1d(np.arange(self.bad.size), self.used)
+        drawn = [rng.permutation(free[self.strata[free] == g])[:n] for g, n in enumerate(self.labels)]
+        return np.concatenate(drawn)
+
+
+SIZE = 400
+LABELS = {0.05: 160, 0.1: 120, 0.25: 70}
+STRATA_SIZE = 1000
+STRATA_LABELS = (250, 250)
+
+
+def pool(kind: str, alpha: float, stratified: bool, used: int = 0) -> Pool:
+    """`first` and `middle` are at the boundary: from a set on, all have exactly floor(alpha N_j) + 1 harmful rows."""
+    size = STRATA_SIZE if stratified else SIZE
+    rows = np.arange(1, size + 1)
+    if kind == "real":
+        rng = np.random.default_rng(1)
+        harmful = np.arange(size) < 1.5 * alpha * size
+        bad = harmful[np.argsort(rng.normal(size=size) + 2.0 * harmful)]
+    else:
+        left = np.floor(alpha * rows + 1e-9).astype(int) + 1
+        if kind == "middle":  # all those of the first boundary set at its end
+            start = size * 11 // 20
+            left = np.where(rows < start, np.maximum(rows - (start - left[start - 1]), 0), left)
+        bad = np.diff(left, prepend=0) > 0
+    if stratified:
+        return Pool(bad, STRATA_LABELS, np.random.default_rng(2).integers(0, 2, size), ints())
+    # Rows labelled for fitting: benign ones, spread over the scores.
+    at = np.linspace(0, size, used).astype(int)
+    bad = np.insert(bad, at, False)
+    return Pool(bad, (LABELS[alpha],), np.zeros(bad.size, np.int64), at + np.arange(used))
+
+
+Procedure = Callable[[Pool, NDArray[np.int64], float], tuple[NDArray[np.float64], float | None]]
+
+
+def honest(on: Pool, drawn: NDArray[np.int64], alpha: float) -> tuple[NDArray[np.float64], float | None]:
+    """Scores, and the certified threshold or None."""
+    scores = np.arange(on.bad.size, dtype=np.float64)
+    strata = on.strata if len(on.labels) > 1 else None
+    found = certify_kept(scores, drawn, on.bad[drawn], alpha=alpha, delta=DELTA, excluded=on.used, strata=strata)
+    return scores, found.threshold
+
+
+def largest_passing(on: Pool, drawn: NDArray[np.int64], alpha: float) -> tuple[NDArray[np.float64], float | None]:
+    scores = np.arange(on.bad.size, dtype=np.float64)
+    sample = FreshLabels.of(scores, drawn, on.bad[drawn])
+    thresholds = certificate._grid(sample.scores)
+    counts = sample.at(thresholds)
+    tests = zip(certificate._limits(alpha, counts, 0), counts.sizes, counts.labels, counts.harmful, strict=True)
+    passing = [float(thresholds[j]) for j, test in enumerate(tests) if share_test(*test) <= DELTA]
+    return scores, max(passing, default=None)
+
+
+def fit_labels_reused(on: Pool, drawn: NDArray[np.int64], alpha: float) -> tuple[NDArray[np.float64], float | None]:
+    """A scorer that learned its labels by heart, certified on them."""
+    scores = np.arange(on.bad.size, dtype=np.float64)
+    scores[drawn[on.bad[drawn]]] += on.bad.size  # learned by heart: they are all removed
+    return scores, certify_kept(scores, drawn, on.bad[drawn], alpha=alpha, delta=DELTA).threshold
+
+
+def before_exclusions(on: Pool, drawn: NDArray[np.int64], alpha: float) -> tuple[NDArray[np.float64], float | None]:
+    """The limit is alpha of the sets as they were with the rows labelled for fitting."""
+    scores = np.arange(on.bad.size, dtype=np.float64)
+    sample = FreshLabels.of(scores, drawn, on.bad[drawn], on.used)
+    thresholds = certificate._grid(sample.scores)
+    counts = sample.at(thresholds)
+    limits = certificate._limits(alpha, FreshLabels.of(scores, drawn, on.bad[drawn]).at(thresholds), 0)
+    threshold = None
+    for j in range(certificate._start(counts, limits, DELTA), thresholds.size):
+        if share_test(limits[j], counts.sizes[j], counts.labels[j], counts.harmful[j]) > DELTA:
+            break
+        threshold = float(thresholds[j])
+    return scores, threshold
+
+
+def false_draws(procedure: Procedure, on: Pool, alpha: float) -> tuple[int, int]:
+    """In how many draws a certificate is issued, and in how many it is issued and false."""
+    rng = np.random.default_rng(0)
+    issued = false = 0
+    population = np.ones(on.bad.size, bool)
+    population[on.used] = False
+    for _ in range(DRAWS):
+        scores, threshold = procedure(on, on.draw(rng), alpha)
+        if threshold is None:
+            continue
+        issued += 1
+        kept = population & (scores <= threshold)
+        false += Fraction(int(on.bad[kept].sum()), int(kept.sum())) > Fraction(str(alpha))
+    return issued, false
+
+
+def upper_95(false: int) -> float:
+    return float(beta.ppf(0.95, false + 1, DRAWS - false))
+
+
+def lower_95(false: int) -> float:
+    return float(beta.ppf(0.05, false, DRAWS - false + 1))
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("stratified", [False, True], ids=["iid", "stratified"])
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_certificates_are_false_in_at_most_delta_of_the_draws(alpha: float, stratified: bool) -> None:
+    found = {kind: false_draws(honest, pool(kind, alpha, stratified), alpha) for kind in ("first", "middle", "real")}
+    assert {kind: false for kind, (_, false) in found.items() if upper_95(false) > 1.2 * DELTA} == {}
+    # A certificate that is hardly ever issued would pass too. The test over strata is the more careful one.
+    least = {0.05: 0.15, 0.1: 0.2, 0.25: 0.35}[alpha] if stratified else 1 / 3
+    assert max(found[kind][1] for kind in ("first", "middle")) >= least * DELTA * DRAWS, found
+    assert found["real"][0] >= DRAWS / 2, found
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("broken", [largest_passing, fit_labels_reused, before_exclusions])
+def test_broken_variants_are_caught(broken: Procedure) -> None:
+    on = pool("first", 0.1, stratified=False, used=150 if broken is before_exclusions else 0)
+    if broken is fit_labels_reused:  # 20 % harmful
+        on = replace(on, bad=np.arange(SIZE) % 5 == 0)
+    assert upper_95(false_draws(honest, on, 0.1)[1]) <= 1.2 * DELTA
+    assert lower_95(false_draws(broken, on, 0.1)[1]) > DELTA
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("stratified", [False, True], ids=["iid", "stratified"])
+def test_the_bound_at_a_threshold_is_false_in_at_most_delta_of_the_draws(stratified: bool) -> None:
+    on, rng = pool("first", 0.1, stratified), np.random.default_rng(0)
+    scores = np.arange(on.bad.size)
+    strata = on.strata if stratified else None
+    truth, false = int(on.bad[:300].sum()), 0
+    for _ in range(DRAWS // 2):
+        drawn = on.draw(rng)
+        false += certify_at(scores, drawn, on.bad[drawn], 299.0, delta=DELTA, strata=strata).most_harmful < truth
+    assert 2 * false >= DRAWS * DELTA / (10 if stratified else 3)
+    assert upper_95(2 * false) <= 1.2 * DELTA

@@ -1,0 +1,170 @@
+"""Labels: what is refused, what is the same, and what remains where they cannot decide."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset, concatenate_datasets
+
+from saft_hf import SAFTScorer
+from saft_hf.errors import SAFTInputError, SAFTUndecidedError
+from saft_hf.scorer.fitting import Aim, choose
+
+
+@pytest.fixture(scope="module")
+def pool(demo_pool: Dataset) -> Dataset:
+    return demo_pool.select(range(120))
+
+
+@pytest.fixture(scope="module")
+def labelled(pool: Dataset) -> Dataset:
+    return pool.shuffle(seed=1).select(range(60))
+
+
+@pytest.fixture
+def new_scorer(demo_model: str, store_dir: Path) -> Any:
+    return lambda **options: SAFTScorer(demo_model, **{"layer": 2, "cache_dir": store_dir, **options})
+
+
+def relabel(rows: Dataset, name: str, values: list[Any]) -> Dataset:
+    return rows.remove_columns("is_safe").add_column(name, values)
+
+
+def null_first(rows: Dataset) -> Dataset:
+    return relabel(rows, "is_safe", [None, *rows["is_safe"][1:]])
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (null_first, {}, "1 null label"),
+        (lambda rows: relabel(rows, "verdict", rows["is_safe"][:]), {}, "one label column was expected.*verdict"),
+        (
+            lambda rows: relabel(rows, "verdict", rows["is_safe"][:]),
+            {"label_column": "verdict"},
+            "'verdict' does not tell which value is harmful.*harmful_value",
+        ),
+        (lambda rows: rows, {"label_column": "nope"}, r"'nope' is not in.*is_safe"),
+        (lambda rows: rows.add_column("harmful", [0] * len(rows)), {}, "several"),
+        (lambda rows: relabel(rows, "is_safe", ["yes"] * len(rows)), {}, "booleans or 0 and 1"),
+        (lambda rows: relabel(rows, "is_safe", [0.5] * len(rows)), {}, "booleans, integers or strings"),
+        (lambda rows: rows, {"label_column": "category", "harmful_value": "nothing like it"}, "'nothing like it'"),
+        (lambda rows: rows.select([]), {}, "no row"),
+        (lambda rows: rows, {"label_sampling": "other"}, "label_sampling='other'.*expected_share"),
+        (lambda rows: rows, {"label_sampling": "random"}, "'uniform' or 'other', not 'random'"),
+        (lambda rows: rows, {"on_refusal": "ignore"}, "'raise' or 'keep', not 'ignore'"),
+    ],
+)
+def test_labels_that_cannot_serve_are_refused(
+    new_scorer: Any, pool: Dataset, labelled: Dataset, change: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SAFTInputError, match=message):
+        new_scorer().fit(pool, change(labelled), **options)
+
+
+def test_every_way_to_say_the_same_labels_gives_the_same_scorer(
+    new_scorer: Any, pool: Dataset, labelled: Dataset
+) -> None:
+    safe = np.asarray(labelled["is_safe"])
+    first = new_scorer().fit(pool, labelled)
+    others = [
+        new_scorer().fit(pool, relabel(labelled, "unsafe", (~safe).astype(int).tolist())),
+        new_scorer().fit(
+            pool,
+            relabel(labelled, "verdict", np.where(safe, "fine", "bad").tolist()),
+            label_column="verdict",
+            harmful_value="bad",
+        ),
+    ]
+    for other in others:
+        assert (other.k_, other.threshold_) == (first.k_, first.threshold_)
+        assert other.summary_["labels"]["says"] == first.summary_["labels"]["says"]
+    flipped = new_scorer().fit(pool, relabel(labelled, "is_safe", (~safe).tolist()))
+    assert flipped.summary_["labels"]["harmful"] == safe.sum() != (~safe).sum()
+
+
+def test_labelled_rows_need_not_be_in_the_pool(new_scorer: Any, demo_pool: Dataset) -> None:
+    pool, foreign = demo_pool.select(range(200)), demo_pool.select(range(200, 300))
+    labelled = concatenate_datasets([foreign, pool.select(range(20))])
+    scorer = new_scorer().fit(pool, labelled)
+    flag = np.asarray(scorer.score_dataset(labelled)["saft_score"]) > scorer.threshold_
+    harmful = ~np.asarray(labelled["is_safe"])
+    assert scorer.summary_["f1"] == pytest.approx(2 * (flag & harmful).sum() / (flag.sum() + harmful.sum()))
+    assert 0 < flag[:100].sum() < 100
+
+
+def test_labelled_rows_without_a_score_are_left_out_aloud(
+    new_scorer: Any, pool: Dataset, labelled: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = labelled.select(range(3)).map(lambda row: {"messages": row["messages"][:1], "is_safe": False})
+    with caplog.at_level(logging.WARNING):
+        more = new_scorer().fit(pool, concatenate_datasets([labelled, broken]))
+    assert "3 of 63 labelled rows have no score" in caplog.text
+    assert "no_response" in caplog.text
+    assert more.threshold_ == new_scorer().fit(pool, labelled).threshold_
+
+
+@pytest.mark.parametrize("harmful", [True, False])
+def test_one_class_only_withholds_decisions_and_not_scores(
+    new_scorer: Any, pool: Dataset, labelled: Dataset, harmful: bool
+) -> None:
+    one_class = relabel(labelled, "harmful", [harmful] * len(labelled))
+    expected = new_scorer(k=1).fit(pool).score_dataset(pool)["saft_score"][:]
+    scorer = new_scorer()
+    with pytest.raises(SAFTUndecidedError, match=r"of 60 labelled rows .*both classes.*on_refusal='keep'"):
+        scorer.fit(pool, one_class)
+    assert scorer.score_dataset(pool)["saft_score"][:] == expected
+    assert pool.map(scorer, batched=True, load_from_cache_file=False)["saft_score"][:] == expected
+    with pytest.raises(SAFTUndecidedError, match=r"no row can be removed: .*both classes"):
+        scorer.filter(pool)
+
+    keeper = new_scorer().fit(pool, one_class, on_refusal="keep")
+    result = keeper.filter(pool)
+    assert keeper.threshold_ is None
+    assert "both classes" in keeper.summary_["refusal"]
+    assert result.train_rows() is pool
+    assert result.kept_indices.tolist() == list(range(len(pool)))
+    assert set(result.decisions.reasons) == {"no_decision"}
+
+
+def test_labels_that_the_score_does_not_see_are_a_refusal(new_scorer: Any, pool: Dataset) -> None:
+    plain = new_scorer(k=1).fit(pool)
+    scores = np.asarray(plain.score_dataset(pool)["saft_score"])
+    order = np.argsort(scores)
+    # The one harmful row has the lowest score of all: no threshold can flag it.
+    marked = pool.select(order[:20]).remove_columns("is_safe").add_column("harmful", [True] + [False] * 19)
+    scorer = new_scorer(k=1)
+    with pytest.raises(SAFTUndecidedError, match="does not see them"):
+        scorer.fit(pool, marked)
+    assert scorer.threshold_ is None
+    assert np.array_equal(scorer.score_dataset(pool)["saft_score"], scores)
+
+
+def test_a_threshold_that_flags_no_row_of_the_pool_is_a_refusal() -> None:
+    # The best cut lies at the pool's largest score: it parts the labels, which come from elsewhere, and not the pool.
+    aim = Aim((1,), None, None, np.asarray([False, True]), "harmful", uniform=True)
+    pool = np.linspace(0, 1, 50, dtype=np.float32)[:, None]
+    found = choose(aim, pool, np.asarray([[1.0], [7.0]], np.float32))
+    assert found.figures["f1"] == 1.0
+    assert found.refusal is not None
+    assert "removes no row, although 1 of them are harmful" in found.refusal
+
+
+def test_labels_drawn_otherwise_do_where_a_share_or_threshold_decides(
+    new_scorer: Any, pool: Dataset, labelled: Dataset
+) -> None:
+    shared = new_scorer(expected_share=0.25).fit(pool, labelled, label_sampling="other")
+    given = new_scorer(threshold=0.3).fit(pool, labelled, label_sampling="other")
+    assert shared.threshold_ == new_scorer(expected_share=0.25).fit(pool).threshold_
+    assert given.threshold_ == 0.3
+
+
+def test_without_labels_share_and_threshold_there_is_no_decision(new_scorer: Any, pool: Dataset) -> None:
+    scorer = new_scorer().fit(pool)
+    assert scorer.summary_["threshold_from"] == "none"
+    with pytest.raises(SAFTUndecidedError, match="no labels, no `threshold` and no `expected_share`"):
+        scorer.filter(pool)

@@ -1,0 +1,195 @@
+"""A fitted scorer on disk, in a pickle and in a hash: small, whole, the same everywhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from datasets.fingerprint import Hasher
+from safetensors.numpy import load_file
+from scorer_kit import demo_causal_lm
+
+from saft_hf import SAFTScorer
+from saft_hf.errors import SAFTArtifactError, SAFTInputError
+
+TOKEN = "hf_notARealTokenOnlyForThisTest"
+
+
+@pytest.fixture
+def saved(scorer: SAFTScorer, tmp_path: Path) -> Path:
+    scorer.save_pretrained(tmp_path / "scorer")
+    return tmp_path / "scorer"
+
+
+@pytest.mark.smoke
+def test_a_loaded_scorer_is_the_saved_one(scorer: SAFTScorer, saved: Path, demo_pool: Dataset, tmp_path: Path) -> None:
+    loaded = SAFTScorer.from_pretrained(saved, cache_dir=tmp_path / "empty-store")
+    for name in ("layers_", "readouts_", "method_", "k_", "threshold_", "summary_"):
+        assert getattr(loaded, name) == getattr(scorer, name), name
+    ours, theirs = loaded.score_dataset(demo_pool), scorer.score_dataset(demo_pool)
+    assert ours["saft_score"][:] == theirs["saft_score"][:]
+    assert ours["saft_status"][:] == theirs["saft_status"][:]
+    assert loaded.filter(demo_pool).removed_indices.tolist() == scorer.filter(demo_pool).removed_indices.tolist()
+
+
+def test_the_same_scorer_is_saved_as_the_same_bytes(scorer: SAFTScorer, saved: Path, tmp_path: Path) -> None:
+    SAFTScorer.from_pretrained(saved).save_pretrained(tmp_path / "again")
+    scorer.save_pretrained(tmp_path / "over")
+    scorer.save_pretrained(tmp_path / "over")
+    names = sorted(path.name for path in saved.iterdir())
+    assert names == ["README.md", "config.json", "saft_scorer.safetensors"]
+    for other in ("again", "over"):
+        assert sorted(path.name for path in (tmp_path / other).iterdir()) == names
+        for name in names:
+            assert (tmp_path / other / name).read_bytes() == (saved / name).read_bytes(), (other, name)
+
+
+def test_the_card_says_what_the_scorer_is_and_not_where_it_was_made(
+    scorer: SAFTScorer, saved: Path, demo_model: str, demo_pool: Dataset
+) -> None:
+    card = (saved / "README.md").read_text()
+    assert "library_name: saft_hf" in card
+    assert f"{scorer.summary_['labels']['harmful']} of 100 labelled rows are harmful" in card
+    assert "sees **only the prompt**" in card
+    assert demo_model not in card
+    text = card + (saved / "config.json").read_text()
+    assert not [row for row in demo_pool if row["messages"][-1]["content"] in text]
+
+
+def test_an_unfitted_scorer_is_not_saved(demo_model: str, tmp_path: Path) -> None:
+    with pytest.raises(SAFTInputError, match="not fitted"):
+        SAFTScorer(demo_model).save_pretrained(tmp_path / "scorer")
+    assert list(tmp_path.iterdir()) == []
+
+
+def change_config(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        change(config)
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return apply
+
+
+def change_bytes(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(change((folder / name).read_bytes())) and None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        change_bytes("saft_scorer.safetensors", lambda raw: raw[:-9]),
+        change_bytes("saft_scorer.safetensors", lambda raw: raw[:-9] + bytes(9)),
+        change_bytes("saft_scorer.safetensors", lambda raw: b""),
+        change_bytes("config.json", lambda raw: raw[: len(raw) // 2]),
+        change_bytes("config.json", lambda raw: b"\x80\x04N."),  # a pickle
+        lambda folder: (folder / "saft_scorer.safetensors").unlink(),
+        lambda folder: (folder / "config.json").unlink(),
+        change_config(lambda config: config.update(format_version=2)),
+        change_config(lambda config: config.update(auto_map={"x": "y"})),
+        # Inside `scorer` are the fields of the scorer, and inside that its options.
+        change_config(lambda config: config["scorer"].pop("threshold")),
+        change_config(lambda config: config["scorer"].pop("scorer")),
+        change_config(lambda config: config["scorer"]["scorer"].update(trust_remote_code=True)),
+        change_config(lambda config: config["scorer"]["scorer"].update(token="hf_stolen")),
+        change_config(lambda config: config["scorer"]["scorer"].update(cache_dir="/etc")),
+        change_config(lambda config: config["scorer"]["scorer"].pop("layer")),
+        change_config(lambda config: config["scorer"]["scorer"]["render"].update(max_length=-3)),
+        change_config(lambda config: config["scorer"]["scorer"]["render"].update(code="x")),
+        change_config(lambda config: config["scorer"].update(readout="response_middle")),
+        change_config(lambda config: config["scorer"].update(subspace=[])),
+        change_config(lambda config: config["scorer"].update(k=0)),
+        change_config(lambda config: config["scorer"].update(k=10**6)),
+        change_config(lambda config: config["scorer"].update(k="4")),
+        change_config(lambda config: config["scorer"].update(threshold="high")),
+        change_config(lambda config: config["scorer"].update(layer=10**6)),
+        change_config(lambda config: config["scorer"].update(model={"a": 1})),
+        change_config(lambda config: config["scorer"].update(plan_digest="../../../../etc")),
+        change_config(lambda config: config["scorer"].update(token_budget=-1)),
+        change_config(lambda config: config["scorer"].update(summary="none")),
+    ],
+)
+def test_damaged_and_hostile_files_are_refused(saved: Path, damage: Callable[[Path], None]) -> None:
+    SAFTScorer.from_pretrained(saved)
+    damage(saved)
+    with pytest.raises(SAFTArtifactError):
+        SAFTScorer.from_pretrained(saved)
+
+
+def test_nothing_that_belongs_to_a_person_or_machine_is_kept(
+    demo_model: str, demo_pool: Dataset, store_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        scorer = SAFTScorer(
+            demo_model, layer=2, k=1, threshold=0.3, token=TOKEN, trust_remote_code=True, cache_dir=store_dir
+        ).fit(demo_pool.select(range(30)))
+        scorer.save_pretrained(tmp_path / "scorer")
+        scorer.filter(demo_pool.select(range(30))).save(tmp_path / "result")
+        SAFTScorer.from_pretrained(tmp_path / "scorer", token=TOKEN)
+    for file in [*tmp_path.rglob("*"), *store_dir.rglob("*")]:
+        if file.is_file():
+            content = file.read_bytes()
+            assert TOKEN.encode() not in content, file
+            assert b"trust_remote_code" not in content, file
+            assert str(store_dir).encode() not in content, file
+    assert TOKEN not in caplog.text
+    assert TOKEN not in repr(scorer) + str(scorer) + repr(scorer.summary_)
+    assert SAFTScorer.from_pretrained(tmp_path / "scorer").trust_remote_code is False
+
+
+def test_a_pickle_is_small_and_holds_no_model(scorer: SAFTScorer, demo_pool: Dataset, tmp_path: Path) -> None:
+    scorer(demo_pool[:3])  # so that the tokenizer and the reader are there, too
+    by_object = SAFTScorer(demo_causal_lm(), layer=2, k=1, cache_dir=tmp_path).fit(demo_pool.select(range(40)))
+    for each in (scorer, by_object):
+        raw = pickle.dumps(each)
+        assert len(raw) < 200_000
+        assert b"torch" not in raw.replace(b"saft_hf", b"").replace(b"torch_dtype", b"")
+        copy = pickle.loads(raw)
+        some = demo_pool[:20]
+        assert copy(some)["saft_score"].tolist() == each(some)["saft_score"].tolist()
+        assert pickle.dumps(copy) == raw
+
+
+_HASH = """
+import sys
+from datasets import load_dataset
+from datasets.fingerprint import Hasher
+from saft_hf import SAFTScorer
+from saft_hf.demo import demo_folder, demo_rows_path
+saved, store, cache = sys.argv[1:]
+pool = load_dataset("json", data_files=str(demo_rows_path()), split="train", cache_dir=cache)
+fitted = SAFTScorer(str(demo_folder()), layer=2, cache_dir=store).fit(pool, pool.shuffle(seed=0).select(range(100)))
+print(Hasher.hash(fitted), Hasher.hash(SAFTScorer.from_pretrained(saved, cache_dir=store)))
+"""
+
+
+@pytest.mark.timeout(120)
+def test_the_hash_is_the_same_in_every_process_and_another_for_another_scorer(
+    scorer: SAFTScorer, saved: Path, demo_model: str, demo_pool: Dataset, store_dir: Path, tmp_path: Path
+) -> None:
+    mine = Hasher.hash(scorer)
+    scorer(demo_pool[:3])
+    assert Hasher.hash(scorer) == mine
+    loaded = Hasher.hash(SAFTScorer.from_pretrained(saved, cache_dir=store_dir))
+    command = [sys.executable, "-c", _HASH, str(saved), str(store_dir), str(tmp_path)]
+    there = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+    assert there.stdout.split() == [mine, loaded]
+    other = SAFTScorer(demo_model, layer=2, k=1, cache_dir=store_dir).fit(demo_pool)
+    assert Hasher.hash(other) != mine
+
+
+def test_the_tensors_are_the_learned_ones(scorer: SAFTScorer, saved: Path) -> None:
+    tensors = load_file(saved / "saft_scorer.safetensors")
+    assert scorer.fitted_ is not None
+    assert np.array_equal(tensors["directions"], scorer.fitted_.subspace.directions)
+    assert np.array_equal(tensors["mean"], scorer.fitted_.subspace.mean)
+    assert np.abs(tensors["directions"] @ tensors["directions"].T - np.eye(len(tensors["directions"]))).max() < 1e-12
