@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
@@ -19,6 +20,8 @@ from saft_hf.result import FilterResult
 from saft_hf.scorer import fitting, inputs
 from saft_hf.scorer.base import ScorerBase
 from saft_hf.scorer.fitted import Fitted
+
+logger = logging.getLogger(__name__)
 
 SCORE, STATUS = "saft_score", "saft_status"
 
@@ -102,6 +105,8 @@ class SAFTScorer(ScorerBase):
             raise SAFTInputError(f"`readout` must be one of {[r.value for r in Readout]}, not {self.readout!r}.")
         if self.threshold is not None and not np.isfinite(self.threshold):
             raise SAFTInputError(f"`threshold` must be a finite number, not {self.threshold}.")
+        if self.expected_share is not None and not 0 < self.expected_share < 1:
+            raise SAFTInputError(f"`expected_share` must lie between 0 and 1, not {self.expected_share}.")
         if on_refusal not in ("raise", "keep"):
             raise SAFTInputError(f"`on_refusal` must be 'raise' or 'keep', not {on_refusal!r}.")
         if label_sampling not in ("uniform", "other"):
@@ -258,6 +263,22 @@ class SAFTScorer(ScorerBase):
                 "`on_refusal='keep'` to keep every row."
             )
         scores, statuses = self._scores(dataset)
-        decisions = decide(scores, statuses, fitted.threshold, on_error=on_error)
+        threshold, refusal = fitted.threshold, fitted.refusal
+        decisions = decide(scores, statuses, threshold, on_error=on_error)
+        if keep and threshold is not None and len(decisions.kept) == 0:
+            threshold, refusal = None, f"the threshold {threshold:.6g} would keep none of {len(dataset)} rows"
+            logger.warning("Every row is kept: %s.", refusal)
+            decisions = decide(scores, statuses, None, on_error=on_error)
         check_outcome(decisions, allow_extreme=keep)
-        return FilterResult(dataset, scores, statuses, decisions, self.summary_)
+        summary = {
+            **self.summary_,
+            "model": fitted.model,
+            "method": fitted.method,
+            "layer": fitted.layer,
+            "readout": fitted.readout.value,
+            "k": fitted.k,
+            "threshold": threshold,
+            "filtered": threshold is not None,
+            "refusal": refusal,
+        }
+        return FilterResult(dataset, scores, statuses, decisions, summary)

@@ -19,7 +19,7 @@ from scorer_kit import Forwards
 from saft_hf import FilterResult, SAFTScorer
 from saft_hf.decide.audit import row_digest
 from saft_hf.embed.store import Store
-from saft_hf.errors import SAFTInputError
+from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 
 
 @pytest.fixture(scope="module")
@@ -118,15 +118,19 @@ def test_an_unknown_format_is_refused_before_anything_is_written(result: FilterR
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_result_that_keeps_no_row_can_be_saved(
+def test_where_nothing_would_be_kept_every_row_is_and_the_summary_says_so(
     demo_model: str, demo_pool: Dataset, store_dir: Path, tmp_path: Path
 ) -> None:
     pool = demo_pool.select(range(30))
     options = {"layer": 2, "k": 1, "threshold": -1.0, "cache_dir": store_dir}
-    none = SAFTScorer(demo_model, **options).fit(pool, on_refusal="keep").filter(pool)
-    none.save(tmp_path, file_format="parquet")
-    assert json.loads((tmp_path / "saft_summary.json").read_text())["removed"] == 30
-    assert pq.read_table(tmp_path / "kept.parquet").num_rows == 0
+    scorer = SAFTScorer(demo_model, **options).fit(pool, on_refusal="keep")
+    with pytest.raises(SAFTUndecidedError, match="nothing is kept"):
+        scorer.filter(pool, on_refusal="raise")
+    scorer.filter(pool).save(tmp_path, file_format="parquet")
+    summary = json.loads((tmp_path / "saft_summary.json").read_text())
+    assert (summary["filtered"], summary["removed"], summary["kept"]) == (False, 0, 30)
+    assert "would keep none of 30 rows" in summary["refusal"]
+    assert pq.read_table(tmp_path / "kept.parquet").num_rows == 30
 
 
 def contents(folder: Path) -> dict[str, bytes]:
