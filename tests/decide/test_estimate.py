@@ -114,13 +114,11 @@ def test_good_scores_shorten_the_interval() -> None:
     assert prediction_powered(np.exp(5 * scores), rows, harmful[rows]) == helped
 
 
-@pytest.mark.parametrize(
-    ("share", "shift", "labels"), [(0.05, 2.5, 100), (0.2, 2.5, 200), (0.2, 0.3, 60), (0.1, 6.0, 100)]
-)
+@pytest.mark.parametrize(("share", "shift", "labels"), [(0.05, 2.5, 100), (0.2, 0.3, 60), (0.1, 6.0, 100)])
 def test_prediction_powered_intervals_cover(share: float, shift: float, labels: int) -> None:
     scores, harmful = noisy_pool(share, shift)
     rng = np.random.default_rng(3)
-    draws = 150
+    draws = 120
     found = []
     for _ in range(draws):
         rows = rng.permutation(SIZE)[:labels]

@@ -1,0 +1,160 @@
+"""Thresholds for an aim: held in expectation, steady over label draws, honest where labels are too few."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saft_hf.decide import calibrate_published, flagged, threshold_for_share
+from saft_hf.decide.aims import AimedThreshold, Goal, ThresholdAim, threshold_for_aim
+from saft_hf.errors import SAFTInputError, SAFTUndecidedError
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def world(seed: int, n: int = 20_000, share: float = 0.25) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    harmful = rng.random(n) < share
+    return rng.standard_normal(n) ** 3 + 4.0 * harmful, harmful
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("text", ["benign_loss=0.05", "benign_loss=0.2", "recall=0.9", "recall=0.6"])
+def test_the_share_is_held_on_average_over_label_draws(text: str) -> None:
+    aim = ThresholdAim.parse(text)
+    scores, harmful = world(0)
+    lost, found, told = [], [], []
+    for seed in range(400):
+        rows = np.random.default_rng(seed).choice(scores.size, 100, replace=False)
+        got = threshold_for_aim(aim, scores[rows], harmful[rows], scores)
+        cut = flagged(scores, got.threshold)
+        lost.append(cut[~harmful].mean())
+        found.append(cut[harmful].mean())
+        told.append((got.benign_loss, got.recall))
+        assert got.attainable
+    held = lost if aim.goal is Goal.BENIGN_LOSS else found
+    assert aim.value is not None
+    assert abs(np.mean(held) - aim.value) < 4 * np.std(held) / 20
+    # What is told about either class is true on average too.
+    np.testing.assert_allclose(np.mean(told, axis=0), [np.mean(lost), np.mean(found)], atol=0.02)
+
+
+def test_f1_is_steadier_than_the_published_rule_and_as_good() -> None:
+    scores, harmful = world(1, share=0.1)
+    kept: dict[str, list[float]] = {"ours": [], "published": []}
+    f1: dict[str, list[float]] = {"ours": [], "published": []}
+    for seed in range(200):
+        rows = np.random.default_rng(seed).choice(scores.size, 100, replace=False)
+        if harmful[rows].sum() < 3:
+            continue
+        cuts = {
+            "ours": threshold_for_aim(ThresholdAim.parse("f1"), scores[rows], harmful[rows], scores).threshold,
+            "published": calibrate_published({1: scores}, {1: scores[rows]}, harmful[rows]).threshold,
+        }
+        for name, cut in cuts.items():
+            above = flagged(scores, cut)
+            kept[name].append(1 - above.mean())
+            f1[name].append(2 * (above & harmful).sum() / (above.sum() + harmful.sum()))
+    assert np.std(kept["ours"]) < 0.8 * np.std(kept["published"])
+    assert np.mean(f1["ours"]) > np.mean(f1["published"])
+
+
+def test_f1_follows_the_expected_share_of_the_pool() -> None:
+    scores, harmful = world(2, n=400, share=0.5)
+    aim = ThresholdAim.parse("f1")
+    cuts = [threshold_for_aim(aim, scores, harmful, scores, expected_share=c).threshold for c in (0.02, 0.2, 0.8)]
+    assert cuts[0] > cuts[1] > cuts[2]
+    assert threshold_for_aim(aim, scores, harmful, scores).threshold == pytest.approx(
+        threshold_for_aim(aim, scores, harmful, scores, expected_share=float(harmful.mean())).threshold
+    )
+
+
+def test_a_share_of_the_pool_is_the_house_rule() -> None:
+    scores, harmful = world(3, n=500)
+    got = threshold_for_aim(ThresholdAim.parse("share=0.3"), scores[:50], harmful[:50], scores)
+    assert got.threshold == threshold_for_share(scores, 0.3)
+
+
+@given(seeds, st.floats(0.02, 0.9))
+def test_asking_for_less_loss_never_lowers_the_threshold(seed: int, value: float) -> None:
+    rng = np.random.default_rng(seed)
+    scores, harmful = rng.standard_normal(40), np.arange(40) < 12
+    got = [threshold_for_aim(ThresholdAim(Goal.BENIGN_LOSS, v), scores, harmful, scores) for v in (value / 2, value)]
+    assert got[0].threshold >= got[1].threshold
+    assert got[0].benign_loss <= got[1].benign_loss
+    recall = [threshold_for_aim(ThresholdAim(Goal.RECALL, v), scores, harmful, scores) for v in (value / 2, value)]
+    assert recall[0].threshold >= recall[1].threshold
+
+
+@given(seeds, st.sampled_from(["benign_loss=0.1", "recall=0.8", "f1"]), st.floats(0.1, 10), st.floats(-5, 5))
+def test_scaling_and_shifting_the_scores_carries_the_threshold(seed: int, text: str, scale: float, by: float) -> None:
+    rng = np.random.default_rng(seed)
+    scores, harmful = rng.standard_normal((3, 40)), np.arange(40) < 12
+    aim = ThresholdAim.parse(text)
+    plain = threshold_for_aim(aim, scores, harmful, scores[0])
+    moved = threshold_for_aim(aim, scores * scale + by, harmful, scores[0] * scale + by)
+    step = 1e-9 if aim.goal is not Goal.F1 else np.ptp(scores) / 511
+    assert abs(moved.threshold - (plain.threshold * scale + by)) <= 1.01 * step * scale + 1e-9
+
+
+def test_repeats_are_averaged_and_order_does_not_matter() -> None:
+    rng = np.random.default_rng(4)
+    scores, harmful = rng.standard_normal((4, 60)), np.arange(60) < 20
+    aim = ThresholdAim()
+    each = [threshold_for_aim(aim, line, harmful, line).threshold for line in scores]
+    assert threshold_for_aim(aim, scores, harmful, scores[0]).threshold == pytest.approx(np.mean(each))
+    order = rng.permutation(60)
+    assert threshold_for_aim(aim, scores[:, order], harmful[order], scores[0]) == threshold_for_aim(
+        aim, scores, harmful, scores[0]
+    )
+
+
+def test_too_few_labels_for_a_share_are_told() -> None:
+    scores, harmful = np.arange(20.0), np.arange(20) >= 10
+    got = threshold_for_aim(ThresholdAim(), scores, harmful, scores)
+    assert got == AimedThreshold(threshold=9.0, benign_loss=pytest.approx(1 / 11), recall=1.0, attainable=False)
+    got = threshold_for_aim(ThresholdAim.parse("recall=0.99"), scores, harmful, scores)
+    assert (got.threshold, got.attainable) == (10.0, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        (None, ThresholdAim(Goal.BENIGN_LOSS, 0.05)),
+        ("recall = 0.9", ThresholdAim(Goal.RECALL, 0.9)),
+        ("share=0.1", ThresholdAim(Goal.SHARE, 0.1)),
+        ("f1", ThresholdAim(Goal.F1, None)),
+    ],
+)
+def test_aims_are_read_and_written(text: str | None, read: ThresholdAim) -> None:
+    assert ThresholdAim.parse(text) == read
+    assert ThresholdAim.parse(str(read)) == read
+
+
+@pytest.mark.parametrize(
+    "text", ["precision=0.9", "recall", "recall=", "recall=1", "benign_loss=0", "f1=0.5", "recall=x", ""]
+)
+def test_other_aims_are_refused_by_name(text: str) -> None:
+    with pytest.raises(SAFTInputError, match="aim"):
+        ThresholdAim.parse(text)
+
+
+def test_bad_input_is_named() -> None:
+    scores, harmful = np.arange(10.0), np.arange(10) < 5
+    with pytest.raises(SAFTUndecidedError, match="0 of 10"):
+        threshold_for_aim(ThresholdAim(), scores, harmful & False, scores)
+    with pytest.raises(SAFTInputError, match=r"\[repeats, 10\]"):
+        threshold_for_aim(ThresholdAim(), scores[:9], harmful, scores)
+    with pytest.raises(SAFTInputError, match="finite"):
+        threshold_for_aim(ThresholdAim(), scores * np.nan, harmful, scores)
+    with pytest.raises(SAFTInputError, match="expected_share"):
+        threshold_for_aim(ThresholdAim.parse("f1"), scores, harmful, scores, expected_share=1.5)
+
+
+def test_equal_scores_flag_nothing() -> None:
+    harmful = np.arange(10) < 5
+    for text in ("f1", "benign_loss=0.2", "recall=0.5"):
+        got = threshold_for_aim(ThresholdAim.parse(text), np.ones(10), harmful, np.ones(10))
+        assert not flagged(np.ones(10), got.threshold).any()
