@@ -95,9 +95,10 @@ def launch(options: argparse.Namespace, arm: str, tuning: str, processes: int) -
             words += [f"--{name}", str(getattr(options, name))]
         words += ["--arm", arm, "--tuning", tuning, "--folder", folder]
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
+        results = Path(folder) / "told.json"
+        if not results.exists():
             raise SystemExit(done.stderr[-3000:])
-        told: dict[str, Any] = json.loads((Path(folder) / "told.json").read_text())
+        told: dict[str, Any] = json.loads(results.read_text())
         return told
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from saft_hf.errors import SAFTArtifactError, SAFTError, SAFTInputError, SAFTUndecidedError
     from saft_hf.result import FilterResult
     from saft_hf.scorer import SAFTScorer
+    from saft_hf.train import SAFTSFTConfig, SAFTSFTTrainer
 
 # Public name -> module that defines it. Loaded on first use, so that `import saft_hf` stays light.
 _EXPORTS = {
@@ -19,6 +20,8 @@ _EXPORTS = {
     "SAFTArtifactError": "saft_hf.errors",
     "SAFTError": "saft_hf.errors",
     "SAFTInputError": "saft_hf.errors",
+    "SAFTSFTConfig": "saft_hf.train",
+    "SAFTSFTTrainer": "saft_hf.train",
     "SAFTScorer": "saft_hf.scorer",
     "SAFTUndecidedError": "saft_hf.errors",
 }
@@ -28,6 +31,8 @@ __all__ = [
     "SAFTArtifactError",
     "SAFTError",
     "SAFTInputError",
+    "SAFTSFTConfig",
+    "SAFTSFTTrainer",
     "SAFTScorer",
     "SAFTUndecidedError",
 ]

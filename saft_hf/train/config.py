@@ -1,0 +1,127 @@
+"""`SAFTSFTConfig`: TRL's `SFTConfig` and the options of the filter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import SFTConfig
+
+from saft_hf.errors import SAFTInputError
+
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "saft_label_sampling": ("uniform", "other"),
+    "saft_on_refusal": (None, "raise", "keep"),
+    "saft_on_error": ("exclude", "keep", "raise"),
+}
+
+
+@dataclass
+class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
+    r"""Configuration class for the [`SAFTSFTTrainer`]: every option of [`~trl.SFTConfig`], and those of the filter.
+
+    Using [`~transformers.HfArgumentParser`] or [`~trl.TrlParser`] this class can be turned into command-line
+    arguments, or be read from YAML.
+
+    Parameters:
+        saft_enabled (`bool`, *optional*, defaults to `True`):
+            `False` turns the filter off: the trainer is then TRL's, and nothing is loaded, scored or written.
+        saft_layer (`int`, *optional*, defaults to half of the layers):
+            Index into `hidden_states` where rows are read: 0 the embeddings, `l` after block `l`. The paper reads 15
+            of 32.
+        saft_readout (`str`, *optional*, defaults to `response_start`):
+            `response_start` (published: the last token before the response), `response_mean` or `response_end`.
+        saft_method (`str`, *optional*, defaults to `saft`):
+            `saft` is the published score.
+        saft_k (`int`, *optional*):
+            How many principal directions to sum; by default chosen from 1 to 4 on the labels, 1 without labels.
+        saft_threshold (`float`, *optional*):
+            Remove rows with a score above it, whatever the labels say.
+        saft_expected_share (`float`, *optional*):
+            Expected harmful share of the rows, between 0 and 1: that share, the rows with the highest scores, is
+            removed.
+        saft_label_column (`str`, *optional*):
+            Column of `saft_labelled` that holds the labels; by default the one named `is_safe`, `safe`,
+            `is_harmful`, `harmful` or `unsafe`.
+        saft_harmful_value (`str`, *optional*):
+            The value that marks a harmful row, where the column's name does not say.
+        saft_label_sampling (`str`, *optional*, defaults to `"uniform"`):
+            `uniform` where the labelled rows were drawn at random from the training rows, else `other`.
+        saft_fit_rows (`int`, *optional*):
+            Fit on the first so many rows only. By default on all; of a stream on the first 1,000.
+        saft_on_refusal (`str`, *optional*):
+            What to do where no row can honestly be told harmful: `raise`, or `keep` every row and say so. By default
+            it raises, since labels, a scorer, a share or a threshold were given.
+        saft_on_error (`str`, *optional*, defaults to `"exclude"`):
+            Rows that cannot be scored: `exclude` them from training, `keep` them, or `raise`.
+        saft_trust_scores (`bool`, *optional*, defaults to `False`):
+            Decide by the columns `saft_score` and `saft_status` that the data brings, whoever wrote them, without
+            loading a model. Needs a threshold, a share or a scorer. Otherwise such columns are ignored: the rows are
+            scored again, from the store where their vectors are there.
+        saft_cache_dir (`str`, *optional*):
+            Where hidden states are kept, to be computed once; by default `saft` in the Hugging Face home.
+        saft_scorer (`str`, *optional*):
+            Folder of a fitted scorer (`SAFTScorer.save_pretrained`), in place of fitting one.
+
+    Raises:
+        SAFTInputError: an option has a value that it does not know.
+
+    Example:
+        >>> args = SAFTSFTConfig(output_dir="out", saft_expected_share=0.1)  # doctest: +SKIP
+    """
+
+    saft_enabled: bool = field(default=True, metadata={"help": "Filter the rows before training."})
+    saft_layer: int | None = field(
+        default=None, metadata={"help": "Index into `hidden_states`; by default half of the layers."}
+    )
+    saft_readout: str | None = field(
+        default=None, metadata={"help": "`response_start` (published), `response_mean` or `response_end`."}
+    )
+    saft_method: str | None = field(default=None, metadata={"help": "`saft` is the published score."})
+    saft_k: int | None = field(
+        default=None, metadata={"help": "Directions to sum; by default chosen from 1 to 4 on the labels."}
+    )
+    saft_threshold: float | None = field(default=None, metadata={"help": "Remove rows with a score above it."})
+    saft_expected_share: float | None = field(
+        default=None, metadata={"help": "Remove this share of the rows, those with the highest scores."}
+    )
+    saft_label_column: str | None = field(
+        default=None, metadata={"help": "By default `is_safe`, `safe`, `is_harmful`, `harmful` or `unsafe`."}
+    )
+    saft_harmful_value: str | None = field(
+        default=None, metadata={"help": "The value that marks a harmful row, where the column's name does not say."}
+    )
+    saft_label_sampling: str = field(
+        default="uniform",
+        metadata={"help": "`uniform`: labelled rows were drawn at random from the training rows; or `other`."},
+    )
+    saft_fit_rows: int | None = field(
+        default=None, metadata={"help": "Fit on the first so many rows only; of a stream by default on 1,000."}
+    )
+    saft_on_refusal: str | None = field(
+        default=None,
+        metadata={"help": "Where no row can honestly be told harmful: `raise` (the default), or `keep` every row."},
+    )
+    saft_on_error: str = field(
+        default="exclude", metadata={"help": "Rows without a score: `exclude` them, `keep` them, or `raise`."}
+    )
+    saft_trust_scores: bool = field(
+        default=False, metadata={"help": "Decide by the `saft_score` column of the data, whoever wrote it."}
+    )
+    saft_cache_dir: str | None = field(
+        default=None, metadata={"help": "Where hidden states are kept; by default `saft` in the Hugging Face home."}
+    )
+    saft_scorer: str | None = field(
+        default=None, metadata={"help": "Folder of a fitted scorer, in place of fitting one."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise SAFTInputError(f"`{name}` must be one of {list(choices)}, not {getattr(self, name)!r}.")
+
+
+def setting(args: Any, name: str) -> Any:
+    """An option of a `SAFTSFTConfig`, or its default where `args` is a plain `SFTConfig` or `TrainingArguments`."""
+    return getattr(args, name, SAFTSFTConfig.__dataclass_fields__[name].default)

@@ -1,0 +1,275 @@
+"""From the trainer's arguments to the rows that it trains on."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, IterableDataset
+from torch import nn
+
+from saft_hf.artifact import load_artifact
+from saft_hf.decide import decide, near_threshold, threshold_for_share
+from saft_hf.embed.architecture import describe_model
+from saft_hf.embed.world import World
+from saft_hf.errors import SAFTInputError, SAFTUndecidedError
+from saft_hf.result import FilterResult
+from saft_hf.scorer import SCORE, STATUS, SAFTScorer
+from saft_hf.train.config import setting
+from saft_hf.train.inputs import loading_options, model_name, render_config, training_tokenizer, warn_of_added_tokens
+from saft_hf.train.stream import BATCH_ROWS, StreamFilter, first_rows
+
+STREAM_FIT_ROWS = 1000
+NOT_FILTERED = "no labels, no scorer, no `saft_expected_share` and no `saft_threshold` were given"
+
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_OF_THE_SCORER = ("layer", "readout", "method", "k", "threshold", "expected_share", "fit_rows")
+
+
+@dataclass
+class Request:
+    """What a trainer was called with, as far as the filter needs it."""
+
+    model: Any
+    args: Any
+    dataset: Any
+    processing_class: Any
+    quantization_config: Any
+    formatting_func: Any
+    labelled: Dataset | None
+    scorer: SAFTScorer | str | Path | None
+
+    def get(self, name: str) -> Any:
+        """An option, without its prefix `saft_`."""
+        return setting(self.args, f"saft_{name}")
+
+    @property
+    def keeps_on_refusal(self) -> bool:
+        """Whether every row stays where nothing can be decided."""
+        return bool(self.get("on_refusal") == "keep")
+
+    @property
+    def decides(self) -> bool:
+        """Whether anything was given to decide rows by."""
+        given = (self.labelled, self.scorer, self.get("expected_share"), self.get("threshold"))
+        return any(value is not None for value in given)
+
+
+@dataclass
+class Filtered:
+    """What training starts with.
+
+    Attributes:
+        dataset: the rows to train on, of the type that was given.
+        summary: counts and figures; `filtered` says whether any decision was taken.
+        result: of a dataset that was filtered.
+        scorer: that the decisions come from.
+        stream: of a stream that is filtered while the model trains.
+    """
+
+    dataset: Any
+    summary: dict[str, Any]
+    result: FilterResult | None = None
+    scorer: SAFTScorer | None = None
+    stream: StreamFilter | None = None
+
+
+def filter_rows(request: Request, world: World) -> Filtered:
+    """Filter the rows that a trainer was given. Every process calls it, and gets the same rows.
+
+    Raises:
+        SAFTInputError: data, labels or arguments are not what they must be, or do not go together.
+        SAFTUndecidedError: no decision can honestly be taken.
+    """
+    begin = time.perf_counter()
+    check_request(request)
+    if request.get("trust_scores"):
+        done = _by_given_scores(request)
+    elif isinstance(request.dataset, IterableDataset):
+        done = _stream(request, world)
+    else:
+        done = _dataset(request, world)
+    done.summary["saft_seconds"] = round(time.perf_counter() - begin, 3)
+    return done
+
+
+def check_request(request: Request) -> None:
+    """Refuse what cannot be filtered, before anything is loaded.
+
+    Raises:
+        SAFTInputError: images, worker processes for a stream, or options that contradict each other.
+    """
+    columns = request.dataset.column_names or list(next(iter(request.dataset)))
+    if {"image", "images"} & set(columns):
+        raise SAFTInputError(
+            f"`train_dataset` has images (columns {columns}): SAFT scores text only. Train unfiltered with "
+            "`saft_enabled=False`."
+        )
+    workers = setting(request.args, "dataloader_num_workers")
+    if isinstance(request.dataset, IterableDataset) and workers:
+        raise SAFTInputError(
+            f"`dataloader_num_workers`={workers}: a stream is filtered by a model in this process, which worker "
+            "processes do not have. Set it to 0, or filter first (`saft-hf filter`)."
+        )
+    given = [name for name in _OF_THE_SCORER if request.get(name) is not None]
+    if request.scorer is not None and given:
+        raise SAFTInputError(
+            f"`saft_{given[0]}` and `saft_scorer` do not go together: the scorer brings its own. Give one of them."
+        )
+
+
+# -- datasets ----------------------------------------------------------------------------------------------------------
+
+
+def _dataset(request: Request, world: World) -> Filtered:
+    rows = _without_scores(request.dataset)
+    scorer = _fitted(request, rows, request.model, world)
+    result = scorer.filter(rows, on_error=request.get("on_error"), on_refusal=request.get("on_refusal"))
+    return _of_result(result, scorer, result.summary["threshold"], rows)
+
+
+def _of_result(result: FilterResult, scorer: SAFTScorer | None, threshold: float | None, rows: Dataset) -> Filtered:
+    kept = result.train_rows()
+    if len(kept) == 0:
+        raise SAFTUndecidedError(
+            f"no row is left to train on: {result.decisions.reason_counts()}. Check the threshold and the statuses."
+        )
+    scores = result.scores[~np.isnan(result.scores)]
+    figures = np.quantile(scores, _QUANTILES).tolist() if len(scores) else []
+    result.summary |= {
+        "filtered": threshold is not None,
+        "threshold": threshold,
+        "near_threshold": None if threshold is None else near_threshold(scores, threshold),
+        "score_quantiles": dict(zip(map(str, _QUANTILES), figures, strict=False)),
+    }
+    return Filtered(rows if len(kept) == len(rows) else kept, result.summary, result, scorer)
+
+
+def _without_scores(dataset: Any) -> Any:
+    """Score columns that came with the data are neither used nor handed on."""
+    found = [name for name in (SCORE, STATUS) if name in (dataset.column_names or ())]
+    return dataset.remove_columns(found) if found else dataset
+
+
+def _by_given_scores(request: Request) -> Filtered:
+    scorer = request.scorer if isinstance(request.scorer, SAFTScorer) or request.scorer is None else None
+    if request.scorer is not None and scorer is None:
+        scorer = _load(request, None)
+    columns = request.dataset.column_names or []
+    if missing := [name for name in (SCORE, STATUS) if name not in columns]:
+        raise SAFTInputError(
+            f"`saft_trust_scores=True`, but `train_dataset` has no column {missing[0]!r} (found: {columns}). Score it "
+            "first (`saft-hf score`, or `dataset.map(scorer, batched=True)`)."
+        )
+    threshold = request.get("threshold") if scorer is None else scorer.threshold_
+    share = request.get("expected_share")
+    if isinstance(request.dataset, IterableDataset):
+        if threshold is None:
+            raise SAFTInputError("`saft_trust_scores=True` with a stream needs `saft_threshold` or `saft_scorer`.")
+        return _filtered_stream(request, scorer, threshold, lambda batch: batch)
+    scores = np.asarray(request.dataset[SCORE][:], dtype=np.float32)
+    if threshold is None and share is not None:
+        threshold = threshold_for_share(scores, share)
+    if threshold is None:
+        raise SAFTInputError(
+            "`saft_trust_scores=True` needs `saft_threshold`, `saft_expected_share` or a `saft_scorer` with a "
+            "threshold: labels are not used with scores that are only trusted."
+        )
+    statuses = list(request.dataset[STATUS])
+    decisions = decide(scores, statuses, threshold, on_error=request.get("on_error"))
+    rows = _without_scores(request.dataset)
+    result = FilterResult(rows, scores, statuses, decisions, {"threshold_from": "the data's own scores, trusted"})
+    return _of_result(result, scorer, threshold, rows)
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+
+def _stream(request: Request, world: World) -> Filtered:
+    fit_rows = request.get("fit_rows") or STREAM_FIT_ROWS
+    rows = _without_scores(first_rows(request.dataset, fit_rows, world))
+    # A model object is about to be trained: scores come from what it is now.
+    model = copy.deepcopy(request.model) if isinstance(request.model, nn.Module) else request.model
+    scorer = _fitted(request, rows, model, world)
+    if scorer.threshold_ is not None:
+        return _filtered_stream(request, scorer, scorer.threshold_, scorer)
+    if not request.keeps_on_refusal:
+        raise SAFTUndecidedError(
+            "no row can be removed: the scorer has no threshold. Give labels, `saft_expected_share` or "
+            "`saft_threshold`; or keep every row with `saft_on_refusal='keep'`."
+        )
+    return Filtered(request.dataset, {**scorer.summary_, "filtered": False}, scorer=scorer)
+
+
+def _filtered_stream(request: Request, scorer: SAFTScorer | None, threshold: float, score: Any) -> Filtered:
+    kept = StreamFilter(score, threshold, request.get("on_error"))
+    rows = request.dataset.filter(kept, batched=True, batch_size=BATCH_ROWS)
+    summary = {**(scorer.summary_ if scorer else {}), "filtered": True, "stream": True, "threshold": threshold}
+    return Filtered(rows, summary, scorer=scorer, stream=kept)
+
+
+# -- the scorer --------------------------------------------------------------------------------------------------------
+
+
+def _fitted(request: Request, rows: Dataset, model: Any, world: World) -> SAFTScorer:
+    """The scorer that was given, or one that is made for the model; fitted."""
+    scorer = request.scorer
+    if isinstance(scorer, str | Path):
+        scorer = _load(request, model)
+    elif scorer is None:
+        scorer = _new(request, model, world)
+    if scorer.fitted_ is None:
+        return scorer.fit(
+            rows,
+            request.labelled,
+            label_column=request.get("label_column"),
+            harmful_value=request.get("harmful_value"),
+            label_sampling=request.get("label_sampling"),
+            fit_rows=request.get("fit_rows"),
+            on_refusal=request.get("on_refusal") or "raise",
+        )
+    if request.labelled is not None:
+        raise SAFTInputError(
+            "`saft_labelled` and a fitted `saft_scorer` do not go together: its threshold is chosen already. Give one "
+            "of them, or a `SAFTScorer` that is not fitted."
+        )
+    return scorer
+
+
+def _new(request: Request, model: Any, world: World) -> SAFTScorer:
+    tokenizer = training_tokenizer(model, request.args, request.processing_class)
+    by_name = isinstance(model, str)
+    options = loading_options(request.args, request.quantization_config, distributed=world.size > 1) if by_name else {}
+    scorer = SAFTScorer(
+        model,
+        **{name: request.get(name) for name in _OF_THE_SCORER if name != "fit_rows"},
+        **options,
+        cache_dir=request.get("cache_dir"),
+        processing_class=tokenizer,
+        render=render_config(request.args),
+        formatting_func=request.formatting_func,
+    )
+    known = {name: options[name] for name in ("revision", "trust_remote_code", "token") if name in options}
+    warn_of_added_tokens(tokenizer, describe_model(model, **known).vocab_size)
+    return scorer
+
+
+def _load(request: Request, model: Any) -> SAFTScorer:
+    """A scorer from its folder; rows are rendered as they are trained on where it reads the model that is trained."""
+    assert isinstance(request.scorer, str | Path)  # noqa: S101 - for the type checker
+    reads = load_artifact(request.scorer)[0].get("model")
+    own = reads is None or reads == model_name(request.model)
+    scorer = SAFTScorer.from_pretrained(
+        request.scorer,
+        model=model if own else None,
+        cache_dir=request.get("cache_dir"),
+        trust_remote_code=setting(request.args, "trust_remote_code"),
+        processing_class=training_tokenizer(request.model, request.args, request.processing_class) if own else None,
+    )
+    scorer.render = render_config(request.args)
+    scorer.formatting_func = request.formatting_func
+    return scorer

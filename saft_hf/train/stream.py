@@ -1,0 +1,86 @@
+"""Filtering a stream while the model trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, IterableDataset
+
+from saft_hf.decide import Decision, OnError, decide
+from saft_hf.embed.world import World
+from saft_hf.errors import SAFTInputError
+from saft_hf.scorer import SCORE, STATUS
+
+BATCH_ROWS = 16
+"""Rows that are scored together: few, since SFTTrainer looks at the first row several times before it trains."""
+
+Batch = Mapping[str, Sequence[Any]]
+
+
+class StreamFilter:
+    """Says of each row of a batch whether to train on it, for `IterableDataset.filter(batched=True)`, and counts.
+
+    Args:
+        score: batch -> `saft_score` and `saft_status`.
+        threshold: rows above it are left out.
+        on_error: rows that cannot be scored: `exclude`, `keep` or `raise`.
+    """
+
+    def __init__(self, score: Callable[[Batch], Mapping[str, Any]], threshold: float, on_error: OnError) -> None:
+        self._score = score
+        self._threshold = threshold
+        self._on_error = on_error
+        self._first: tuple[Batch, list[bool], dict[str, int]] | None = None
+        self._begin = ""
+        self._counts = dict.fromkeys((word.value for word in Decision), 0)
+
+    def __call__(self, batch: Batch) -> list[bool]:
+        """Decide a batch. The stream's first one is decided once, however often SFTTrainer looks at it."""
+        # Not `==` on the whole: columns may hold arrays.
+        if self._first is not None and repr(self._first[0]) == repr(batch):
+            _, verdict, counts = self._first
+        else:
+            found = self._score(batch)
+            scores = np.asarray(found[SCORE], dtype=np.float32)
+            decisions = decide(scores, found[STATUS], self._threshold, on_error=self._on_error)
+            trained_on = set(decisions.train_rows().tolist())
+            verdict, counts = [row in trained_on for row in range(len(decisions))], decisions.counts()
+            self._first = self._first or (dict(batch), verdict, counts)
+        self._begin = self._begin or sha256(repr(batch).encode("utf-8", "surrogatepass")).hexdigest()
+        for word, count in counts.items():
+            self._counts[word] += count
+        return verdict
+
+    def restart(self) -> None:
+        """Forget the counts: what was looked at before training does not count."""
+        self._begin = ""
+        self._counts = dict.fromkeys(self._counts, 0)
+
+    def totals(self, world: World) -> dict[str, int]:
+        """Rows of each decision so far, of all processes together. Every process must call it.
+
+        Where each process reads the whole stream, to train on its part of it, a row counts once.
+        """
+        reports = world.gather((self._begin, self._counts))
+        same = len({begin for begin, _ in reports}) == 1
+        add: Callable[[list[int]], int] = max if same else sum
+        return {word: add([counts[word] for _, counts in reports]) for word in self._counts}
+
+
+def first_rows(stream: IterableDataset, count: int, world: World) -> Dataset:
+    """The first rows of a stream, those of the first process on every one.
+
+    Raises:
+        SAFTInputError: the stream is empty.
+    """
+    rows: list[dict[str, Any]] = []
+    with world.together("reading the stream"):
+        if world.is_main:
+            rows = list(islice(stream, count))
+            if not rows:
+                raise SAFTInputError("`train_dataset` is an empty stream: there is no row to fit on.")
+    return Dataset.from_list(world.share(rows), features=stream.features)

@@ -1,0 +1,107 @@
+"""Two processes train on the rows that one keeps, with the losses of filtering offline first."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+KIT = Path(__file__).resolve().parents[1] / "train"
+
+# Both runs of a launch in one script: starting processes takes longer than training.
+SCRIPT = """
+import json, os, sys
+sys.path.insert(0, {kit!r})
+from pathlib import Path
+import peft
+import torch
+from accelerate import PartialState
+from train_kit import losses, make_args, pool_rows
+from trl import SFTTrainer
+from saft_hf import SAFTSFTTrainer
+
+folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
+model, stream, told = str(folder / "model"), options.pop("stream", False), {{}}
+pool = pool_rows("messages")
+def call():
+    lora = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="gaussian")
+    return {{"peft_config": lora}} if options.get("seed") else {{}}
+offline = json.loads((folder / "kept.json").read_text())
+runs = {{"saft": (SAFTSFTTrainer, pool), "offline": (SFTTrainer, pool.select(offline))}}
+for name, (trainer_class, rows) in runs.items():
+    rows = rows.to_iterable_dataset(num_shards=1) if stream else rows
+    torch.manual_seed(3)  # TRL 1.10 draws adapters from whatever state it finds
+    trainer = trainer_class(model, make_args(folder / name, **options), train_dataset=rows, **call())
+    trainer.train()
+    told[name] = losses(trainer)
+    if name == "saft" and not stream:
+        told["kept"] = trainer.saft_result.kept_indices.tolist()
+    if name == "saft" and stream:
+        told["counts"] = trainer.saft_summary["stream_rows"]
+told["size"] = PartialState().num_processes
+(folder / f"told-{{PartialState().process_index}}.json").write_text(json.dumps(told))
+PartialState().wait_for_everyone()
+PartialState().destroy_process_group()
+sys.stdout.flush()
+# Gloo's threads sometimes abort a process that is only taking itself down.
+os._exit(0)
+"""
+
+
+def launch(processes: int, folder: Path, **options: Any) -> list[dict[str, Any]]:
+    script = folder / "run.py"
+    script.write_text(SCRIPT.format(kit=str(KIT)))
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    words = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={processes}",
+        str(script),
+    ]
+    done = subprocess.run(
+        [*words, str(folder), json.dumps(options)], env=environment, capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / f"told-{rank}.json").read_text()) for rank in range(processes)]
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows that a scorer keeps in this process, before any training."""
+    monkeypatch.syspath_prepend(str(KIT))
+    from train_kit import pool_rows, save_model
+
+    from saft_hf import SAFTScorer
+
+    model, pool = save_model(tmp_path / "model"), pool_rows("messages")
+    scorer = SAFTScorer(model, expected_share=0.25, cache_dir=tmp_path / "cache").fit(pool)
+    kept: list[int] = scorer.filter(pool).kept_indices.tolist()
+    (tmp_path / "kept.json").write_text(json.dumps(kept))
+    return kept
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_two_processes_train_on_the_rows_filtered_offline(kind: str, offline: list[int], tmp_path: Path) -> None:
+    told = launch(2, tmp_path, **({} if kind == "full" else {"seed": 7}))
+    assert [one["size"] for one in told] == [2, 2]
+    for one in told:
+        assert one["kept"] == offline
+        assert one["saft"] == pytest.approx(one["offline"], abs=1e-6)
+        assert len(one["saft"]) == 3
+
+
+def test_two_processes_filter_a_stream(offline: list[int], tmp_path: Path) -> None:
+    told = launch(2, tmp_path, stream=True, max_steps=7)
+    for one in told:
+        assert one["saft"] == pytest.approx(one["offline"], abs=1e-6)
+        # Each process reads the whole stream, and a row counts once: 28 rows were trained on.
+        assert sum(one["counts"].values()) == 40
+        assert one["counts"]["kept"] == len(offline)

@@ -1,0 +1,274 @@
+"""What decides the rows, what is refused, and when the trainer is TRL's own."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import weakref
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from train_kit import losses, make_args, make_model, make_tokenizer, pool_rows, prepared, save_model
+from transformers import TrainingArguments
+from trl import SFTConfig, SFTTrainer
+
+from saft_hf import SAFTInputError, SAFTScorer, SAFTSFTConfig, SAFTSFTTrainer, SAFTUndecidedError
+from saft_hf.embed.backbone import Backbone
+from saft_hf.scorer import SCORE, STATUS
+
+NOTHING = {"saft_expected_share": None}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    return save_model(tmp_path / "model")
+
+
+def trainer_for(model: Any, folder: Path, rows: Any = None, call: Any = None, **options: Any) -> SAFTSFTTrainer:
+    rows = pool_rows() if rows is None else rows
+    return SAFTSFTTrainer(model, make_args(folder, **options), train_dataset=rows, **(call or {}))
+
+
+def kept_of(trainer: SAFTSFTTrainer) -> list[int]:
+    assert trainer.saft_result is not None
+    return list(trainer.saft_result.kept_indices.tolist())
+
+
+@pytest.fixture
+def no_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model was opened for scoring")
+
+    monkeypatch.setattr(Backbone, "load", refuse)
+    monkeypatch.setattr(Backbone, "wrap", refuse)
+
+
+# -- when nothing is filtered ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.smoke
+@pytest.mark.usefixtures("no_scoring")
+def test_with_nothing_given_it_trains_on_the_input_and_says_so(
+    model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="saft_hf"):
+        trainer = trainer_for(model, tmp_path, **NOTHING)
+    assert [record.message for record in caplog.records if "filters NOTHING" in record.message]
+    assert len(caplog.records) == 1
+    plain = SFTTrainer(model, make_args(tmp_path / "plain"), train_dataset=pool_rows())
+    assert prepared(trainer) == prepared(plain)
+    trainer.train(), plain.train()
+    assert losses(trainer) == losses(plain)
+    assert trainer.saft_result is None
+    assert trainer.saft_summary == json.loads((tmp_path / "out" / "saft_summary.json").read_text())
+    assert trainer.saft_summary["filtered"] is False
+    assert not any(name.startswith("saft_") for entry in trainer.state.log_history for name in entry)
+    trainer.create_model_card(model_name="m")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "not filtered" in card
+    assert "- saft\n" not in card
+
+
+@pytest.mark.usefixtures("no_scoring")
+def test_switched_off_it_is_trl_s_trainer(model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = trainer_for(model, tmp_path, call={"saft_labelled": pool_rows()}, saft_enabled=False)
+    plain = SFTTrainer(model, make_args(tmp_path / "plain"), train_dataset=pool_rows())
+    assert prepared(trainer) == prepared(plain)
+    assert trainer.saft_result is trainer.saft_summary is trainer.saft_scorer is None
+    assert not caplog.records
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        path.name for path in (tmp_path / "plain/out").iterdir()
+    }
+
+
+@pytest.mark.usefixtures("no_scoring")
+def test_plain_arguments_of_either_kind_and_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"use_cpu": True, "bf16": False, "report_to": "none"}
+    # The default one asks for a GPU, in SFTTrainer too.
+    monkeypatch.setattr("saft_hf.train.trainer.SAFTSFTConfig", partial(SAFTSFTConfig, **options))
+    for args in (SFTConfig("a", **options), TrainingArguments("b", **{**options, "fp16": False}), None):
+        call = {"train_dataset": pool_rows(), "processing_class": make_tokenizer()}
+        trainer = SAFTSFTTrainer(make_model(), args, **call)
+        assert len(trainer.train_dataset) == 40
+        assert isinstance(trainer.args, SFTConfig)
+        assert args is None or not isinstance(args, SFTConfig) or trainer.args is args
+
+
+def test_labels_with_a_plain_config_filter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    args = SFTConfig(str(tmp_path / "out"), use_cpu=True, bf16=False, report_to="none")
+    call = {"train_dataset": pool_rows(), "saft_labelled": pool_rows().select(range(24))}
+    trainer = SAFTSFTTrainer(make_model(), args, processing_class=make_tokenizer(), **call)
+    assert trainer.args is args
+    assert trainer.saft_summary is not None
+    assert trainer.saft_summary["filtered"]
+
+
+def test_what_sft_trainer_refuses_is_refused_by_it(model: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`train_dataset` is required"):
+        SAFTSFTTrainer(model, make_args(tmp_path))
+    with pytest.raises(TypeError, match="must be a `Dataset` or `IterableDataset`"):
+        SAFTSFTTrainer(model, make_args(tmp_path), train_dataset=[{"text": "a"}])
+
+
+def test_eval_rows_are_never_filtered(model: str, tmp_path: Path) -> None:
+    for form in (pool_rows(seed=1), {"a": pool_rows(seed=1), "b": pool_rows(seed=2)}):
+        trainer = trainer_for(model, tmp_path, call={"eval_dataset": form})
+        sets = trainer.eval_dataset.values() if isinstance(form, dict) else [trainer.eval_dataset]
+        assert [len(rows) for rows in sets] == [40] * len(sets)
+        assert len(trainer.train_dataset) == 30
+
+
+# -- what decides ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.smoke
+def test_share_labels_and_threshold_decide_as_the_scorer_does(model: str, tmp_path: Path) -> None:
+    pool, labelled = pool_rows(), pool_rows().select(range(24))
+    for options, labels in (
+        ({"saft_expected_share": 0.1}, None),
+        ({"saft_expected_share": None}, labelled),
+        ({"saft_expected_share": None, "saft_threshold": 1e-4}, None),
+        ({"saft_layer": 2, "saft_readout": "response_mean", "saft_k": 2}, None),
+    ):
+        trainer = trainer_for(model, tmp_path, call={"saft_labelled": labels}, **options)
+        own = {"expected_share": 0.25, **{name[5:]: value for name, value in options.items()}}
+        scorer = SAFTScorer(model, **own, cache_dir=tmp_path / "cache").fit(pool, labels)
+        assert kept_of(trainer) == scorer.filter(pool).kept_indices.tolist()
+        assert trainer.saft_result is not None
+        assert len(trainer.saft_result.removed) > 0
+
+
+def test_a_scorer_as_object_fitted_or_not_and_as_folder(model: str, tmp_path: Path) -> None:
+    fresh = SAFTScorer(model, expected_share=0.1, cache_dir=tmp_path / "cache")
+    by_object = trainer_for(model, tmp_path, call={"saft_scorer": fresh}, **NOTHING)
+    assert fresh.fitted_ is not None
+    fresh.save_pretrained(tmp_path / "scorer")
+    by_fitted = trainer_for(model, tmp_path, call={"saft_scorer": fresh}, **NOTHING)
+    by_folder = trainer_for(model, tmp_path, saft_scorer=str(tmp_path / "scorer"), **NOTHING)
+    assert kept_of(by_object) == kept_of(by_fitted) == kept_of(by_folder)
+    assert len(kept_of(by_object)) == 36
+    with pytest.raises(SAFTInputError, match="`saft_expected_share` and `saft_scorer` do not go together"):
+        trainer_for(model, tmp_path, call={"saft_scorer": fresh})
+    with pytest.raises(SAFTInputError, match="`saft_labelled` and a fitted `saft_scorer`"):
+        trainer_for(model, tmp_path, call={"saft_scorer": fresh, "saft_labelled": pool_rows()}, **NOTHING)
+
+
+def test_scores_that_came_with_the_data_do_not_decide(model: str, tmp_path: Path) -> None:
+    plain = trainer_for(model, tmp_path)
+    zeros = pool_rows().add_column(SCORE, [0.0] * 40).add_column(STATUS, ["ok"] * 40)
+    trainer = trainer_for(model, tmp_path, zeros)
+    assert kept_of(trainer) == kept_of(plain)
+    assert SCORE not in trainer.train_dataset.column_names
+
+
+@pytest.mark.usefixtures("no_scoring")
+def test_trusted_scores_decide_without_a_model(model: str, tmp_path: Path) -> None:
+    rows = pool_rows().add_column(SCORE, np.arange(40, dtype=np.float32)).add_column(STATUS, ["ok"] * 40)
+    for options in ({"saft_threshold": 29.0, **NOTHING}, {"saft_expected_share": 0.25}):
+        trainer = trainer_for(model, tmp_path, rows, saft_trust_scores=True, **options)
+        assert kept_of(trainer) == list(range(30))
+        assert SCORE not in trainer.train_dataset.column_names
+    with pytest.raises(SAFTInputError, match="no column 'saft_score'"):
+        trainer_for(model, tmp_path, saft_trust_scores=True)
+    with pytest.raises(SAFTInputError, match="needs `saft_threshold`"):
+        trainer_for(model, tmp_path, rows, saft_trust_scores=True, **NOTHING)
+
+
+@pytest.mark.parametrize("labels", ["one class", "scorer"])
+def test_refusal_raises_or_keeps_every_row(
+    labels: str, model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    call: dict[str, Any] = {"saft_labelled": pool_rows().filter(lambda row: not row["is_harmful"])}
+    if labels == "scorer":
+        call = {"saft_scorer": SAFTScorer(model, cache_dir=tmp_path / "cache").fit(pool_rows())}
+    with pytest.raises(SAFTUndecidedError, match="on_refusal='keep'"):
+        trainer_for(model, tmp_path, call=call, **NOTHING)
+    trainer = trainer_for(model, tmp_path, call=call, saft_on_refusal="keep", **NOTHING)
+    assert any("filters NOTHING" in record.message for record in caplog.records)
+    plain = SFTTrainer(model, make_args(tmp_path / "plain"), train_dataset=pool_rows())
+    assert prepared(trainer) == prepared(plain)
+    assert trainer.saft_summary is not None
+    assert trainer.saft_summary["filtered"] is False
+    assert np.isfinite(trainer.saft_result.scores).all()  # type: ignore[union-attr]
+
+
+def test_rows_without_a_score(model: str, tmp_path: Path) -> None:
+    rows = Dataset.from_list([*pool_rows(), {"prompt": "heron", "completion": " ", "is_harmful": False}])
+    trained = {
+        word: len(trainer_for(model, tmp_path, rows, saft_on_error=word).train_dataset) for word in ("exclude", "keep")
+    }
+    assert trained == {"exclude": 30, "keep": 31}
+    with pytest.raises(SAFTInputError, match="on_error='raise'"):
+        trainer_for(model, tmp_path, rows, saft_on_error="raise")
+
+
+@pytest.mark.parametrize("case", ["images", "everything", "transform", "model_init_kwargs"])
+def test_what_cannot_be_filtered_is_refused(case: str, model: str, tmp_path: Path) -> None:
+    rows, options = pool_rows(), {}
+    match = case
+    if case == "images":
+        rows, match = rows.add_column("image", [0] * len(rows)), "saft_enabled=False"
+    elif case == "everything":
+        options, match = {"saft_threshold": -1.0, **NOTHING}, "nothing is kept"
+    elif case == "transform":
+        rows = rows.with_transform(lambda batch: batch)
+    else:
+        options, match = {"model_init_kwargs": {"subfolder": "there"}}, "'subfolder'"
+    with pytest.raises((SAFTInputError, SAFTUndecidedError), match=match):
+        trainer_for(model, tmp_path, rows, **options)
+
+
+# -- the scoring model -------------------------------------------------------------------------------------------------
+
+
+def test_the_scoring_model_is_gone_when_training_starts(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[weakref.ref[Any]] = []
+    load = Backbone.load.__func__  # type: ignore[attr-defined]
+
+    def watched(cls: Any, *args: Any, **kwargs: Any) -> Backbone:
+        backbone: Backbone = load(cls, *args, **kwargs)
+        seen.append(weakref.ref(backbone._open))
+        return backbone
+
+    monkeypatch.setattr(Backbone, "load", classmethod(watched))
+
+    def tensors() -> int:
+        gc.collect()
+        return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+    before = tensors()
+    plain = SFTTrainer(model, make_args(tmp_path / "plain"), train_dataset=pool_rows())
+    held = tensors() - before
+    trainer = trainer_for(model, tmp_path)
+    assert seen
+    assert all(reference() is None for reference in seen)
+    assert tensors() - before == 2 * held
+    assert type(plain.model) is type(trainer.model)
+
+
+def test_options_of_the_model_reach_the_scoring_model(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    load = Backbone.load.__func__  # type: ignore[attr-defined]
+
+    def watched(cls: Any, name: str, **kwargs: Any) -> Backbone:
+        given.update(kwargs, name=name)
+        return load(cls, name, **kwargs)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(Backbone, "load", classmethod(watched))
+    kwargs = {"dtype": "bfloat16", "attn_implementation": "eager", "revision": "main", "device_map": None}
+    trainer_for(model, tmp_path, model_init_kwargs=kwargs)
+    assert given["name"] == model
+    assert {name: given[name] for name in kwargs} == kwargs
+    assert given["trust_remote_code"] is False

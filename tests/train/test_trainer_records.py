@@ -1,0 +1,123 @@
+"""What is logged, written, resumed from and published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import transformers.trainer
+from huggingface_hub.utils import filter_repo_objects
+from train_kit import losses, make_args, pool_rows, save_model
+from trl import SFTTrainer
+
+from saft_hf import SAFTInputError, SAFTScorer, SAFTSFTTrainer
+
+SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    return save_model(tmp_path / "model")
+
+
+def trainer_for(model: Any, folder: Path, rows: Any = None, **options: Any) -> SAFTSFTTrainer:
+    return SAFTSFTTrainer(model, make_args(folder, **options), train_dataset=pool_rows() if rows is None else rows)
+
+
+@pytest.mark.smoke
+def test_log_files_and_card(model: str, tmp_path: Path) -> None:
+    trainer = trainer_for(model, tmp_path)
+    trainer.train()
+    first = trainer.state.log_history[0]
+    assert (first["saft_rows"], first["saft_kept"], first["saft_removed"], first["step"]) == (40, 30, 10, 0)
+    assert first["saft_threshold"] == trainer.saft_scorer.threshold_  # type: ignore[union-attr]
+    assert first["saft_score_q0.05"] < first["saft_score_q0.5"] < first["saft_score_q0.95"]
+    assert sum("saft_rows" in entry for entry in trainer.state.log_history) == 1
+    out = tmp_path / "out"
+    summary = json.loads((out / "saft_summary.json").read_text())
+    assert summary == json.loads(json.dumps(trainer.saft_summary, default=str))
+    assert summary["removed"] == 10
+    audit = pq.read_table(out / "_saft" / "audit.parquet")
+    assert audit["decision"].to_pylist().count("removed") == 10
+    again = SAFTScorer.from_pretrained(out / "_saft" / "scorer", cache_dir=tmp_path / "cache").filter(pool_rows())
+    assert again.removed_indices.tolist() == trainer.saft_result.removed_indices.tolist()  # type: ignore[union-attr]
+    trainer.create_model_card(model_name="m", dataset_name="d")
+    trainer.create_model_card(model_name="m", dataset_name="d")
+    card = (out / "README.md").read_text()
+    assert card.count("## What was filtered") == 1
+    assert "Of 40 rows, 10 were removed" in card
+    assert {"- saft\n", "- sft\n"} <= set(card.splitlines(keepends=True))
+    for told in (summary, card):
+        assert not any(word in str(told) for word in pool_rows()["prompt"])
+
+
+def test_nothing_of_single_rows_is_uploaded(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_for(model, tmp_path, **SAVING)
+    trainer.train()
+    sent: list[str] = []
+
+    def collect(*_: Any, folder_path: str, ignore_patterns: Any = None, **__: Any) -> None:
+        found = [str(p.relative_to(folder_path)) for p in Path(folder_path).rglob("*") if p.is_file()]
+        sent.extend(filter_repo_objects(found, ignore_patterns=ignore_patterns))
+
+    if hasattr(transformers.trainer, "upload_folder"):
+        monkeypatch.setattr(transformers.trainer, "upload_folder", collect)
+    else:
+        monkeypatch.setattr(transformers.trainer.hf_api(), "upload_folder", collect)
+    trainer.hub_model_id = "me/m"
+    trainer.push_to_hub()
+    assert "saft_summary.json" in sent
+    assert not [name for name in sent if "_saft" in name.split("/")[0] and name != "saft_summary.json"]
+    checkpoint = tmp_path / "out" / "checkpoint-2"
+    digests = set(pq.read_table(tmp_path / "out" / "_saft" / "audit.parquet")["sha256"].to_pylist())
+    assert not any(digest in (checkpoint / "saft_decisions.json").read_text() for digest in digests)
+
+
+def test_resuming_goes_on_as_if_never_stopped(model: str, tmp_path: Path) -> None:
+    whole = trainer_for(model, tmp_path, **SAVING)
+    whole.train()
+    resumed = trainer_for(model, tmp_path, **SAVING)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    assert losses(resumed) == losses(whole)
+    trainer_for(model, tmp_path, **SAVING).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("change", ["a row", "order", "share", "readout", "on_error", "off"])
+def test_resuming_on_other_rows_is_refused(change: str, model: str, tmp_path: Path) -> None:
+    trainer_for(model, tmp_path, **SAVING).train()
+    rows, options = pool_rows(), {}
+    if change == "a row":
+        rows = rows.map(lambda row, number: {"completion": row["completion"] + "!" * (number == 5)}, with_indices=True)
+    elif change == "order":
+        rows = rows.select([1, 0, *range(2, 40)])
+    elif change == "share":
+        options = {"saft_expected_share": 0.2}
+    elif change == "readout":
+        options = {"saft_readout": "response_mean"}
+    elif change == "on_error":
+        options = {"saft_on_error": "keep"}
+    else:
+        options = {"saft_enabled": False}
+    other = trainer_for(model, tmp_path, rows, **SAVING, **options)
+    with pytest.raises(SAFTInputError, match="was trained on other rows"):
+        other.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+
+
+def test_a_checkpoint_of_an_unfiltered_run_is_refused(model: str, tmp_path: Path) -> None:
+    SFTTrainer(model, make_args(tmp_path, **SAVING), train_dataset=pool_rows()).train()
+    checkpoint = str(tmp_path / "out" / "checkpoint-2")
+    with pytest.raises(SAFTInputError, match="filtered: False then, True now"):
+        trainer_for(model, tmp_path, **SAVING).train(resume_from_checkpoint=checkpoint)
+    trainer_for(model, tmp_path, **SAVING, saft_expected_share=None).train(resume_from_checkpoint=checkpoint)
+
+
+def test_a_damaged_record_is_refused(model: str, tmp_path: Path) -> None:
+    trainer = trainer_for(model, tmp_path, **SAVING)
+    trainer.train()
+    record = tmp_path / "out" / "checkpoint-2" / "saft_decisions.json"
+    record.write_text(record.read_text()[:20])
+    with pytest.raises(SAFTInputError, match="is damaged"):
+        trainer.train(resume_from_checkpoint=str(record.parent))
