@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from saft_hf.embed.backbone import Backbone
-from saft_hf.embed.linear import faster_linear
 from saft_hf.render import Readout, Rendering
 
 
@@ -70,8 +69,7 @@ def _forward(backbone: Backbone, renderings: Sequence[Rendering], cells: Cells) 
     ids = np.zeros((len(renderings), max(needed)), dtype=np.int64)
     for row, (rendering, length) in enumerate(zip(renderings, needed, strict=True)):
         ids[row, :length] = rendering.input_ids[:length]
-    with faster_linear(backbone.device):
-        hidden = backbone.read(torch.from_numpy(ids).to(backbone.device), cells.layers)
+    hidden = backbone.read(torch.from_numpy(ids).to(backbone.device), cells.layers)
     pooled = {}
     for readout in cells.readouts:
         weights = torch.from_numpy(_weights(renderings, readout, ids.shape)).to(backbone.device)
