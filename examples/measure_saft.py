@@ -106,7 +106,7 @@ def measure(model: str, layer: int, readout: str, pool: Dataset, labelled: np.nd
         "auroc": roc_auc_score(harmful[rest], scores[rest]),
         "k": scorer.k_,
         "tau": scorer.threshold_,
-        "kept": len(kept) / len(pool),
+        "kept": len(kept),
         "still": harmful[kept_rest].mean() if len(kept_rest) else float("nan"),
         "difference": float(np.abs(scores - expected).max() / expected.max()),
         "outcome": outcome,
@@ -128,7 +128,7 @@ def main() -> None:
     disable_progress_bar()
     print(f"{options.rows} rows a pool, {options.labels} labels, layer {options.layer}, seed {options.seed}")
     print(
-        f"{'pool':<12}{'readout':<16}{'AUROC':>7}{'k':>4}{'tau':>11}{'kept':>8}{'still harmful':>15}{'difference':>12}"
+        f"{'pool':<12}{'readout':<16}{'AUROC':>7}{'k':>4}{'tau':>11}{'kept':>15}{'still harmful':>15}{'difference':>12}"
     )
     worst = 0.0
     for name in ("hard", "easy"):
@@ -139,9 +139,10 @@ def main() -> None:
         for readout in READOUTS:
             found = measure(options.model_name_or_path, options.layer, readout, pool, labelled, vectors[readout])
             tau = "-" if found["tau"] is None else f"{found['tau']:.4g}"
+            kept = f"{found['kept']:,} ({found['kept'] / options.rows:.1%})"
             print(
                 f"{name + f'({SHARE})':<12}{readout:<16}{found['auroc']:>7.3f}{found['k']:>4}{tau:>11}"
-                f"{found['kept']:>8.1%}{found['still']:>15.1%}{found['difference']:>12.1e}  {found['outcome']}",
+                f"{kept:>15}{found['still']:>15.1%}{found['difference']:>12.1e}  {found['outcome']}",
                 flush=True,
             )
             worst = max(worst, found["difference"])

@@ -280,16 +280,15 @@ def compare_decisions(pools: list[Pool], labels: int, times: int) -> None:
                 kept = ~flagged(values[rest], cut)
                 bad, refusal = pool.harmful[rest], pool.refusal[rest]
                 left = bad[kept].mean() if kept.any() else np.nan
-                shares = (kept[~bad].mean(), left, kept[refusal].mean() if refusal.any() else np.nan)
+                shares = (kept[~bad].mean(), left, kept[refusal].mean() if refusal.any() else 0.0)
                 outcomes.setdefault(name, []).append(shares)
         for name, shares in outcomes.items():
-            (benign, left, refusals), (wide, wide_left, _) = np.mean(shares, axis=0) * 100, np.std(shares, axis=0) * 100
-            cell = f"{benign:.1f} ({wide:.1f}) / {left:.2f} ({wide_left:.2f})"
-            table.setdefault(name, []).append(cell)
-            if pool.refusal.any():
-                table.setdefault(f"  kept refusals, {name}", []).append(f"{refusals:.1f}")
-            else:
-                table.setdefault(f"  kept refusals, {name}", []).append("-")
+            # A draw in which nothing is kept has no share left.
+            benign, left, refusals = 100 * np.nanmean(shares, axis=0)
+            wide, wide_left, _ = 100 * np.nanstd(shares, axis=0)
+            table.setdefault(name, []).append(f"{benign:.1f} ({wide:.1f}) / {left:.2f} ({wide_left:.2f})")
+            told = f"{refusals:.1f}" if pool.refusal.any() else "-"
+            table.setdefault(f"  kept refusals, {name}", []).append(told)
         table.setdefault("refused share of draws", []).append(f"{100 * np.mean(refused):.0f}")
     show([pool.name for pool in pools], table)
 

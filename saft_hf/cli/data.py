@@ -45,6 +45,12 @@ def load_rows(name: str, *, split: str = "train", config: str | None = None, rev
     return _split_of(_load(name, name, config, revision=revision), split, name)
 
 
+def is_one_table(name: str) -> bool:
+    """Whether `load_rows` gives the same rows for this name whatever the split: a file, or one saved dataset."""
+    path = Path(name)
+    return (path / "state.json").exists() if path.is_dir() else _reader_of(path) is not None
+
+
 def load_pool_and_labels(arguments: DatasetArguments) -> tuple[Dataset, Dataset | None]:
     """The rows to score and, where there are any, the labelled ones.
 

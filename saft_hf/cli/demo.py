@@ -9,7 +9,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
-from saft_hf.cli.arguments import parse
+from saft_hf.cli.arguments import DatasetArguments, parse
 from saft_hf.cli.data import load_pool_and_labels
 from saft_hf.cli.pipeline import SCORER, fit_lines, fitted_scorer, output_folder, print_table
 from saft_hf.decide import read_labels, resolve_label_column
@@ -43,22 +43,22 @@ def run(argv: Sequence[str]) -> None:
         result.save(folder, file_format=output.output_format)  # type: ignore[arg-type]
         scorer.save_pretrained(folder / SCORER)
         print(f"SAFT on {len(pool)} rows, {len(labelled)} of them labelled at random:")
-        print_table({**fit_lines(scorer), **_quality(result, pool, labelled, dataset.label_column), "files": folder})
+        print_table({**fit_lines(scorer), **_quality(result, pool, labelled, dataset), "files": folder})
 
 
-def _quality(result: FilterResult, pool: Dataset, labelled: Dataset, label_column: str | None) -> dict[str, object]:
+def _quality(result: FilterResult, pool: Dataset, labelled: Dataset, arguments: DatasetArguments) -> dict[str, object]:
     """Counts, and how well removal agrees with the labels of the rows that were not used for fitting."""
     counts: dict[str, object] = {
         "kept": len(result.kept_indices),
         "removed": len(result.removed_indices),
         "errored": len(result.errored_indices),
     }
-    column = resolve_label_column(labelled.column_names, label_column)
+    column = resolve_label_column(labelled.column_names, arguments.label_column)
     if column not in pool.column_names:
         return counts
     used = {str(row) for row in labelled}
     fresh = np.asarray([str(row) not in used for row in pool]) & ~np.isnan(result.scores)
-    harmful: NDArray[np.bool_] = read_labels(pool[column], column)[fresh]
+    harmful: NDArray[np.bool_] = read_labels(pool[column], column, arguments.harmful_value)[fresh]
     removed = np.isin(np.arange(len(pool)), result.removed_indices)[fresh]
     if harmful.all() or not harmful.any():
         return counts

@@ -21,7 +21,7 @@ from trl import (
 )
 from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
-from saft_hf.cli.data import load_rows
+from saft_hf.cli.data import is_one_table, load_rows
 from saft_hf.errors import SAFTInputError
 from saft_hf.train import SAFTSFTConfig, SAFTSFTTrainer
 
@@ -128,6 +128,11 @@ def _datasets(script: Any, args: SAFTSFTConfig, mixture: Any) -> tuple[Any, Any]
         found = [
             load_dataset(script.dataset_name, script.dataset_config, split=split, streaming=True) for split in splits
         ]
+    elif evaluates and is_one_table(script.dataset_name):
+        raise SAFTInputError(
+            f"{script.dataset_name} is one table, without a split {script.dataset_test_split!r} to evaluate on. Give a "
+            "folder of data files with both splits, or a Hub id; or leave `--eval_strategy` out."
+        )
     else:
         found = [load_rows(script.dataset_name, split=split, config=script.dataset_config) for split in splits]
     return found[0], found[1] if evaluates else None

@@ -134,7 +134,8 @@ class ModelSource:
         Raises:
             SAFTError: a process holds other weights than the first: its copy was left empty while it loaded.
         """
-        with self.opened(layers, world.device) as backbone:
+        # The digests are compared outside: a process that fails to load must not answer that call with its error.
+        with world.together("loading the model"), self.opened(layers, world.device) as backbone:
             own = backbone.fingerprints[max(layers)]
         if len(set(world.gather(own))) > 1:
             raise SAFTError(

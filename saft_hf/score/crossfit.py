@@ -60,10 +60,13 @@ def mean_differences(
         held = (training & (labels == value)).astype(np.float64)
         parts.append(held / held.sum(axis=2, keepdims=True))
     weights = parts[0] - parts[1]
-    # Weights travel to the rows instead of the rows to the weights: one product for all deals.
-    moved = np.zeros((*weights.shape[:2], *orders.shape))
-    np.put_along_axis(moved, orders[None, None], np.broadcast_to(weights[:, :, None], moved.shape), axis=3)
-    return moved @ rows
+    found = np.empty((*weights.shape[:2], len(orders), rows.shape[1]))
+    for repeat, own in enumerate(weights):
+        # Weights travel to the rows instead of the rows to the weights: one product for all deals.
+        moved = np.empty((len(own), *orders.shape))
+        np.put_along_axis(moved, orders[None], np.broadcast_to(own[:, None], moved.shape), axis=2)
+        found[repeat] = moved @ rows
+    return found
 
 
 def out_of_fold(

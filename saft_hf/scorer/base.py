@@ -156,7 +156,8 @@ class ScorerBase:
             pretrained_name_or_path: the folder.
             model: where the model is now, if not where it was; its weights must be the same.
             cache_dir: where vectors are kept, as in the constructor.
-            trust_remote_code: run code that comes with the model; never taken from the file.
+            trust_remote_code: run code that comes with the model, or an attention kernel that the file names; never
+                taken from the file.
             token: for private models; never taken from the file.
             processing_class: tokenizer or processor; by default the one saved with the model.
 
@@ -175,6 +176,11 @@ class ScorerBase:
                 f"{pretrained_name_or_path}: config.json lacks or misnames a field ({error}). Save the scorer again "
                 "with this version of saft_hf."
             ) from error
+        if "/" in str(options["attn_implementation"]) and not trust_remote_code:
+            raise SAFTArtifactError(
+                f"{pretrained_name_or_path} asks for the attention kernel {options['attn_implementation']!r} from the "
+                "Hub, which is code: pass `trust_remote_code=True` if you trust it."
+            )
         reads = model or fitted.model
         if model is None and fitted.revision is not None:
             options["revision"] = fitted.revision

@@ -41,7 +41,8 @@ class SAFTScorer(ScorerBase):
         readout (`str`, *optional*, defaults to `response_start`): `response_start` (published: the last token before
             the response), `response_mean` or `response_end`. A pool of plain text is read at `response_mean`.
         method (`str`, *optional*, defaults to `saft`): `saft` is the published score.
-        k (`int`, *optional*): how many directions to sum; by default chosen from 1 to 4 by F1 on labels, 1 without.
+        k (`int`, *optional*): how many directions to sum; by default chosen from 1 to 4 by F1 on labels, and 1 without
+            labels or where `threshold` or `expected_share` is given.
         threshold (`float`, *optional*): remove rows with a score above it.
         expected_share (`float`, *optional*): remove this share of the pool, the rows with the highest scores.
         dtype (`str`, *optional*, defaults to `auto`): of the model by name; `auto` is the checkpoint's, float32 on CPU.
@@ -124,8 +125,7 @@ class SAFTScorer(ScorerBase):
         readout = Readout(self.readout) if self.readout else inputs.pick_readout(renderer, pool)
         cells = Cells((layer,), (readout,))
         try:
-            with world.together("loading the model"):
-                fingerprint = source.fingerprint((layer,), world)
+            fingerprint = source.fingerprint((layer,), world)
             extractor = self._extractor(renderer, cells, fingerprint, world)
             learned = fitting.fit_published(
                 extractor,

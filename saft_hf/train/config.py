@@ -34,7 +34,8 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
         saft_method (`str`, *optional*, defaults to `saft`):
             `saft` is the published score.
         saft_k (`int`, *optional*):
-            How many principal directions to sum; by default chosen from 1 to 4 on the labels, 1 without labels.
+            How many principal directions to sum; by default chosen from 1 to 4 on the labels, and 1 without labels or
+            where `saft_threshold` or `saft_expected_share` is given.
         saft_threshold (`float`, *optional*):
             Remove rows with a score above it, whatever the labels say.
         saft_expected_share (`float`, *optional*):

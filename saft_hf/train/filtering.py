@@ -103,7 +103,7 @@ def check_request(request: Request) -> None:
     Raises:
         SAFTInputError: images, worker processes for a stream, or options that contradict each other.
     """
-    columns = request.dataset.column_names or list(next(iter(request.dataset)))
+    columns = request.dataset.column_names or list(next(iter(request.dataset), {}))
     if {"image", "images"} & set(columns):
         raise SAFTInputError(
             f"`train_dataset` has images (columns {columns}): SAFT scores text only. Train unfiltered with "

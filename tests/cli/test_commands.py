@@ -252,3 +252,10 @@ def test_two_launched_processes_filter_like_one(basics: list[str], tmp_path: Pat
     assert load_from_disk(str(two / "kept")).to_list() == load_from_disk(str(one / "kept")).to_list()
     shards = [{path.name for path in (tmp_path / f"{name}-store").rglob("*.safetensors")} for name in ("one", "two")]
     assert shards[0] == shards[1]
+
+
+def test_the_demo_reads_every_label_as_the_fit_does(basics: list[str], demo_pool: Dataset, tmp_path: Path) -> None:
+    verdicts = ["fine" if safe else "bad" for safe in demo_pool["is_safe"]]
+    demo_pool.remove_columns("is_safe").add_column("verdict", verdicts).to_json(tmp_path / "rows.jsonl")
+    words = ["--dataset_name", str(tmp_path / "rows.jsonl"), "--label_column", "verdict", "--harmful_value", "bad"]
+    assert main(["demo", *basics, *words]) == 0

@@ -65,6 +65,16 @@ def test_the_card_says_what_the_scorer_is_and_not_where_it_was_made(
     assert not [row for row in demo_pool if row["messages"][-1]["content"] in text]
 
 
+def test_a_kernel_from_the_hub_is_code_and_needs_the_callers_trust(saved: Path) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    config["scorer"]["scorer"]["attn_implementation"] = "somebody/attention"
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SAFTArtifactError, match=r"somebody/attention.*trust_remote_code"):
+        SAFTScorer.from_pretrained(saved)
+    loaded = SAFTScorer.from_pretrained(saved, trust_remote_code=True)
+    assert loaded.attn_implementation == "somebody/attention"
+
+
 def test_an_unfitted_scorer_is_not_saved(demo_model: str, tmp_path: Path) -> None:
     with pytest.raises(SAFTInputError, match="not fitted"):
         SAFTScorer(demo_model).save_pretrained(tmp_path / "scorer")

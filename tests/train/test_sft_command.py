@@ -118,3 +118,8 @@ def test_what_is_missing_is_named(config: dict[str, Any], tmp_path: Path) -> Non
         path = written(tmp_path, {key: value for key, value in config.items() if key != name})
         with pytest.raises(SAFTInputError, match=f"--{name}"):
             sft.run(["--config", path])
+
+
+def test_one_file_is_not_trained_and_evaluated_on_alike(config: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(SAFTInputError, match=r"rows\.jsonl is one table, without a split 'test'"):
+        sft.run(["--config", written(tmp_path, config, eval_strategy="steps", eval_steps=1)])

@@ -10,6 +10,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from datasets import IterableDataset
 from train_kit import assert_same_training, make_args, make_model, make_tokenizer, pool_rows, save_model
 
 from saft_hf import SAFTInputError, SAFTScorer, SAFTSFTTrainer, SAFTUndecidedError
@@ -123,3 +124,9 @@ def test_counts_add_up_over_processes_that_read_different_parts() -> None:
     assert one.totals(whole) == {"kept": 4, "removed": 1, "errored": 0}  # type: ignore[arg-type]
     one.restart()
     assert one.totals(alone) == {"kept": 0, "removed": 0, "errored": 0}  # type: ignore[arg-type]
+
+
+def test_an_empty_stream_is_refused(model: str, tmp_path: Path) -> None:
+    empty = IterableDataset.from_generator(lambda: iter(()))
+    with pytest.raises(SAFTInputError, match="empty stream"):
+        SAFTSFTTrainer(model, make_args(tmp_path), train_dataset=empty)

@@ -1,0 +1,328 @@
+"""Rows per second against the plain way, in one run: `make bench`.
+
+The plain way: transformers' own `AutoModelForCausalLM` in float32, batches of 8 in row order, the whole sequence,
+attention mask, `output_hidden_states=True`, language-model head. It is timed on random runs of 8 neighbouring rows, in
+chunks between our own runs, so that other work on the machine slows both. Each part runs in a fresh process, for its
+peak memory. Both ways start from rows and render them; model loading and imports are not timed.
+
+Ours is `Extractor.embed` on all rows with an empty store: rendering, planning, forward and writing to disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, load_dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from saft_hf.demo import demo_folder, demo_rows_path
+from saft_hf.embed.cells import Cells, cell_name
+from saft_hf.embed.extract import Extractor
+from saft_hf.embed.source import ModelSource
+from saft_hf.embed.world import World
+from saft_hf.render import Readout, Renderer, Rendering
+from saft_hf.status import RowStatus
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared"
+READOUTS = (Readout.START, Readout.MEAN)
+BATCH = 8
+TOLERANCE = 1e-4
+CHUNKS = len(READOUTS) + 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is measured, on what."""
+
+    model: str
+    dataset: str
+    layer: int
+    device: str
+    rows: int
+    batches: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One way, measured: `vectors` holds, for each readout, the sampled rows by number."""
+
+    rows: int
+    unique: int
+    tokens: int
+    padding_share: float
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+    vectors: dict[str, dict[int, np.ndarray]]
+
+
+def read_rows(task: Task) -> Dataset:
+    """The rows of a json, jsonl(.gz), csv or parquet file, or of a dataset on the Hub."""
+    kinds = {"json": "json", "jsonl": "json", "csv": "csv", "parquet": "parquet"}
+    path = Path(task.dataset)
+    if path.is_file():
+        kind = kinds[path.name.removesuffix(".gz").rsplit(".", 1)[1]]
+        rows = load_dataset(kind, data_files=str(path), split="train")
+    else:
+        rows = load_dataset(task.dataset, split="train")
+    return rows.select(range(task.rows)) if task.rows else rows
+
+
+def pool(states: np.ndarray, rendering: Rendering, readout: Readout) -> np.ndarray:
+    """One readout of one row's hidden states (`float32 [T, d]`), written out plainly."""
+    if readout is Readout.START:
+        return states[rendering.spans[-1][0] - 1]
+    return np.concatenate([states[start:end] for start, end in rendering.spans]).mean(axis=0)
+
+
+def plain_way(task: Task, batches: tuple[int, ...]) -> Part:
+    """Embed the given batches of 8 neighbouring rows as one would without this package."""
+    rows = read_rows(task)
+    tokenizer = AutoTokenizer.from_pretrained(task.model)
+    renderer = Renderer(tokenizer)
+    pad = tokenizer.pad_token_id or 0
+    model = AutoModelForCausalLM.from_pretrained(task.model, dtype=torch.float32).to(task.device).eval()
+    vectors: dict[str, dict[int, np.ndarray]] = {readout: {} for readout in READOUTS}
+    count = tokens = fed = 0
+
+    def embed(first: int, keep: bool) -> None:
+        nonlocal count, tokens, fed
+        renderings = renderer(rows[first : first + BATCH])
+        usable = [(first + i, r) for i, r in enumerate(renderings) if r.status is RowStatus.OK]
+        width = max(len(r.input_ids) for _, r in usable)
+        ids = torch.full((len(usable), width), pad)
+        mask = torch.zeros_like(ids)
+        for i, (_, rendering) in enumerate(usable):
+            ids[i, : len(rendering.input_ids)] = torch.from_numpy(rendering.input_ids)
+            mask[i, : len(rendering.input_ids)] = 1
+        with torch.no_grad():
+            output = model(
+                input_ids=ids.to(task.device), attention_mask=mask.to(task.device), output_hidden_states=True
+            )
+        states = output.hidden_states[task.layer].cpu().numpy()
+        found = {q: {row: pool(states[i], r, q) for i, (row, r) in enumerate(usable)} for q in READOUTS}
+        if keep:
+            count, tokens, fed = count + len(usable), tokens + int(mask.sum()), fed + mask.numel()
+            for readout in READOUTS:
+                vectors[readout].update(found[readout])
+
+    embed(batches[0] * BATCH, keep=False)  # warm up
+    clock = Clock()
+    for batch in batches:
+        embed(batch * BATCH, keep=True)
+    return Part(count, count, tokens, 1 - tokens / fed, *clock.read(), peak_mib(), vectors)
+
+
+def our_way(task: Task, readout: Readout) -> Part:
+    """Embed all rows into an empty store."""
+    rows = read_rows(task)
+    source = ModelSource(task.model, options={"dtype": "float32"})
+    cells = Cells((task.layer,), (readout,))
+    device = torch.device(task.device)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def extractor(store: str) -> Extractor:
+            return Extractor(
+                Renderer(source.tokenizer),
+                cells,
+                lambda: source.opened(cells.layers, device),
+                width=source.shape.hidden_size,
+                max_positions=source.shape.max_positions,
+                token_budget=source.token_budget(device),
+                folder=Path(folder) / store,
+                world=World(),
+            )
+
+        extractor("warm").embed(rows.select(range(BATCH)))  # loads the model, as for the plain way
+        clock = Clock()
+        embedded = extractor("cold").embed(rows)
+        seconds, cpu_seconds = clock.read()
+        name = cell_name(task.layer, readout)
+        found = np.concatenate([vectors for _, vectors in embedded.leaves(name)])
+    plan = embedded.plan
+    sampled = {
+        row: found[plan.row_to_unique[row]]
+        for batch in task.batches
+        for row in range(batch * BATCH, (batch + 1) * BATCH)
+        if plan.row_to_unique[row] >= 0
+    }
+    return Part(
+        rows=int((plan.row_to_unique >= 0).sum()),
+        unique=plan.num_unique,
+        tokens=int(plan.lengths.sum()),
+        padding_share=plan.padding_share,
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
+        peak_mib=peak_mib(),
+        vectors={readout: sampled},
+    )
+
+
+class Clock:
+    """Wall and processor seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._begin = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        """Seconds on the wall, and of all threads."""
+        return time.perf_counter() - self._begin[0], time.process_time() - self._begin[1]
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def alone(work: Any, *args: Any) -> Any:
+    """Run in a fresh process, and give its answer."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool_:
+        return pool_.submit(work, *args).result()
+
+
+def joined(parts: list[Part]) -> Part:
+    """The chunks of the plain way as one."""
+    fed = sum(part.tokens / (1 - part.padding_share) for part in parts)
+    tokens = sum(part.tokens for part in parts)
+    return Part(
+        rows=sum(part.rows for part in parts),
+        unique=sum(part.unique for part in parts),
+        tokens=tokens,
+        padding_share=1 - tokens / fed,
+        seconds=sum(part.seconds for part in parts),
+        cpu_seconds=sum(part.cpu_seconds for part in parts),
+        peak_mib=max(part.peak_mib for part in parts),
+        vectors={q: {row: v for part in parts for row, v in part.vectors[q].items()} for q in READOUTS},
+    )
+
+
+def figures(part: Part, plain: Part) -> dict[str, float | int]:
+    """What is printed of one way."""
+    numbers = {key: value for key, value in asdict(part).items() if key != "vectors"}
+    rows, unique = part.rows / part.seconds, part.unique / part.seconds
+    base = plain.rows / plain.seconds
+    return {
+        **numbers,
+        "rows_per_s": rows,
+        "unique_per_s": unique,
+        "tokens_per_s": part.tokens / part.seconds,
+        "times_plain": rows / base,
+        "times_plain_unique": unique / base,
+        "times_plain_cpu": (part.rows / part.cpu_seconds) / (plain.rows / plain.cpu_seconds),
+    }
+
+
+def difference(one: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> float:
+    """Largest absolute difference over the rows of the plain way.
+
+    Raises:
+        ValueError: a row was embedded by one way and not by the other.
+    """
+    if set(one) != set(other) or not one:
+        raise ValueError(f"the two ways embedded different rows: {len(one)} and {len(other)}.")
+    return max(float(np.abs(one[row] - other[row]).max()) for row in one)
+
+
+def measure(task: Task) -> dict[str, Any]:
+    """Measure both ways in turn; the vectors are compared and not kept."""
+    chunks = [task.batches[i::CHUNKS] for i in range(CHUNKS)]
+    plain_parts = [alone(plain_way, task, chunks[0])]
+    ours: dict[Readout, Part] = {}
+    for readout, chunk in zip(READOUTS, chunks[1:], strict=True):
+        ours[readout] = alone(our_way, task, readout)
+        plain_parts.append(alone(plain_way, task, chunk))
+    plain = joined(plain_parts)
+    return {
+        "task": asdict(task) | {"batches": len(task.batches)},
+        "threads": torch.get_num_threads(),
+        "plain_rows_per_s_by_chunk": [part.rows / part.seconds for part in plain_parts],
+        "plain": figures(plain, plain),
+        **{
+            readout.value: figures(part, plain)
+            | {"max_difference": difference(part.vectors[readout], plain.vectors[readout])}
+            for readout, part in ours.items()
+        },
+    }
+
+
+COLUMNS = {
+    "rows": "{:,}",
+    "unique": "{:,}",
+    "rows_per_s": "{:.1f}",
+    "times_plain": "{:.1f}x",
+    "times_plain_unique": "{:.1f}x",
+    "times_plain_cpu": "{:.1f}x",
+    "tokens_per_s": "{:,.0f}",
+    "padding_share": "{:.1%}",
+    "peak_mib": "{:,.0f}",
+    "max_difference": "{:.1e}",
+}
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """Print one line a way."""
+    lines = [["", *COLUMNS]]
+    for way in ("plain", *(readout.value for readout in READOUTS)):
+        found = result[way]
+        lines.append([way, *(shown.format(found[key]) if key in found else "-" for key, shown in COLUMNS.items())])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    chunks = ", ".join(f"{rate:.1f}" for rate in result["plain_rows_per_s_by_chunk"])
+    print(f"\nplain: a random sample; rows/s of its {CHUNKS} chunks: {chunks}.")
+    print("times_plain_unique counts equal renderings once: what is left without de-duplication.")
+    print("times_plain_cpu compares processor seconds, which other work on the machine disturbs less.")
+
+
+def main() -> None:
+    """Read the options, measure, print and write."""
+    here = (SHARED / "lab-lm").is_dir()
+    model = SHARED / "lab-lm" if here else demo_folder()
+    dataset = SHARED / "data" / "beavertails_pairs.jsonl.gz" if here else demo_rows_path()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_name_or_path", default=str(model))
+    parser.add_argument("--dataset_name", default=str(dataset), help="json, jsonl, csv or parquet file, or a Hub id")
+    parser.add_argument("--layer", type=int, help="default: half of the layers")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rows", type=int, default=0, help="only the first so many rows; 0: all")
+    parser.add_argument("--plain_rows", type=int, default=480, help="rows that the plain way is timed on")
+    parser.add_argument("--seed", type=int, default=0, help="draws the rows of the plain way")
+    parser.add_argument("--output", type=Path, default=ROOT / "out" / "bench.json")
+    options = parser.parse_args()
+    task = Task(
+        model=options.model_name_or_path,
+        dataset=options.dataset_name,
+        layer=ModelSource(options.model_name_or_path).shape.num_layers // 2 if options.layer is None else options.layer,
+        device=options.device,
+        rows=options.rows,
+        batches=(),
+    )
+    batches = len(read_rows(task)) // BATCH
+    wanted = min(batches, max(CHUNKS, options.plain_rows // BATCH))
+    drawn = np.random.default_rng(options.seed).choice(batches, wanted, replace=False)
+    result = measure(Task(**(asdict(task) | {"batches": tuple(sorted(drawn.tolist()))})))
+    print_table(result)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=2))
+    print(f"Written to {options.output}.")
+    worst = max(result[readout.value]["max_difference"] for readout in READOUTS)
+    if worst > TOLERANCE:
+        sys.exit(f"The vectors differ from the plain way by {worst:.1e}, more than {TOLERANCE:.0e}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The directed score: finds the direction, and does not care how the pool is turned, scaled or batched."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import special_ortho_group
+from sklearn.covariance import shrunk_covariance
+
+from saft_hf.errors import SAFTInputError, SAFTUndecidedError
+from saft_hf.score import Moments, principal_subspace
+from saft_hf.score.directed import Frame, LinearScore, combine, learn_direction, metric
+
+seeds = st.integers(0, 2**32 - 1)
+Vectors = dict[str, NDArray[np.float64]]
+
+
+def pool(seed: int, n: int = 400, d: int = 20, shift: float = 3.0) -> tuple[Vectors, NDArray[np.bool_]]:
+    """Two cells; the classes differ along axis 2 of cell `a`, and in `b` not at all."""
+    rng = np.random.default_rng(seed)
+    harmful = rng.random(n) < 0.25
+    # Falling spread, but the shift lies in a direction that is not the widest.
+    x = {cell: rng.standard_normal((n, d)) * np.linspace(3, 0.5, d) + 5 for cell in ("a", "b")}
+    x["a"][:, 2] += shift * 2.7 * harmful
+    return x, harmful
+
+
+def framed(x: Vectors, r: int = 8) -> tuple[Frame, NDArray[np.float64], Moments]:
+    frame = Frame.of({cell: principal_subspace(Moments.of(rows), r) for cell, rows in x.items()})
+    at = frame.coordinates(x)
+    return frame, at, Moments.of(at)
+
+
+def learned(x: Vectors, harmful: NDArray[np.bool_], labelled: slice = slice(0, 120), **options: object) -> LinearScore:
+    frame, at, moments = framed(x)
+    return learn_direction(frame, moments, at[labelled], harmful[labelled], **options)  # type: ignore[arg-type]
+
+
+def auroc(scores: NDArray[np.float32], harmful: NDArray[np.bool_]) -> float:
+    return float((scores[harmful][:, None] > scores[~harmful]).mean())
+
+
+@pytest.mark.smoke
+def test_the_planted_direction_is_found() -> None:
+    x, harmful = pool(0)
+    score = learned(x, harmful)
+    weights = score.weights[score.cells.index("a")]
+    assert weights[2] > 0.9 * np.linalg.norm(score.weights)
+    assert auroc(score(x)[120:], harmful[120:]) > 0.95
+    # Turning the labels round turns the score round.
+    assert auroc(learned(x, ~harmful)(x)[120:], harmful[120:]) < 0.05
+
+
+def test_a_cell_without_signal_counts_for_little() -> None:
+    x, harmful = pool(1)
+    score = learned(x, harmful)
+    a, b = (np.linalg.norm(score.weights[score.cells.index(cell)]) for cell in ("a", "b"))
+    assert b < 0.2 * a
+    only = learned(x, harmful, parts=[["b"]])
+    assert only.cells == ("b",)
+    assert abs(auroc(only(x)[120:], harmful[120:]) - 0.5) < 0.15
+
+
+@given(seeds)
+@settings(max_examples=15)
+def test_rotating_scaling_and_shifting_a_cell_changes_no_score(seed: int) -> None:
+    x, harmful = pool(seed % 1000)
+    rng = np.random.default_rng(seed)
+    turn = special_ortho_group.rvs(20, random_state=seed)
+    moved = {"a": 7.5 * (x["a"] @ turn) + rng.standard_normal(20) * 10, "b": x["b"] / 30}
+    np.testing.assert_allclose(learned(moved, harmful)(moved), learned(x, harmful)(x), rtol=0, atol=1e-4)
+
+
+def test_scores_have_unit_spread_and_zero_mean_over_the_pool() -> None:
+    x, harmful = pool(2)
+    for options in ({}, {"parts": [["a", "b"]]}, {"shrinkage": 1.0}):
+        scores = learned(x, harmful, **options)(x).astype(np.float64)
+        assert abs(scores.mean()) < 1e-6
+        assert abs(scores.std() - 1) < 1e-6
+
+
+def test_the_score_of_vectors_is_the_direction_in_coordinates() -> None:
+    x, harmful = pool(3)
+    frame, at, moments = framed(x)
+    difference = at[:90][harmful[:90]].mean(axis=0) - at[:90][~harmful[:90]].mean(axis=0)
+    weights = combine(difference, frame, moments, [["a"], ["b"]], 0.5)
+    score = learn_direction(frame, moments, at[:90], harmful[:90])
+    np.testing.assert_allclose(score(x), at @ weights, atol=1e-6)
+    # Many at once are the same as one by one: cross-validation learns what fitting learns.
+    many = combine(np.stack([difference, -difference, 2 * difference]), frame, moments, [["a"], ["b"]], 0.5)
+    np.testing.assert_allclose(many, [weights, -weights, weights], atol=1e-12)
+
+
+def test_without_shrinkage_it_is_fishers_discriminant() -> None:
+    x, harmful = pool(4)
+    frame, at, moments = framed(x)
+    score = learn_direction(frame, moments, at, harmful, parts=[["a", "b"]], shrinkage=1e-9)
+    within = sum(np.cov(at[harmful == v].T, bias=True) * (harmful == v).mean() for v in (True, False))
+    fisher = np.linalg.solve(within, at[harmful].mean(axis=0) - at[~harmful].mean(axis=0))
+    assert np.corrcoef(score(x), at @ fisher)[0, 1] > 1 - 1e-6
+
+
+@given(seeds, st.floats(0.01, 1.0))
+@settings(max_examples=20)
+def test_the_metric_inverts_the_shrunk_covariance(seed: int, shrinkage: float) -> None:
+    rows = np.random.default_rng(seed).standard_normal((30, 6)) * np.arange(1, 7)
+    covariance = Moments.of(rows).covariance
+    np.testing.assert_allclose(
+        metric(covariance, shrinkage) @ shrunk_covariance(covariance, shrinkage), np.eye(6), atol=1e-9
+    )
+
+
+@given(seeds, st.lists(st.integers(0, 399), min_size=1, max_size=9))
+@settings(max_examples=20)
+def test_a_row_has_the_same_bits_in_every_batch(seed: int, some: list[int]) -> None:
+    x, harmful = pool(5)
+    x32 = {cell: rows.astype(np.float32) for cell, rows in x.items()}
+    score = learned(x, harmful)
+    frame = framed(x)[0]
+    whole, alone = score(x32), np.concatenate([score({c: x32[c][i : i + 1] for c in x32}) for i in some])
+    assert np.array_equal(whole[some], alone)
+    assert np.array_equal(score({cell: x32[cell][some] for cell in x32}), alone)
+    assert np.array_equal(frame.coordinates({cell: x32[cell][some] for cell in x32}), frame.coordinates(x32)[some])
+
+
+def test_the_same_input_gives_the_same_bits_and_survives_saving() -> None:
+    x, harmful = pool(6)
+    score, again = learned(x, harmful), learned(x, harmful)
+    assert np.array_equal(score.weights, again.weights)
+    back = LinearScore.from_parts(*score.to_parts())
+    assert back.cells == score.cells
+    assert np.array_equal(back(x), score(x))
+
+
+def test_a_giant_row_keeps_its_place_and_stays_finite() -> None:
+    score = LinearScore(("a",), np.zeros((1, 2)), np.array([[1e300, 0.0]]))
+    assert score({"a": [[1e5, 0], [-1e5, 0], [0, 1]]}).tolist() == [
+        np.finfo(np.float32).max,
+        np.finfo(np.float32).min,
+        0.0,
+    ]
+
+
+def test_what_does_not_fit_is_named() -> None:
+    x, harmful = pool(7)
+    frame, at, moments = framed(x)
+    score = learn_direction(frame, moments, at, harmful)
+    with pytest.raises(SAFTInputError, match="cell 'b' are missing"):
+        score({"a": x["a"]})
+    with pytest.raises(SAFTInputError, match=r"cell 'a' must have shape \[n, 20\]; found \[400, 3\]"):
+        score({**x, "a": x["a"][:, :3]})
+    with pytest.raises(SAFTInputError, match=r"coordinates must be \[400, 16\]"):
+        learn_direction(frame, moments, at[:, :3], harmful)
+    with pytest.raises(SAFTInputError, match="at least one cell"):
+        Frame.of({})
+    for shrinkage in (0.0, 1.1):
+        with pytest.raises(SAFTInputError, match="shrinkage must be above 0"):
+            metric(np.eye(2), shrinkage)
+    with pytest.raises(SAFTInputError, match="no variance"):
+        metric(np.zeros((2, 2)), 0.5)
+    with pytest.raises(SAFTInputError, match="weights must be finite"):
+        LinearScore(("a",), np.zeros((1, 2)), np.array([[np.nan, 0.0]]))
+    with pytest.raises(SAFTInputError, match="one row for each of 2 cells"):
+        LinearScore(("a", "b"), np.zeros((1, 2)), np.zeros((1, 2)))
+
+
+def test_labels_without_a_direction_are_undecided() -> None:
+    frame, at, moments = framed(pool(8)[0])
+    for labels in (np.zeros(400, bool), np.ones(400, bool)):
+        with pytest.raises(SAFTUndecidedError, match=f"{labels.sum()} of 400"):
+            learn_direction(frame, moments, at, labels)
+    with pytest.raises(SAFTUndecidedError, match="same mean vector"):
+        learn_direction(frame, moments, np.repeat(at[:1], 4, axis=0), [True, False, True, False])
