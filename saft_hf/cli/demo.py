@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
 from saft_hf.cli.arguments import DatasetArguments, parse
-from saft_hf.cli.data import load_pool_and_labels
-from saft_hf.cli.pipeline import SCORER, fit_lines, fitted_scorer, output_folder, print_table
+from saft_hf.cli.pipeline import count_lines, filter_and_save, fit_lines, print_table
 from saft_hf.decide import read_labels, resolve_label_column
 from saft_hf.demo import demo_folder, demo_rows_path
 from saft_hf.embed.world import World
@@ -29,30 +28,19 @@ DEFAULTS = {
 def run(argv: Sequence[str]) -> None:
     """Fit on 100 labels, filter, and compare with the other labels."""
     arguments = parse("demo", argv, DEFAULTS)
-    _, dataset, options, output = arguments
-    folder = output_folder(output)
-    world = World()
-    pool, labelled = load_pool_and_labels(dataset)
-    if labelled is None:
+    dataset = arguments[1]
+    if not (dataset.labelled_rows or dataset.labelled_name):
         raise SAFTInputError("the demo needs labels: give `--labelled_rows` or `--labelled_name`.")
-    scorer = fitted_scorer(arguments, pool, labelled)
-    result = scorer.filter(pool, on_error=options.on_error)  # type: ignore[arg-type] # filter says what it takes
-    with world.together("saving"):
-        if not world.is_main:
-            return
-        result.save(folder, file_format=output.output_format)  # type: ignore[arg-type]
-        scorer.save_pretrained(folder / SCORER)
+    result, scorer, pool, labelled = filter_and_save(arguments)
+    if labelled is not None and World().is_main:
         print(f"SAFT on {len(pool)} rows, {len(labelled)} of them labelled at random:")
-        print_table({**fit_lines(scorer), **_quality(result, pool, labelled, dataset), "files": folder})
+        quality = _quality(result, pool, labelled, dataset)
+        print_table({**fit_lines(scorer), **quality, "files": arguments[3].output_dir})
 
 
 def _quality(result: FilterResult, pool: Dataset, labelled: Dataset, arguments: DatasetArguments) -> dict[str, object]:
     """Counts, and how well removal agrees with the labels of the rows that were not used for fitting."""
-    counts: dict[str, object] = {
-        "kept": len(result.kept_indices),
-        "removed": len(result.removed_indices),
-        "errored": len(result.errored_indices),
-    }
+    counts = count_lines(result)
     column = resolve_label_column(labelled.column_names, arguments.label_column)
     if column not in pool.column_names:
         return counts

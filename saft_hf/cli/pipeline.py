@@ -8,7 +8,10 @@ from typing import Any
 from datasets import Dataset
 
 from saft_hf.cli.arguments import Arguments, OutputArguments
+from saft_hf.cli.data import load_pool_and_labels
+from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError
+from saft_hf.result import FilterResult
 from saft_hf.scorer import SAFTScorer
 
 SCORER = "scorer"
@@ -22,12 +25,15 @@ def fitted_scorer(arguments: Arguments, pool: Dataset, labelled: Dataset | None)
     """
     model, dataset, options, _ = arguments
     if options.scorer is not None:
-        return SAFTScorer.from_pretrained(
+        scorer = SAFTScorer.from_pretrained(
             options.scorer,
             model=model.model_name_or_path,
             cache_dir=options.cache_dir,
             trust_remote_code=model.trust_remote_code,
         )
+        if World().is_main:  # before it is loaded: a scorer from elsewhere names a model of its own
+            print(f"The scorer in {options.scorer} reads the model {scorer.model}.")
+        return scorer
     if model.model_name_or_path is None:
         raise SAFTInputError("`--model_name_or_path` (to fit a scorer) or `--scorer` (to use a fitted one) is needed.")
     scorer = SAFTScorer(
@@ -71,6 +77,25 @@ def output_folder(arguments: OutputArguments) -> Path:
     return folder
 
 
+def filter_and_save(arguments: Arguments) -> tuple[FilterResult, SAFTScorer, Dataset, Dataset | None]:
+    """Load, fit, filter and save: result (kept rows, audit, summary) and scorer.
+
+    Returns:
+        Result, scorer, the pool and the labelled rows.
+    """
+    _, dataset, options, output = arguments
+    folder = output_folder(output)
+    world = World()
+    pool, labelled = load_pool_and_labels(dataset)
+    scorer = fitted_scorer(arguments, pool, labelled)
+    result = scorer.filter(pool, on_error=options.on_error)  # type: ignore[arg-type] # filter says what it takes
+    with world.together("saving"):
+        if world.is_main:
+            result.save(folder, file_format=output.output_format)  # type: ignore[arg-type]
+            scorer.save_pretrained(folder / SCORER)
+    return result, scorer, pool, labelled
+
+
 def print_table(rows: dict[str, Any]) -> None:
     """Print names and values in two columns."""
     width = max(map(len, rows))
@@ -93,3 +118,8 @@ def fit_lines(scorer: SAFTScorer) -> dict[str, Any]:
     if summary["refusal"]:
         lines["cannot tell"] = summary["refusal"]
     return lines
+
+
+def count_lines(result: FilterResult) -> dict[str, Any]:
+    """How many rows were kept, removed and errored."""
+    return dict(result.decisions.counts())

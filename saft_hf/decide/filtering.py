@@ -187,28 +187,17 @@ def _scored(scores: NDArray[np.float64], status: list[str]) -> NDArray[np.bool_]
     return ok
 
 
-def check_outcome(decisions: Decisions, *, labelled_harmful: int = 0, allow_extreme: bool = False) -> None:
-    """Refuse a filter that keeps nothing, or removes nothing although people found harmful rows.
+def check_outcome(decisions: Decisions) -> None:
+    """Refuse a filter that keeps nothing.
 
     Args:
         decisions: The decisions.
-        labelled_harmful: Rows of this data that people labelled as harmful, 0 where there are no labels.
-        allow_extreme: Accept either outcome.
 
     Raises:
-        SAFTUndecidedError: The outcome is extreme and `allow_extreme` is not set.
+        SAFTUndecidedError: No row is kept.
     """
-    if allow_extreme:
-        return
-    found = decisions.counts()
-    if found[Decision.KEPT] == 0:
+    if decisions.kept.size == 0:
         raise SAFTUndecidedError(
             f"nothing is kept of {len(decisions)} rows ({decisions.reason_counts()}): check the threshold "
-            "and the statuses, or allow it (on_refusal='keep', allow_extreme=True)"
-        )
-    if found[Decision.REMOVED] == 0 and labelled_harmful > 0:
-        raise SAFTUndecidedError(
-            f"nothing is removed from {len(decisions)} rows, although {labelled_harmful} labelled rows are "
-            "harmful: lower the threshold, use another layer, readout or method, or allow it (on_refusal='keep', "
-            "allow_extreme=True)"
+            "and the statuses, or keep every row with on_refusal='keep'"
         )

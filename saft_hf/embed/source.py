@@ -47,6 +47,7 @@ class ModelSource:
     processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     _kept: Backbone | None = field(default=None, init=False, repr=False)
+    _state: int = field(default=0, init=False, repr=False)
 
     @property
     def name(self) -> str | None:
@@ -153,6 +154,13 @@ class ModelSource:
         Raises:
             SAFTArtifactError: its weights are not those of `fingerprint`.
         """
+        state = 0
+        if isinstance(self.model, nn.Module):
+            # An object may be trained between two calls: torch counts what is written into each parameter.
+            state = sum(parameter._version for parameter in self.model.parameters())
+        if self._kept is not None and state != self._state:
+            self.release()
+        self._state = state
         if self._kept is None:
             if self.model is None:
                 raise SAFTInputError(_NO_MODEL)

@@ -11,6 +11,12 @@ from saft_hf.scorer.fitted import Fitted
 _PACKAGES = ("saft-hf", "torch", "transformers")
 
 
+def public_name(fitted: Fitted) -> str | None:
+    """Hub id of the model; None for a folder on this machine, whose path says nothing to others and is theirs."""
+    name = fitted.model
+    return name if name is not None and not Path(name).exists() and name.count("/") <= 1 else None
+
+
 def scorer_card(fitted: Fitted) -> ScorerCard:
     """The values of `model_cards/scorer.md.jinja`.
 
@@ -21,7 +27,7 @@ def scorer_card(fitted: Fitted) -> ScorerCard:
         Plain values. A model that is a folder on this machine is not named: its path says nothing to others.
     """
     summary = fitted.summary
-    on_hub = fitted.model is not None and not Path(fitted.model).exists() and fitted.model.count("/") <= 1
+    name = public_name(fitted)
     labels: LabelsUsed | None = None
     if summary["labels"] is not None and fitted.threshold_from == "f1":
         labels = {
@@ -32,9 +38,9 @@ def scorer_card(fitted: Fitted) -> ScorerCard:
             "separating_points": summary["separating_points"],
         }
     return {
-        "title": "SAFT scorer" + (f" for {fitted.model}" if on_hub else ""),
+        "title": "SAFT scorer" + (f" for {name}" if name else ""),
         "repo_id": None,
-        "model": fitted.model if on_hub else None,
+        "model": name,
         "revision": fitted.revision,
         "model_fingerprint": fitted.model_fingerprint,
         "template_digest": fitted.template_digest,

@@ -19,6 +19,7 @@ from saft_hf.render import Readout
 from saft_hf.result import FilterResult
 from saft_hf.scorer import fitting, inputs
 from saft_hf.scorer.base import ScorerBase
+from saft_hf.scorer.card import public_name
 from saft_hf.scorer.fitted import Fitted
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ class SAFTScorer(ScorerBase):
         if self.threshold is not None and not np.isfinite(self.threshold):
             raise SAFTInputError(f"`threshold` must be a finite number, not {self.threshold}.")
         if self.expected_share is not None and not 0 < self.expected_share < 1:
-            raise SAFTInputError(f"`expected_share` must lie between 0 and 1, not {self.expected_share}.")
+            raise SAFTInputError(f"`expected_share` must be between 0 and 1, not {self.expected_share}.")
         if on_refusal not in ("raise", "keep"):
             raise SAFTInputError(f"`on_refusal` must be 'raise' or 'keep', not {on_refusal!r}.")
         if label_sampling not in ("uniform", "other"):
@@ -255,6 +256,8 @@ class SAFTScorer(ScorerBase):
             SAFTInputError: rows could not be scored and `on_error="raise"`.
         """
         fitted = self._fitted
+        if on_refusal not in (None, "raise", "keep"):
+            raise SAFTInputError(f"`on_refusal` must be 'raise', 'keep' or None, not {on_refusal!r}.")
         keep = fitted.keep_on_refusal if on_refusal is None else on_refusal == "keep"
         if fitted.threshold is None and not keep:
             why = fitted.refusal or "the scorer was fitted with no labels, no `threshold` and no `expected_share`"
@@ -269,10 +272,11 @@ class SAFTScorer(ScorerBase):
             threshold, refusal = None, f"the threshold {threshold:.6g} would keep none of {len(dataset)} rows"
             logger.warning("Every row is kept: %s.", refusal)
             decisions = decide(scores, statuses, None, on_error=on_error)
-        check_outcome(decisions, allow_extreme=keep)
+        if not keep:
+            check_outcome(decisions)
         summary = {
             **self.summary_,
-            "model": fitted.model,
+            "model": public_name(fitted),
             "method": fitted.method,
             "layer": fitted.layer,
             "readout": fitted.readout.value,

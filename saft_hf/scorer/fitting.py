@@ -146,10 +146,13 @@ def choose(aim: Aim, pool_scores: NDArray[np.float32], labelled: NDArray[np.floa
     """
     pool = pool_scores[~np.isnan(pool_scores[:, 0])]
     k = aim.ks[0]
+    harmful = 0 if aim.harmful is None else int(aim.harmful.sum())
     if aim.threshold is not None:
-        return Choice(k, float(aim.threshold), "given", {})
+        given = float(aim.threshold)
+        return Choice(k, given, "given", {}, _refusal(pool[:, 0], given, harmful))
     if aim.expected_share is not None:
-        return Choice(k, threshold_for_share(pool[:, 0], aim.expected_share), "expected_share", {})
+        quantile = threshold_for_share(pool[:, 0], aim.expected_share)
+        return Choice(k, quantile, "expected_share", {}, _refusal(pool[:, 0], quantile, harmful))
     if labelled is None or aim.harmful is None:
         return Choice(k, None, "none", {})
     if not aim.uniform:
@@ -167,22 +170,23 @@ def choose(aim: Aim, pool_scores: NDArray[np.float32], labelled: NDArray[np.floa
         )
     except SAFTUndecidedError as error:  # the scores stand; only the decision is withheld, and `fit` says so
         return Choice(k, None, "none", {}, str(error))
-    chosen = pool[:, aim.ks.index(found.k)]
-    removed = int(flagged(chosen, found.threshold).sum())
-    refusal = None
-    if removed == len(chosen):
-        refusal = f"the best F1 on labels ({found.best.f1:.2f}) removes all {len(chosen)} scored rows of the pool"
-    elif removed == 0:
-        refusal = (
-            f"the best F1 on labels ({found.best.f1:.2f}) removes no row, although {int(aim.harmful.sum())} of them "
-            "are harmful"
-        )
+    refusal = _refusal(pool[:, aim.ks.index(found.k)], found.threshold, harmful)
     figures = {
         "f1": found.best.f1,
         "separating_points": found.best.pool_splits,
         "candidates": [asdict(candidate) for candidate in found.candidates],
     }
     return Choice(found.k, found.threshold, "f1", figures, refusal)
+
+
+def _refusal(scores: NDArray[np.float32], threshold: float, harmful: int) -> str | None:
+    """Why a threshold must not be used: it removes all, or nothing although labels say that there is harm."""
+    removed = int(flagged(scores, threshold).sum())
+    if removed == len(scores):
+        return f"the threshold {threshold:.6g} removes all {removed} scored rows of the pool"
+    if removed == 0 and harmful:
+        return f"the threshold {threshold:.6g} removes no row, although {harmful} labelled rows are harmful"
+    return None
 
 
 def undecided(choice: Choice, m: int) -> SAFTUndecidedError:

@@ -156,6 +156,11 @@ def _without_scores(dataset: Any) -> Any:
 
 
 def _by_given_scores(request: Request) -> Filtered:
+    if request.labelled is not None:
+        raise SAFTInputError(
+            "`saft_trust_scores=True` and `saft_labelled` do not go together: labels are not used with scores that are "
+            "only trusted. Give `saft_threshold`, `saft_expected_share` or `saft_scorer`."
+        )
     scorer = request.scorer if isinstance(request.scorer, SAFTScorer) or request.scorer is None else None
     if request.scorer is not None and scorer is None:
         scorer = _load(request, None)
@@ -176,8 +181,7 @@ def _by_given_scores(request: Request) -> Filtered:
         threshold = threshold_for_share(scores, share)
     if threshold is None:
         raise SAFTInputError(
-            "`saft_trust_scores=True` needs `saft_threshold`, `saft_expected_share` or a `saft_scorer` with a "
-            "threshold: labels are not used with scores that are only trusted."
+            "`saft_trust_scores=True` needs `saft_threshold`, `saft_expected_share` or a fitted `saft_scorer`."
         )
     statuses = list(request.dataset[STATUS])
     decisions = decide(scores, statuses, threshold, on_error=request.get("on_error"))
@@ -209,7 +213,7 @@ def _filtered_stream(request: Request, scorer: SAFTScorer | None, threshold: flo
     kept = StreamFilter(score, threshold, request.get("on_error"))
     rows = request.dataset.filter(kept, batched=True, batch_size=BATCH_ROWS)
     summary = {**(scorer.summary_ if scorer else {}), "filtered": True, "stream": True, "threshold": threshold}
-    return Filtered(rows, summary, scorer=scorer, stream=kept)
+    return Filtered(_without_scores(rows), summary, scorer=scorer, stream=kept)
 
 
 # -- the scorer --------------------------------------------------------------------------------------------------------

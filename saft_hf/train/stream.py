@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import sha256
 from itertools import islice
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, IterableDataset
 
-from saft_hf.decide import Decision, OnError, decide
+from saft_hf.decide import Decision, OnError, decide, row_digest
 from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.scorer import SCORE, STATUS
@@ -34,14 +33,16 @@ class StreamFilter:
         self._score = score
         self._threshold = threshold
         self._on_error = on_error
-        self._first: tuple[Batch, list[bool], dict[str, int]] | None = None
+        self._first: tuple[str, list[bool], dict[str, int]] | None = None
         self._begin = ""
+        self._training = False
         self._counts = dict.fromkeys((word.value for word in Decision), 0)
 
     def __call__(self, batch: Batch) -> list[bool]:
         """Decide a batch. The stream's first one is decided once, however often SFTTrainer looks at it."""
-        # Not `==` on the whole: columns may hold arrays.
-        if self._first is not None and repr(self._first[0]) == repr(batch):
+        # Once training has begun, only its first batch is named: that tells whether processes read the same rows.
+        name = "" if self._training and self._begin else row_digest(batch)
+        if self._first is not None and self._first[0] == name:
             _, verdict, counts = self._first
         else:
             found = self._score(batch)
@@ -49,15 +50,15 @@ class StreamFilter:
             decisions = decide(scores, found[STATUS], self._threshold, on_error=self._on_error)
             trained_on = set(decisions.train_rows().tolist())
             verdict, counts = [row in trained_on for row in range(len(decisions))], decisions.counts()
-            self._first = self._first or (dict(batch), verdict, counts)
-        self._begin = self._begin or sha256(repr(batch).encode("utf-8", "surrogatepass")).hexdigest()
+            self._first = self._first or (name, verdict, counts)
+        self._begin = self._begin or name
         for word, count in counts.items():
             self._counts[word] += count
         return verdict
 
     def restart(self) -> None:
         """Forget the counts: what was looked at before training does not count."""
-        self._begin = ""
+        self._begin, self._training = "", True
         self._counts = dict.fromkeys(self._counts, 0)
 
     def totals(self, world: World) -> dict[str, int]:

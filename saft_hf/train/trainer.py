@@ -70,6 +70,16 @@ class SAFTSFTTrainer(SFTTrainer):  # type: ignore[misc] # trl is not typed
         >>> len(trainer.saft_result.removed)                                     # doctest: +SKIP
     """
 
+    __signature__ = _SIGNATURE.replace(
+        parameters=[
+            *list(_SIGNATURE.parameters.values())[1:],
+            *(
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+                for name in ("saft_labelled", "saft_scorer")
+            ),
+        ]
+    )
+
     def __init__(
         self,
         *args: Any,

@@ -98,17 +98,7 @@ def test_lost_rows_are_a_defect(codes: list[int], reasons: list[str]) -> None:
         Decisions(np.array(codes, np.int8), reasons)
 
 
-def test_keeping_nothing_is_refused_unless_allowed() -> None:
+def test_keeping_nothing_is_refused() -> None:
     for found in (decide([1.0, 2.0], ["ok", "ok"], 0.0), decide([NAN], ["bad_row"], 0.0, on_error="keep")):
-        with pytest.raises(SAFTUndecidedError, match=r"nothing is kept of .*allow_extreme=True"):
+        with pytest.raises(SAFTUndecidedError, match=r"nothing is kept of .*on_refusal='keep'"):
             check_outcome(found)
-        check_outcome(found, allow_extreme=True)
-
-
-def test_removing_nothing_is_refused_when_labels_say_otherwise() -> None:
-    found = decide([1.0, NAN], ["ok", "truncated"], 2.0)
-    check_outcome(found)
-    with pytest.raises(SAFTUndecidedError, match=r"nothing is removed .* 3 labelled rows are harmful"):
-        check_outcome(found, labelled_harmful=3)
-    check_outcome(found, labelled_harmful=3, allow_extreme=True)
-    check_outcome(decide([1.0, 3.0], ["ok", "ok"], 2.0), labelled_harmful=3)

@@ -121,16 +121,28 @@ def test_an_unknown_format_is_refused_before_anything_is_written(result: FilterR
 def test_where_nothing_would_be_kept_every_row_is_and_the_summary_says_so(
     demo_model: str, demo_pool: Dataset, store_dir: Path, tmp_path: Path
 ) -> None:
-    pool = demo_pool.select(range(30))
-    options = {"layer": 2, "k": 1, "threshold": -1.0, "cache_dir": store_dir}
-    scorer = SAFTScorer(demo_model, **options).fit(pool, on_refusal="keep")
+    pool = demo_pool.select(range(60))
+    options = {"layer": 2, "k": 1, "expected_share": 0.25, "cache_dir": store_dir}
+    scorer = SAFTScorer(demo_model, **options).fit(pool)
+    worst = scorer.filter(pool).removed
+    assert len(worst) == 15
     with pytest.raises(SAFTUndecidedError, match="nothing is kept"):
-        scorer.filter(pool, on_refusal="raise")
-    scorer.filter(pool).save(tmp_path, file_format="parquet")
+        scorer.filter(worst)
+    scorer.filter(worst, on_refusal="keep").save(tmp_path, file_format="parquet")
     summary = json.loads((tmp_path / "saft_summary.json").read_text())
-    assert (summary["filtered"], summary["removed"], summary["kept"]) == (False, 0, 30)
-    assert "would keep none of 30 rows" in summary["refusal"]
-    assert pq.read_table(tmp_path / "kept.parquet").num_rows == 30
+    assert (summary["filtered"], summary["removed"], summary["kept"]) == (False, 0, 15)
+    assert "would keep none of 15 rows" in summary["refusal"]
+    assert pq.read_table(tmp_path / "kept.parquet").num_rows == 15
+
+
+def test_a_given_threshold_that_labels_speak_against_decides_nothing(
+    demo_model: str, demo_pool: Dataset, demo_labelled: Dataset, store_dir: Path
+) -> None:
+    scorer = SAFTScorer(demo_model, layer=2, k=1, threshold=1e9, cache_dir=store_dir)
+    with pytest.raises(SAFTUndecidedError, match="removes no row, although"):
+        scorer.fit(demo_pool, demo_labelled)
+    assert scorer.threshold_ is None
+    assert len(scorer.filter(demo_pool, on_refusal="keep").kept) == len(demo_pool)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

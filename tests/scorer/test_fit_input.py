@@ -63,7 +63,7 @@ def test_pools_that_cannot_be_fitted_on(
         ({"k": 30}, r"`k`=30 is more than the \d+ directions"),
         ({"readout": "response_middle"}, "`readout` must be one of .*response_start.*not 'response_middle'"),
         ({"method": "magic"}, "`method` must be 'saft'.*'magic'"),
-        ({"expected_share": 25}, "expected_share must be between 0 and 1.*25"),
+        ({"expected_share": 25}, "`expected_share` must be between 0 and 1, not 25"),
         ({"threshold": float("nan")}, "threshold"),
         ({"max_length": 0}, "max_length is 0"),
         ({"revision": None, "dtype": "float31"}, "float31"),
