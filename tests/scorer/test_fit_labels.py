@@ -151,7 +151,7 @@ def test_a_threshold_that_flags_no_row_of_the_pool_is_a_refusal() -> None:
     found = choose(aim, pool, np.asarray([[1.0], [7.0]], np.float32))
     assert found.figures["f1"] == 1.0
     assert found.refusal is not None
-    assert "removes no row, although 1 of them are harmful" in found.refusal
+    assert "removes no row, although 1 labelled rows are harmful" in found.refusal
 
 
 def test_labels_drawn_otherwise_do_where_a_share_or_threshold_decides(

@@ -158,7 +158,8 @@ def test_weights_that_changed_since_the_fit_are_refused(
 
 def test_a_filter_that_keeps_nothing_is_refused(demo_model: str, pool: Dataset, store_dir: Path) -> None:
     options = {"layer": 2, "k": 1, "threshold": -1.0, "cache_dir": store_dir}
-    with pytest.raises(SAFTUndecidedError, match=r"nothing is kept of 80 rows.*on_refusal='keep'"):
-        SAFTScorer(demo_model, **options).fit(pool).filter(pool)
+    with pytest.raises(SAFTUndecidedError, match=r"removes all 80 scored rows.*on_refusal='keep'"):
+        SAFTScorer(demo_model, **options).fit(pool)
     forced = SAFTScorer(demo_model, **options).fit(pool, on_refusal="keep").filter(pool)
-    assert len(forced.removed_indices) == 80
+    assert len(forced.kept_indices) == 80
+    assert forced.summary["filtered"] is False
