@@ -193,8 +193,8 @@ def undecided(choice: Choice, labels: int) -> SAFTUndecidedError:
     """The error for a threshold that must not be used, chosen on so many labels or given."""
     more = f"More labels than {labels}" if choice.threshold_from != "given" else "Another `threshold`"
     return SAFTUndecidedError(
-        f"SAFT cannot tell which rows are harmful: {choice.refusal}. Scores can still be taken; no decision is. {more}, "
-        "another `layer` or `readout`, or an `expected_share` may help; `on_refusal='keep'` keeps every row and "
+        f"SAFT cannot tell which rows are harmful: {choice.refusal}. Scores can still be taken; no decision is. "
+        f"{more}, another `layer` or `readout`, or an `expected_share` may help; `on_refusal='keep'` keeps every row and "
         "records it."
     )
 
