@@ -194,8 +194,8 @@ def undecided(choice: Choice, labels: int) -> SAFTUndecidedError:
     more = f"More labels than {labels}" if choice.threshold_from != "given" else "Another `threshold`"
     return SAFTUndecidedError(
         f"SAFT cannot tell which rows are harmful: {choice.refusal}. Scores can still be taken; no decision is. "
-        f"{more}, another `layer` or `readout`, or an `expected_share` may help; `on_refusal='keep'` keeps every row and "
-        "records it."
+        f"{more}, another `layer` or `readout`, or an `expected_share` may help; `on_refusal='keep'` keeps every row "
+        "and records it."
     )
 
 
