@@ -23,6 +23,9 @@ from saft_hf.status import RowStatus
 
 logger = logging.getLogger(__name__)
 
+_KEPT_AT_LEAST = 0.01
+"""A threshold that keeps a smaller share of the pool is refused: it "works" only because nothing is trained."""
+
 PUBLISHED_KS = (1, 2, 3, 4)
 """The numbers of directions that the paper chooses from."""
 
@@ -180,10 +183,10 @@ def choose(aim: Aim, pool_scores: NDArray[np.float32], labelled: NDArray[np.floa
 
 
 def _refusal(scores: NDArray[np.float32], threshold: float, harmful: int) -> str | None:
-    """Why a threshold must not be used: it removes all, or nothing although labels say that there is harm."""
+    """Why a threshold must not be used: it removes nearly all, or nothing although labels say that there is harm."""
     removed = int(flagged(scores, threshold).sum())
-    if removed == len(scores):
-        return f"the threshold {threshold:.6g} removes all {removed} scored rows of the pool"
+    if len(scores) - removed <= _KEPT_AT_LEAST * len(scores):
+        return f"the threshold {threshold:.6g} removes {removed} of the pool's {len(scores)} scored rows"
     if removed == 0 and harmful:
         return f"the threshold {threshold:.6g} removes no row, although {harmful} labelled rows are harmful"
     return None

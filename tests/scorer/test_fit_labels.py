@@ -83,7 +83,7 @@ def test_every_way_to_say_the_same_labels_gives_the_same_scorer(
     for other in others:
         assert (other.k_, other.threshold_) == (first.k_, first.threshold_)
         assert other.summary_["labels"]["says"] == first.summary_["labels"]["says"]
-    flipped = new_scorer().fit(pool, relabel(labelled, "is_safe", (~safe).tolist()))
+    flipped = new_scorer().fit(pool, relabel(labelled, "is_safe", (~safe).tolist()), on_refusal="keep")
     assert flipped.summary_["labels"]["harmful"] == safe.sum() != (~safe).sum()
 
 
@@ -152,6 +152,16 @@ def test_a_threshold_that_flags_no_row_of_the_pool_is_a_refusal() -> None:
     assert found.figures["f1"] == 1.0
     assert found.refusal is not None
     assert "removes no row, although 1 labelled rows are harmful" in found.refusal
+
+
+def test_a_threshold_that_keeps_one_row_in_a_hundred_is_a_refusal() -> None:
+    pool = np.linspace(0, 1, 1000, dtype=np.float32)[:, None]
+    tight, loose = (
+        choose(Aim((1,), threshold, None, None, None, uniform=True), pool, None) for threshold in (0.005, 0.02)
+    )
+    assert tight.refusal is not None
+    assert "removes 995 of the pool's 1000 scored rows" in tight.refusal
+    assert loose.refusal is None
 
 
 def test_labels_drawn_otherwise_do_where_a_share_or_threshold_decides(

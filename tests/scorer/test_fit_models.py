@@ -131,7 +131,9 @@ def test_one_row_of_giant_norm_is_scored_and_reported(demo_pool: Dataset, tmp_pa
 
     name = changed_demo(tmp_path / "model", blow_up)
     labelled = demo_pool.select([i for i in range(100) if i != giant])
-    scorer = SAFTScorer(name, layer=2, readout="response_mean", cache_dir=tmp_path / "s").fit(demo_pool, labelled)
+    scorer = SAFTScorer(name, layer=2, readout="response_mean", cache_dir=tmp_path / "s")
+    with pytest.raises(SAFTUndecidedError, match="removes 599 of the pool's 600 scored rows"):
+        scorer.fit(demo_pool, labelled)
     scores = np.asarray(scorer.score_dataset(demo_pool)["saft_score"])
     assert np.isfinite(scores).all()
     assert scores.argmax() == giant
@@ -158,7 +160,7 @@ def test_weights_that_changed_since_the_fit_are_refused(
 
 def test_a_filter_that_keeps_nothing_is_refused(demo_model: str, pool: Dataset, store_dir: Path) -> None:
     options = {"layer": 2, "k": 1, "threshold": -1.0, "cache_dir": store_dir}
-    with pytest.raises(SAFTUndecidedError, match=r"removes all 80 scored rows.*on_refusal='keep'"):
+    with pytest.raises(SAFTUndecidedError, match=r"removes 80 of the pool's 80 scored rows.*on_refusal='keep'"):
         SAFTScorer(demo_model, **options).fit(pool)
     forced = SAFTScorer(demo_model, **options).fit(pool, on_refusal="keep").filter(pool)
     assert len(forced.kept_indices) == 80
