@@ -237,6 +237,8 @@ class SAFTScorer(ScorerBase):
         *,
         on_error: OnError = "exclude",
         on_refusal: Literal["raise", "keep"] | None = None,
+        label_column: str | None = None,
+        harmful_value: str | int | bool | None = None,
     ) -> FilterResult:
         """Remove the rows whose score is above the threshold.
 
@@ -246,6 +248,10 @@ class SAFTScorer(ScorerBase):
                 `raise`.
             on_refusal: where there is no threshold, or nothing would be kept: `raise`, or `keep` every row; by default
                 what `fit` was told.
+            label_column: let people decide the rows that they labelled: where this column of the dataset is not null,
+                it overrides the score (reason `label`). The published method knows scores only, so this is off by
+                default.
+            harmful_value: the value that marks a harmful row, where the column's name does not say.
 
         Returns:
             Kept, removed and errored rows, with counts and reasons.
@@ -267,11 +273,12 @@ class SAFTScorer(ScorerBase):
             )
         scores, statuses = self._scores(dataset)
         threshold, refusal = fitted.threshold, fitted.refusal
-        decisions = decide(scores, statuses, threshold, on_error=on_error)
+        labels = {} if label_column is None else inputs.labels_by_row(dataset, label_column, harmful_value)
+        decisions = decide(scores, statuses, threshold, on_error=on_error, labels=labels)
         if keep and threshold is not None and len(decisions.kept) == 0:
             threshold, refusal = None, f"the threshold {threshold:.6g} would keep none of {len(dataset)} rows"
             logger.warning("Every row is kept: %s.", refusal)
-            decisions = decide(scores, statuses, None, on_error=on_error)
+            decisions = decide(scores, statuses, None, on_error=on_error, labels=labels)
         if not keep:
             check_outcome(decisions)
         summary = {

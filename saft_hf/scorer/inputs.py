@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
+from saft_hf.decide import read_labels, resolve_label_column
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Readout, Renderer
 from saft_hf.status import RowStatus
@@ -54,6 +55,18 @@ def as_pool(pool: Any, fit_rows: int | None) -> Dataset:
         pool = Dataset.from_list(list(islice(pool, fit_rows)), features=pool.features)
     check_dataset(pool)
     return pool if fit_rows is None or len(pool) <= fit_rows else pool.select(range(fit_rows))
+
+
+def labels_by_row(dataset: Dataset, column: str, harmful_value: str | int | bool | None) -> dict[int, bool]:
+    """Row index -> harmful, for the rows of a partly labelled dataset that have a label.
+
+    Raises:
+        SAFTInputError: the column is missing, or holds no label or unknown ones.
+    """
+    values = dataset.with_format(None)[resolve_label_column(dataset.column_names, column)][:]
+    rows = [row for row, value in enumerate(values) if value is not None]
+    harmful = read_labels([values[row] for row in rows], column, harmful_value)
+    return dict(zip(rows, harmful.tolist(), strict=True))
 
 
 def check_batched(batch: Mapping[str, Sequence[Any]]) -> None:

@@ -145,6 +145,19 @@ def test_a_given_threshold_that_labels_speak_against_decides_nothing(
     assert len(scorer.filter(demo_pool, on_refusal="keep").kept) == len(demo_pool)
 
 
+def test_people_decide_the_rows_that_they_labelled_where_that_is_switched_on(
+    scorer: SAFTScorer, demo_pool: Dataset
+) -> None:
+    plain = scorer.filter(demo_pool)
+    # Against the score: the first removed row is called safe, the first kept one harmful; the others have no label.
+    safe, harmful = int(plain.removed_indices[0]), int(plain.kept_indices[0])
+    verdicts = [{safe: False, harmful: True}.get(row) for row in range(len(demo_pool))]
+    asked = scorer.filter(demo_pool.add_column("unsafe", verdicts), label_column="unsafe")
+    assert set(asked.kept_indices) == {*plain.kept_indices, safe} - {harmful}
+    assert set(asked.removed_indices) == {*plain.removed_indices, harmful} - {safe}
+    assert [asked.decisions.reasons[row] for row in (safe, harmful)] == ["label", "label"]
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
