@@ -87,7 +87,7 @@ def test_an_unknown_card_is_an_error():
         ({**NO_LABELS, "threshold_from": "none", "threshold": None}, "removes none", "scorer.filter"),
         ({"threshold": None, "refusal": "a reason"}, "**No decision is taken**: a reason.", "scorer.filter"),
         ({"pool": {**CARD["pool"], "flagged": None}}, "2997 of them have a score.", "which are above"),
-        ({"spectral_gap": None, "k": 1}, "1 principal direction,", "directions,"),
+        ({"spectral_gap": 1.0, "k": 1}, "1 principal direction,", "directions,"),
     ],
 )
 def test_what_the_card_says(changes, says, never):
