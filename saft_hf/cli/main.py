@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[Sequence[str]], None] = import_module(f"saft_hf.cli.{words[0]}").run
     try:
         run(words[1:])
+        if PartialState._shared_state:
+            # A process that leaves while another still talks to it can take that one down with it.
+            PartialState().wait_for_everyone()
     except (SAFTError, OSError) as error:
         print(f"saft-hf {words[0]}: {type(error).__name__}: {error}", file=sys.stderr)
         return 2

@@ -6,6 +6,7 @@ with the last four once for each task.
 
 from __future__ import annotations
 
+import os
 import sys
 from itertools import islice
 from pathlib import Path
@@ -42,6 +43,9 @@ def main(out: str, store: str, *tasks: str) -> None:
         )
     state.wait_for_everyone()
     PartialState().destroy_process_group()
+    # All is written: leave before torch's idle gloo threads are torn down, which can abort on a busy machine.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
