@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from saft_hf.embed.backbone import Backbone
-from saft_hf.embed.cells import Cells, cell_name, read_batch
+from saft_hf.embed.cells import Cells, read_batch
 from saft_hf.embed.plan import KEY_BYTES, Plan, make_plan
 from saft_hf.embed.store import Store
 from saft_hf.embed.world import World
@@ -90,6 +90,17 @@ def survey_dataset(dataset: Dataset, renderer: Renderer, cells: Cells, world: Wo
     )
 
 
+def where_finite(
+    work: Callable[[NDArray[np.float32]], NDArray[np.float32]], vectors: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Apply `work` (`[n, d]` -> `[n, ...]`) to the vectors without NaN or infinity; NaN for the others."""
+    finite = np.isfinite(vectors).all(axis=1)
+    found = work(vectors[finite])
+    values = np.full((len(vectors), *found.shape[1:]), np.nan, dtype=np.float32)
+    values[finite] = found
+    return values
+
+
 class Embedded:
     """The vectors of a dataset, on disk, and what every process may ask of them.
 
@@ -118,10 +129,7 @@ class Embedded:
         parts = [np.zeros((0, columns), dtype=np.float32)]
         with self._world.together("scoring"):
             for _, vectors in self.leaves(cell):
-                finite = np.isfinite(vectors).all(axis=1)
-                part = np.full((len(vectors), columns), np.nan, dtype=np.float32)
-                part[finite] = work(vectors[finite])
-                parts.append(part)
+                parts.append(where_finite(work, vectors))
         return np.concatenate(self._world.gather(np.concatenate(parts)))
 
     def rows(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -269,15 +277,3 @@ def _progress(items: range, world: World, what: str, unit: str) -> Iterator[int]
 def _bar(total: int, world: World, what: str, unit: str) -> tqdm:
     """A progress bar on the main process only."""
     return tqdm(total=total, desc=what, unit=unit, disable=not world.is_main, leave=False)
-
-
-__all__ = [
-    "Cells",
-    "Embedded",
-    "Extractor",
-    "OpenBackbone",
-    "Survey",
-    "cell_name",
-    "survey_dataset",
-    "survey_renderings",
-]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from saft_hf.decide import OnError, check_outcome, decide, read_labels, resolve_label_column
 from saft_hf.embed.cells import Cells
+from saft_hf.embed.extract import where_finite
 from saft_hf.embed.rows import RowReader
 from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
@@ -191,7 +192,7 @@ class SAFTScorer(ScorerBase):
             self._reader = RowReader(extractor, extractor.store(fitted.plan_digest), fitted.subspace.mean.size)
         vectors, statuses = self._reader(batch, fitted.layer, fitted.readout)
         return {
-            SCORE: fitting.score_or_nan(fitted.score, vectors),
+            SCORE: where_finite(fitted.score, vectors),
             STATUS: fitting.final_statuses(vectors, statuses),
         }
 

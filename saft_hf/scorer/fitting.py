@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -209,16 +209,6 @@ def final_statuses(vectors: NDArray[np.float32], statuses: Sequence[RowStatus]) 
         str(RowStatus.NON_FINITE if status is RowStatus.OK and not good else status)
         for status, good in zip(statuses, finite.tolist(), strict=True)
     ]
-
-
-def score_or_nan(
-    score: Callable[[NDArray[np.float32]], NDArray[np.float32]], vectors: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Scores of the rows whose vector is finite, NaN for the others."""
-    finite = np.isfinite(vectors).all(axis=1)
-    scores = np.full(len(vectors), np.nan, dtype=np.float32)
-    scores[finite] = score(vectors[finite])
-    return scores
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from train_kit import losses, make_args, pool_rows, save_model
+from train_kit import losses, make_args, options_for, pool_rows, save_model
 
 from saft_hf import SAFTInputError, SAFTSFTTrainer
 from saft_hf.cli import sft
@@ -24,19 +24,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "model_name_or_path": save_model(tmp_path / "model"),
         "dataset_name": str(tmp_path / "rows.jsonl"),
         "dtype": "float32",
-        "output_dir": str(tmp_path / "out"),
-        "use_cpu": True,
-        "bf16": False,
-        "report_to": "none",
-        "max_steps": 3,
-        "per_device_train_batch_size": 2,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "learning_rate": 1e-2,
-        "gradient_checkpointing": False,
-        "disable_tqdm": True,
-        "saft_expected_share": 0.25,
-        "saft_cache_dir": str(tmp_path / "cache"),
+        **options_for(tmp_path),
     }
 
 

@@ -92,9 +92,9 @@ def pool_rows(kind: str = "prompt_completion", rows: int = 40, seed: int = 0) ->
     return Dataset.from_list(made)
 
 
-def make_args(folder: Path, **options: Any) -> SAFTSFTConfig:
-    """Two steps of two rows on the CPU, logged each; a quarter of the rows is filtered."""
-    given = {
+def options_for(folder: Path) -> dict[str, Any]:
+    """A few steps of two rows on the CPU, logged each; a quarter of the rows is filtered."""
+    return {
         "output_dir": str(folder / "out"),
         "use_cpu": True,
         "bf16": False,
@@ -109,7 +109,11 @@ def make_args(folder: Path, **options: Any) -> SAFTSFTConfig:
         "saft_expected_share": 0.25,
         "saft_cache_dir": str(folder / "cache"),
     }
-    return SAFTSFTConfig(**{**given, **options})
+
+
+def make_args(folder: Path, **options: Any) -> SAFTSFTConfig:
+    """`options_for`, and what a test changes."""
+    return SAFTSFTConfig(**{**options_for(folder), **options})
 
 
 def losses(trainer: SFTTrainer) -> list[float]:
