@@ -88,7 +88,7 @@ def plain_scores(vectors: np.ndarray, k: int) -> np.ndarray:
 def measure(model: str, layer: int, readout: str, pool: Dataset, labelled: np.ndarray, vectors: np.ndarray) -> dict:
     """Fit, filter and score one pool at one readout."""
     with tempfile.TemporaryDirectory() as folder:
-        scorer = SAFTScorer(model, layer=layer, readout=readout, dtype="float32", cache_dir=folder)
+        scorer = SAFTScorer(model, method="saft", layer=layer, readout=readout, dtype="float32", cache_dir=folder)
         scorer.fit(pool, labelled=pool.select(labelled), on_refusal="keep")
         scores = np.asarray(scorer.score_dataset(pool)[SCORE])
         try:

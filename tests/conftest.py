@@ -58,5 +58,5 @@ def store_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def scorer(demo_model: str, demo_pool: Dataset, demo_labelled: Dataset, store_dir: Path) -> SAFTScorer:
-    """A scorer fitted on all of the demo's rows. Do not change it."""
-    return SAFTScorer(demo_model, layer=2, cache_dir=store_dir).fit(demo_pool, demo_labelled)
+    """A scorer fitted on all of the demo's rows as published. Do not change it."""
+    return SAFTScorer(demo_model, layer=2, method="saft", cache_dir=store_dir).fit(demo_pool, demo_labelled)

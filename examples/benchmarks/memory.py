@@ -61,7 +61,9 @@ def peak_of_scoring(path: str, readout: str) -> tuple[float, float]:
     rows = load_dataset("parquet", data_files=path, split="train", keep_in_memory=False, cache_dir=f"{path}.cache")
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        scorer = SAFTScorer(str(demo_folder()), layer=2, readout=readout, expected_share=0.1, cache_dir=folder)
+        scorer = SAFTScorer(
+            str(demo_folder()), method="saft", layer=2, readout=readout, expected_share=0.1, cache_dir=folder
+        )
         scorer.fit(rows)
         scorer.score_dataset(rows)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -63,11 +63,19 @@ class ScorerArguments:
     scorer: str | None = field(
         default=None, metadata={"help": "Folder of a fitted scorer: nothing is fitted, its model and options are used."}
     )
+    method: str | None = field(
+        default=None,
+        metadata={"help": "`saft` (published), `directed` or `auto`; by default `auto` with labels."},
+    )
     layer: int | None = field(
-        default=None, metadata={"help": "Index into `hidden_states`; by default half of the layers."}
+        default=None, metadata={"help": "Index into `hidden_states`; by default what the method reads."}
     )
     readout: str | None = field(
         default=None, metadata={"help": "`response_start` (published), `response_mean` or `response_end`."}
+    )
+    aim: str | None = field(
+        default=None,
+        metadata={"help": "Of the threshold: `benign_loss=0.05`, `recall=0.9`, `share=0.1` or `f1`."},
     )
     k: int | None = field(
         default=None, metadata={"help": "Directions to sum; by default chosen from 1 to 4 on labels."}

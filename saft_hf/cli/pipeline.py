@@ -41,6 +41,7 @@ def fitted_scorer(arguments: Arguments, pool: Dataset, labelled: Dataset | None)
         revision=model.model_revision,
         layer=options.layer,
         readout=options.readout,
+        method=options.method,
         k=options.k,
         threshold=options.threshold,
         expected_share=options.expected_share,
@@ -56,6 +57,7 @@ def fitted_scorer(arguments: Arguments, pool: Dataset, labelled: Dataset | None)
         label_column=dataset.label_column,
         harmful_value=dataset.harmful_value,
         label_sampling=dataset.label_sampling,  # type: ignore[arg-type] # fit says what it takes
+        aim=options.aim,
         fit_rows=options.fit_rows,
         on_refusal=options.on_refusal,  # type: ignore[arg-type]
     )
@@ -107,14 +109,20 @@ def fit_lines(scorer: SAFTScorer) -> dict[str, Any]:
     """What a person wants to know of a scorer."""
     summary = scorer.summary_
     lines = {
-        "layer, readout": f"{scorer.layers_[0]}, {scorer.readouts_[0]}",
-        "k": scorer.k_,
+        "method": scorer.method_,
+        "layers": ", ".join(map(str, scorer.layers_)),
+        "readouts": ", ".join(scorer.readouts_),
+        **({} if scorer.k_ is None else {"k": scorer.k_}),
         "threshold": "none"
         if scorer.threshold_ is None
         else f"{scorer.threshold_:.6g} (from {summary['threshold_from']})",
     }
     if summary["labels"]:
         lines["labels"] = summary["labels"]["says"]
+    if selection := summary.get("selection"):
+        best = selection["candidates"][0]
+        lines["in use"] = f"{selection['winner']} (p = {selection['p_value']:.3g} for the whole choice)"
+        lines["best AUROC, out of fold"] = f"{best['auroc']:.3f} ({best['name']})"
     if summary["refusal"]:
         lines["cannot tell"] = summary["refusal"]
     return lines

@@ -1,5 +1,6 @@
 """Scores to decisions: labels, thresholds, kept / removed / errored, the audit file."""
 
+from saft_hf.decide.aims import AimedThreshold, Goal, ThresholdAim, threshold_for_aim
 from saft_hf.decide.audit import row_digest, write_audit
 from saft_hf.decide.filtering import Decision, Decisions, OnError, Reason, check_outcome, decide
 from saft_hf.decide.labels import read_labels, resolve_label_column
@@ -13,12 +14,15 @@ from saft_hf.decide.threshold import (
 )
 
 __all__ = [
+    "AimedThreshold",
     "Calibration",
     "Candidate",
     "Decision",
     "Decisions",
+    "Goal",
     "OnError",
     "Reason",
+    "ThresholdAim",
     "calibrate_published",
     "check_outcome",
     "decide",
@@ -27,6 +31,7 @@ __all__ = [
     "read_labels",
     "resolve_label_column",
     "row_digest",
+    "threshold_for_aim",
     "threshold_for_share",
     "write_audit",
 ]

@@ -36,6 +36,16 @@ def cell_name(layer: int, readout: Readout) -> str:
     return f"{layer}.{readout.value}"
 
 
+def readouts_of(cells: Sequence[str]) -> tuple[Readout, ...]:
+    """The readouts of named cells, each once."""
+    return tuple(dict.fromkeys(Readout(cell.partition(".")[2]) for cell in cells))
+
+
+def layers_of(cells: Sequence[str]) -> tuple[int, ...]:
+    """The layers of named cells, each once."""
+    return tuple(dict.fromkeys(int(cell.partition(".")[0]) for cell in cells))
+
+
 def read_batch(backbone: Backbone, renderings: Sequence[Rendering], cells: Cells) -> dict[str, NDArray[np.float32]]:
     """Feed one batch and pool its hidden states.
 

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from saft_hf.embed.backbone import Backbone
 from saft_hf.embed.cells import Cells, read_batch
 from saft_hf.embed.plan import KEY_BYTES, Plan, make_plan
-from saft_hf.embed.store import Store
+from saft_hf.embed.store import Store, Vectors
 from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Readout, Renderer, Rendering
@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 OpenBackbone = Callable[[], AbstractContextManager[Backbone]]
 """Opens the model for reading, and puts it back."""
+
+Work = Callable[[Vectors], NDArray[np.floating]]
+"""Vectors of n rows, `[n, d]` at each cell -> values, `[n, ...]`."""
 
 _STATUSES = tuple(RowStatus)
 _CODES = {status: code for code, status in enumerate(_STATUSES)}
@@ -37,12 +40,14 @@ class Survey:
     """What rendering says about each of N rows, before any forward.
 
     Attributes:
-        keys: `uint8 [N, 16]`.
+        keys: `uint8 [N, 16]`; rows with equal keys have equal vectors.
+        identities: `uint8 [N, 16]`; rows with equal identities have equal tokens, responses too.
         lengths: `int32 [N]`, tokens to feed.
         codes: for each readout `uint8 [N]`, index into the statuses.
     """
 
     keys: NDArray[np.uint8]
+    identities: NDArray[np.uint8]
     lengths: NDArray[np.int32]
     codes: Mapping[Readout, NDArray[np.uint8]]
 
@@ -52,14 +57,17 @@ class Survey:
         ok = _CODES[RowStatus.OK]
         return np.asarray(np.stack([codes == ok for codes in self.codes.values()]).any(axis=0))
 
-    def statuses(self, readout: Readout) -> list[RowStatus]:
-        """The status of every row at one readout."""
-        return [_STATUSES[code] for code in self.codes[readout].tolist()]
+    def statuses(self, readouts: Sequence[Readout]) -> list[RowStatus]:
+        """The status of every row where all these readouts are needed: the first that is not `ok`."""
+        found = self.codes[readouts[0]]
+        for readout in readouts[1:]:
+            found = np.where(found == _CODES[RowStatus.OK], self.codes[readout], found)
+        return [_STATUSES[code] for code in found.tolist()]
 
 
 def survey_renderings(renderings: Sequence[Rendering], readouts: Sequence[Readout]) -> Survey:
     """Take from renderings what planning needs."""
-    keys = np.zeros((len(renderings), KEY_BYTES), dtype=np.uint8)
+    keys, identities = (np.zeros((len(renderings), KEY_BYTES), dtype=np.uint8) for _ in range(2))
     lengths = np.zeros(len(renderings), dtype=np.int32)
     codes = {readout: np.zeros(len(renderings), dtype=np.uint8) for readout in readouts}
     for row, rendering in enumerate(renderings):
@@ -67,8 +75,9 @@ def survey_renderings(renderings: Sequence[Rendering], readouts: Sequence[Readou
             codes[readout][row] = _CODES[rendering.status_for(readout)]
         if rendering.status is RowStatus.OK:
             keys[row] = np.frombuffer(rendering.key(readouts), dtype=np.uint8)
+            identities[row] = np.frombuffer(rendering.key(tuple(Readout)), dtype=np.uint8)
             lengths[row] = rendering.needed(readouts)
-    return Survey(keys, lengths, codes)
+    return Survey(keys, identities, lengths, codes)
 
 
 def survey_dataset(dataset: Dataset, renderer: Renderer, cells: Cells, world: World) -> Survey:
@@ -85,18 +94,17 @@ def survey_dataset(dataset: Dataset, renderer: Renderer, cells: Cells, world: Wo
         return survey_renderings([], cells.readouts)
     return Survey(
         np.concatenate([part.keys for part in gathered]),
+        np.concatenate([part.identities for part in gathered]),
         np.concatenate([part.lengths for part in gathered]),
         {r: np.concatenate([part.codes[r] for part in gathered]) for r in cells.readouts},
     )
 
 
-def where_finite(
-    work: Callable[[NDArray[np.float32]], NDArray[np.float32]], vectors: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Apply `work` (`[n, d]` -> `[n, ...]`) to the vectors without NaN or infinity; NaN for the others."""
-    finite = np.isfinite(vectors).all(axis=1)
-    found = work(vectors[finite])
-    values = np.full((len(vectors), *found.shape[1:]), np.nan, dtype=np.float32)
+def where_finite(work: Work, vectors: Vectors) -> NDArray[np.float32]:
+    """Apply `work` to the rows whose vectors hold neither NaN nor infinity, at any cell; NaN for the others."""
+    finite = np.logical_and.reduce([np.isfinite(states).all(axis=1) for states in vectors.values()])
+    found = work({cell: states[finite] for cell, states in vectors.items()})
+    values = np.full((len(finite), *found.shape[1:]), np.nan, dtype=np.float32)
     values[finite] = found
     return values
 
@@ -113,24 +121,43 @@ class Embedded:
         self.store = store
         self._world = world
 
-    def leaves(self, cell: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def leaves(self, cells: Sequence[str]) -> Iterator[tuple[int, Vectors]]:
         """This process's leaves with their vectors."""
         for leaf in self.plan.leaves_of(self._world.rank, self._world.size):
-            yield leaf, self.store.read(leaf, cell)
+            yield leaf, self.vectors(leaf, cells)
+
+    def vectors(self, leaf: int, cells: Sequence[str]) -> Vectors:
+        """The vectors of one of this process's leaves."""
+        return {cell: self.store.read(leaf, cell) for cell in cells}
 
     def compute(
-        self, cell: str, work: Callable[[NDArray[np.float32]], NDArray[np.float32]], columns: int
+        self, cells: Sequence[str], work: Work, columns: int, *, only: NDArray[np.int64] | None = None
     ) -> NDArray[np.float32]:
-        """Apply `work` (`[n, d]` -> `[n, columns]`) to every unique rendering.
+        """Apply `work` to unique renderings.
+
+        Args:
+            cells: the vectors that it needs.
+            work: vectors of n renderings -> `[n, columns]`.
+            columns: how many values there are for each.
+            only: which renderings, `int64 [m]`; by default every one.
 
         Returns:
-            `float32 [U, columns]` in plan order; NaN where the vector holds NaN or infinity.
+            `float32 [U, columns]` in plan order, or `[m, columns]` in that of `only`; NaN where a vector holds NaN or
+            infinity.
         """
         parts = [np.zeros((0, columns), dtype=np.float32)]
+        wanted = None if only is None else np.unique(only)
         with self._world.together("scoring"):
-            for _, vectors in self.leaves(cell):
-                parts.append(where_finite(work, vectors))
-        return np.concatenate(self._world.gather(np.concatenate(parts)))
+            for leaf in self.plan.leaves_of(self._world.rank, self._world.size):
+                vectors, where = None, self.plan.leaf_slice(leaf)
+                if wanted is None:
+                    vectors = self.vectors(leaf, cells)
+                elif len(own := wanted[(wanted >= where.start) & (wanted < where.stop)] - where.start):
+                    vectors = {cell: states[own] for cell, states in self.vectors(leaf, cells).items()}
+                if vectors is not None:
+                    parts.append(where_finite(work, vectors))
+        found = np.concatenate(self._world.gather(np.concatenate(parts)))
+        return found if only is None else found[np.searchsorted(np.unique(only), only)]
 
     def rows(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Spread values of unique renderings (`[U, ...]`) over the rows (`[N, ...]`); NaN where there is none."""

@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from saft_hf.embed.cells import cell_name
+from saft_hf.embed.cells import readouts_of
 from saft_hf.embed.extract import Extractor, survey_renderings
-from saft_hf.embed.store import Store
+from saft_hf.embed.store import Store, Vectors
 from saft_hf.errors import SAFTError
-from saft_hf.render import Readout
 from saft_hf.status import RowStatus
 
 # A forked worker inherits this; a spawned one imports the module anew.
@@ -39,23 +37,25 @@ class RowReader:
         self._width = width
         self._lock = threading.Lock()
 
-    def __call__(
-        self, batch: Mapping[str, Sequence[Any]], layer: int, readout: Readout
-    ) -> tuple[NDArray[np.float32], list[RowStatus]]:
-        """Vectors of a batch, `float32 [n, d]` (NaN where there is none), and the status of each row."""
-        cells = self._extractor.cells
+    def __call__(self, batch: Mapping[str, Sequence[Any]], cells: Sequence[str]) -> tuple[Vectors, list[RowStatus]]:
+        """Vectors of a batch, for each cell `float32 [n, d]` (NaN where there is none), and the status of each row."""
         renderings = self._extractor.renderer(batch)
-        survey = survey_renderings(renderings, cells.readouts)
-        vectors = np.full((len(renderings), self._width), np.nan, dtype=np.float32)
+        survey = survey_renderings(renderings, self._extractor.cells.readouts)
+        vectors = {cell: np.full((len(renderings), self._width), np.nan, dtype=np.float32) for cell in cells}
         rows = np.flatnonzero(survey.usable)
         with self._lock:
-            vectors[rows], found = self._store.lookup(survey.keys[rows], cell_name(layer, readout), self._width)
+            # A shard holds every cell, so what is found at one is found at all; `&` guards against a lost file.
+            found = np.ones(len(rows), dtype=np.bool_)
+            for cell, states in vectors.items():
+                states[rows], here = self._store.lookup(survey.keys[rows], cell, self._width)
+                found &= here
             missing = rows[~found]
             if len(missing):
                 _make_forward_safe()
                 new = self._extractor.embed_renderings([renderings[row] for row in missing])
-                vectors[missing] = new[cell_name(layer, readout)]
-        return vectors, survey.statuses(readout)
+                for cell, states in vectors.items():
+                    states[missing] = new[cell]
+        return vectors, survey.statuses(readouts_of(cells))
 
 
 def _make_forward_safe() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -15,18 +15,14 @@ _FOLDERS = (_HERE.parents[1] / "model_cards", _HERE.parents[2] / "model_cards")
 
 
 class LabelsUsed(TypedDict):
-    """The labelled rows that k and the threshold were chosen on."""
+    """The labelled rows that score and threshold were chosen on."""
 
     rows: int
-    """Labelled rows that have a score."""
+    """Labelled rows."""
     harmful: int
     """How many of them are harmful."""
     column: str
     """Column that holds the label."""
-    f1: float
-    """Best F1 on these rows: what the choice was made by, not an estimate of quality."""
-    separating_points: int
-    """Of the 100 candidate thresholds, how many split the scored rows of the pool differently."""
 
 
 class PoolCounts(TypedDict):
@@ -57,20 +53,20 @@ class ScorerCard(TypedDict):
     """SHA-256 of the weights that are read."""
     template_digest: str
     """SHA-256 of chat template and tokenizer."""
-    layer: int
-    """Index into transformers' `hidden_states`."""
+    layers: Sequence[int]
+    """Indices into transformers' `hidden_states` that the score reads."""
     num_layers: int
     """Layers of the whole model."""
-    readout: str
+    readouts: Sequence[str]
     """`response_start`, `response_mean` or `response_end`."""
     method: str
-    """`saft` is the published score."""
-    k: int
-    """Principal directions summed."""
+    """`saft` is the published score; `directed`, `auto` or `reference`."""
+    k: int | None
+    """Principal directions summed by the published score; None for a learned direction."""
     threshold: float | None
     """Rows above it are removed; None where no decision can be taken."""
     threshold_from: str
-    """`f1`, `expected_share`, `given` or `none`."""
+    """`f1`, `expected_share`, `given`, `reference`, an aim such as `recall=0.9`, or `none`."""
     expected_share: float | None
     """Expected harmful share between 0 and 1, for `threshold_from="expected_share"`."""
     refusal: str | None
@@ -79,10 +75,18 @@ class ScorerCard(TypedDict):
     """The labels that the choice was made on; None where none were used."""
     pool: PoolCounts
     """Counts of the fit."""
-    variance_share: float
-    """Share of the pool's variance along the k directions, between 0 and 1."""
-    spectral_gap: float
-    """(variance along direction k - that along k + 1) / the former, between 0 and 1."""
+    variance_share: float | None
+    """Share of the pool's variance along the k directions, between 0 and 1; for `method="saft"`."""
+    spectral_gap: float | None
+    """(variance along direction k - that along k + 1) / the former, between 0 and 1; for `method="saft"`."""
+    f1: float | None
+    """Best F1 on the labels, for `method="saft"`: what the choice was made by, not an estimate of quality."""
+    separating_points: int | None
+    """Of the 100 candidate thresholds, how many split the scored rows of the pool differently."""
+    selection: Mapping[str, Any] | None
+    """The comparison of candidates (`winner`, `p_value`, `permutations`, `candidates`), for learned directions."""
+    expected: Mapping[str, Any] | None
+    """`benign_loss` and `recall` that cross-validation expects at the threshold."""
     versions: Mapping[str, str]
     """Package -> version that fitted the scorer."""
 

@@ -63,6 +63,11 @@ class LinearScore:
             if array.dtype != np.float64 or not np.isfinite(array).all():
                 raise SAFTInputError(f"{name} must be finite float64; found {array.dtype}, or NaN or infinity")
 
+    @property
+    def width(self) -> int:
+        """Length of a vector, d."""
+        return int(self.weights.shape[1])
+
     def __call__(self, vectors: Mapping[str, ArrayLike]) -> NDArray[np.float32]:
         """Score rows.
 

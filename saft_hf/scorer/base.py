@@ -93,22 +93,22 @@ class ScorerBase:
 
     @property
     def layers_(self) -> tuple[int, ...]:
-        """Layers that are read."""
-        return (self._fitted.layer,)
+        """Layers that the score reads."""
+        return self._fitted.layers
 
     @property
     def readouts_(self) -> tuple[str, ...]:
-        """Readouts that are read."""
-        return (self._fitted.readout.value,)
+        """Readouts that the score reads."""
+        return tuple(readout.value for readout in self._fitted.readouts)
 
     @property
     def method_(self) -> str:
-        """How the score is made."""
+        """How the score was found: `saft`, `directed`, `auto` or `reference`."""
         return self._fitted.method
 
     @property
-    def k_(self) -> int:
-        """How many directions the score sums."""
+    def k_(self) -> int | None:
+        """How many directions the published score sums; None for a learned direction."""
         return self._fitted.k
 
     @property
@@ -288,7 +288,7 @@ class ScorerBase:
             renderer,
             cells,
             lambda: source.opened(cells.layers, device, fingerprint),
-            width=self.fitted_.subspace.mean.size if self.fitted_ else source.shape.hidden_size,
+            width=self.fitted_.score.width if self.fitted_ else source.shape.hidden_size,
             max_positions=source.shape.max_positions if source.model is not None else None,
             token_budget=self.fitted_.token_budget if self.fitted_ else source.token_budget(device),
             folder=self._cache_dir() / name_of({**source.identity(fingerprint, device), "cells": cells.names})[:32],

@@ -29,14 +29,8 @@ def scorer_card(fitted: Fitted) -> ScorerCard:
     summary = fitted.summary
     name = public_name(fitted)
     labels: LabelsUsed | None = None
-    if summary["labels"] is not None and fitted.threshold_from == "f1":
-        labels = {
-            "rows": summary["labels"]["rows"],
-            "harmful": summary["labels"]["harmful"],
-            "column": summary["labels"]["column"],
-            "f1": summary["f1"],
-            "separating_points": summary["separating_points"],
-        }
+    if summary["labels"] is not None:
+        labels = {name: summary["labels"][name] for name in ("rows", "harmful", "column")}  # type: ignore[assignment]
     return {
         "title": "SAFT scorer" + (f" for {name}" if name else ""),
         "repo_id": None,
@@ -44,9 +38,9 @@ def scorer_card(fitted: Fitted) -> ScorerCard:
         "revision": fitted.revision,
         "model_fingerprint": fitted.model_fingerprint,
         "template_digest": fitted.template_digest,
-        "layer": fitted.layer,
+        "layers": fitted.layers,
         "num_layers": fitted.num_layers,
-        "readout": fitted.readout.value,
+        "readouts": [readout.value for readout in fitted.readouts],
         "method": fitted.method,
         "k": fitted.k,
         "threshold": fitted.threshold,
@@ -55,7 +49,11 @@ def scorer_card(fitted: Fitted) -> ScorerCard:
         "refusal": fitted.refusal,
         "labels": labels,
         "pool": summary["pool"],
-        "variance_share": summary["variance_share"],
-        "spectral_gap": summary["spectral_gap"],
+        "variance_share": summary.get("variance_share"),
+        "spectral_gap": summary.get("spectral_gap"),
+        "f1": summary.get("f1"),
+        "separating_points": summary.get("separating_points"),
+        "selection": summary.get("selection"),
+        "expected": summary.get("expected"),
         "versions": {package: version(package) for package in _PACKAGES},
     }

@@ -10,18 +10,21 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 from numpy.typing import NDArray
 
-from saft_hf.decide import OnError, check_outcome, decide, read_labels, resolve_label_column
+from saft_hf.decide import OnError, ThresholdAim, check_outcome, decide, read_labels, resolve_label_column
 from saft_hf.embed.cells import Cells
-from saft_hf.embed.extract import where_finite
+from saft_hf.embed.extract import Survey, where_finite
 from saft_hf.embed.rows import RowReader
 from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
-from saft_hf.render import Readout
+from saft_hf.render import Readout, Renderer
 from saft_hf.result import FilterResult
-from saft_hf.scorer import fitting, inputs
+from saft_hf.scorer import inputs
 from saft_hf.scorer.base import ScorerBase
 from saft_hf.scorer.card import public_name
 from saft_hf.scorer.fitted import Fitted
+from saft_hf.scorer.fitting import final_statuses, fit_scorer, undecided
+from saft_hf.scorer.pool import pool_scores
+from saft_hf.scorer.task import PUBLISHED_KS, Task
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +32,7 @@ SCORE, STATUS = "saft_score", "saft_status"
 
 
 class SAFTScorer(ScorerBase):
-    """Scores rows by their energy along the principal directions of a pool's hidden states.
+    """Scores rows of fine-tuning data by the hidden states of the model that is to be tuned.
 
     The constructor loads nothing. `fit` learns from a pool; after that the scorer is a callable for
     `Dataset.map(batched=True)` and scores, filters and saves.
@@ -38,13 +41,16 @@ class SAFTScorer(ScorerBase):
         model (`str` or `PreTrainedModel`): name or folder of the model that will be tuned, or the loaded model. A name
             is loaded with only the layers that are read; an object is read in place and left as it was found.
         revision (`str`, *optional*): commit, branch or tag of the model.
-        layer (`int`, *optional*, defaults to half of the layers): index into transformers' `hidden_states`: 0 the
-            embeddings, `l` after block `l`, `L` after the final norm. The paper reads 15 of 32.
-        readout (`str`, *optional*, defaults to `response_start`): `response_start` (published: the last token before
-            the response), `response_mean` or `response_end`. A pool of plain text is read at `response_mean`.
-        method (`str`, *optional*, defaults to `saft`): `saft` is the published score.
-        k (`int`, *optional*): how many directions to sum; by default chosen from 1 to 4 by F1 on labels, and 1 without
-            labels or where `threshold` or `expected_share` is given.
+        layer (`int`, *optional*): index into transformers' `hidden_states`: 0 the embeddings, `l` after block `l`, `L`
+            after the final norm. By default `saft` reads half of the layers (the paper reads 15 of 32), the other
+            methods that, three quarters and all of them, in one pass.
+        readout (`str`, *optional*): `response_start` (published: the last token before the response),
+            `response_mean` or `response_end`. By default `saft` reads `response_start`, the other methods that and
+            `response_mean`; a pool of plain text is read at `response_mean` and `response_end`.
+        method (`str`, *optional*, defaults to `auto` with labels): `saft` is the published score, `directed` a
+            direction learned from the labels, `auto` the best of both and their variants on the labels.
+        k (`int`, *optional*): how many directions the published score sums; by default chosen from 1 to 4 on labels,
+            and 1 without labels or where `threshold` or `expected_share` is given.
         threshold (`float`, *optional*): remove rows with a score above it.
         expected_share (`float`, *optional*): remove this share of the pool, the rows with the highest scores.
         dtype (`str`, *optional*, defaults to `auto`): of the model by name; `auto` is the checkpoint's, float32 on CPU.
@@ -78,10 +84,14 @@ class SAFTScorer(ScorerBase):
         label_column: str | None = None,
         harmful_value: str | int | bool | None = None,
         label_sampling: Literal["uniform", "other"] = "uniform",
+        aim: str | None = None,
         fit_rows: int | None = None,
         on_refusal: Literal["raise", "keep"] = "raise",
     ) -> Self:
-        """Learn the pool's principal directions, then k and the threshold.
+        """Learn a score and a threshold from a pool and from labels.
+
+        The pool is embedded once. `saft` takes its principal directions, then k and the threshold by F1 on the labels;
+        `directed` learns a direction from the labels; `auto` compares both and their variants on the labels.
 
         Every process of a distributed run must call it, with the same data; all of them end up with the same bits.
 
@@ -92,6 +102,9 @@ class SAFTScorer(ScorerBase):
                 `unsafe`.
             harmful_value: the value that marks a harmful row, where the column's name does not say.
             label_sampling: `uniform` where the labelled rows were drawn at random from the pool, else `other`.
+            aim: what the threshold is chosen for, on the labels. `benign_loss=0.05`: lose at most that share of the
+                benign rows (the default, but for `saft`). `recall=0.9`: remove at least that share of the harmful rows.
+                `share=0.1`: remove at most that share of all rows. `f1`: the best F1 (the default for `saft`).
             fit_rows: fit on the first so many rows only; needed for an `IterableDataset`.
             on_refusal: what to do where no threshold can honestly be chosen: `raise`, or `keep` every row.
 
@@ -100,16 +113,10 @@ class SAFTScorer(ScorerBase):
 
         Raises:
             SAFTInputError: the pool, the labels or an argument are not what they must be.
-            SAFTUndecidedError: no threshold can honestly be chosen. Scores can be taken all the same.
+            SAFTUndecidedError: the choice cannot be told from chance, a class has too few labels, or the threshold
+                would remove nearly all or nothing. Scores can be taken all the same.
         """
-        if self.method not in (None, "saft"):
-            raise SAFTInputError(f"`method` must be 'saft' (or None, the same), not {self.method!r}.")
-        if self.readout not in (None, *Readout):
-            raise SAFTInputError(f"`readout` must be one of {[r.value for r in Readout]}, not {self.readout!r}.")
-        if self.threshold is not None and not np.isfinite(self.threshold):
-            raise SAFTInputError(f"`threshold` must be a finite number, not {self.threshold}.")
-        if self.expected_share is not None and not 0 < self.expected_share < 1:
-            raise SAFTInputError(f"`expected_share` must be between 0 and 1, not {self.expected_share}.")
+        inputs.check_options(self, labelled is not None, aim)
         if on_refusal not in ("raise", "keep"):
             raise SAFTInputError(f"`on_refusal` must be 'raise' or 'keep', not {on_refusal!r}.")
         if label_sampling not in ("uniform", "other"):
@@ -123,20 +130,22 @@ class SAFTScorer(ScorerBase):
         self.fitted_, self._reader = None, None
         world, source = World(), self._open_source()
         renderer = self._renderer()
-        layer = source.shape.num_layers // 2 if self.layer is None else self.layer
-        readout = Readout(self.readout) if self.readout else inputs.pick_readout(renderer, pool)
-        cells = Cells((layer,), (readout,))
+        method = self.method or ("saft" if labelled is None else "auto")
+        cells = self._cells(method, renderer, pool)
         try:
-            fingerprint = source.fingerprint((layer,), world)
+            fingerprint = source.fingerprint(cells.layers, world)
             extractor = self._extractor(renderer, cells, fingerprint, world)
-            learned = fitting.fit_published(
+            learned = fit_scorer(
                 extractor,
                 pool,
                 labelled,
-                fitting.Aim(
-                    ks=fitting.PUBLISHED_KS if self.k is None else (self.k,),
+                Task(
+                    method=method,
+                    published=cells.names[0],
+                    ks=PUBLISHED_KS if self.k is None else (self.k,),
                     threshold=self.threshold,
                     expected_share=self.expected_share,
+                    aim=None if aim is None else ThresholdAim.parse(aim),
                     harmful=harmful,
                     label_column=column,
                     uniform=label_sampling == "uniform",
@@ -144,29 +153,40 @@ class SAFTScorer(ScorerBase):
             )
         finally:
             source.release()
-        choice = learned.choice
+        found = learned.found
         self.fitted_ = Fitted(
             model=source.name,
             revision=source.revision,
             model_fingerprint=fingerprint,
             template_digest=renderer.template_digest,
-            layer=layer,
             num_layers=source.shape.num_layers,
-            readout=readout,
-            method="saft",
-            k=choice.k,
-            threshold=None if choice.refusal else choice.threshold,
-            threshold_from=choice.threshold_from,
-            refusal=choice.refusal,
+            captured=cells,
+            method=method,
+            score=found.score,
+            threshold=None if learned.refusal else found.threshold,
+            threshold_from=found.threshold_from,
+            refusal=learned.refusal,
             keep_on_refusal=on_refusal == "keep",
-            subspace=learned.subspace,
+            labelled=learned.labelled,
             token_budget=extractor.token_budget,
             plan_digest=learned.plan_digest,
             summary=learned.summary,
         )
-        if choice.refusal and on_refusal == "raise":
-            raise fitting.undecided(choice, 0 if harmful is None else len(harmful))
+        if learned.refusal and on_refusal == "raise":
+            raise undecided(learned, 0 if harmful is None else len(harmful))
         return self
+
+    def _cells(self, method: str, renderer: Renderer, pool: Dataset) -> Cells:
+        """What is read in one pass: one cell as published; for other methods three layers at two readouts.
+
+        The first cell is the published score's.
+        """
+        depth = self._open_source().shape.num_layers
+        readouts = (Readout(self.readout),) if self.readout else inputs.pick_readouts(renderer, pool)
+        if method == "saft":
+            return Cells((depth // 2 if self.layer is None else self.layer,), readouts[:1])
+        layers = sorted({depth // 2, 3 * depth // 4, depth}) if self.layer is None else (self.layer,)
+        return Cells(tuple(layers), readouts)
 
     # -- score ---------------------------------------------------------------------------------------------------
 
@@ -186,15 +206,12 @@ class SAFTScorer(ScorerBase):
         fitted = self._fitted
         inputs.check_batched(batch)
         if self._reader is None:
-            device = self._open_source().worker_device(rank)
-            cells = Cells((fitted.layer,), (fitted.readout,))
+            device, cells = self._open_source().worker_device(rank), fitted.captured
             extractor = self._extractor(self._renderer(), cells, fitted.model_fingerprint, World(), device=device)
-            self._reader = RowReader(extractor, extractor.store(fitted.plan_digest), fitted.subspace.mean.size)
-        vectors, statuses = self._reader(batch, fitted.layer, fitted.readout)
-        return {
-            SCORE: where_finite(fitted.score, vectors),
-            STATUS: fitting.final_statuses(vectors, statuses),
-        }
+            self._reader = RowReader(extractor, extractor.store(fitted.plan_digest), fitted.score.width)
+        vectors, statuses = self._reader(batch, fitted.score.cells)
+        scores = where_finite(fitted.score, vectors)
+        return {SCORE: scores, STATUS: final_statuses(scores, statuses)}
 
     def score_dataset(self, dataset: Dataset) -> Dataset:
         """Add `saft_score` and `saft_status`, embedding on all processes of the launch together.
@@ -209,26 +226,21 @@ class SAFTScorer(ScorerBase):
             SAFTInputError: the columns are not those of rows to train on.
             SAFTArtifactError: the model or chat template is not the one that the scorer was fitted on.
         """
-        scores, statuses = self._scores(dataset)
+        scores, statuses, _ = self._scores(dataset)
         plain = dataset.remove_columns([name for name in (SCORE, STATUS) if name in dataset.column_names])
         return plain.add_column(SCORE, scores).add_column(STATUS, statuses)
 
-    def _scores(self, dataset: Dataset) -> tuple[NDArray[np.float32], list[str]]:
+    def _scores(self, dataset: Dataset) -> tuple[NDArray[np.float32], list[str], Survey]:
+        """Scores, final statuses, and what rendering said about each row."""
         fitted, source = self._fitted, self._open_source()
         inputs.check_dataset(dataset)
-        world = World()
-        cells = Cells((fitted.layer,), (fitted.readout,))
-        extractor = self._extractor(self._renderer(), cells, fitted.model_fingerprint, world)
+        extractor = self._extractor(self._renderer(), fitted.captured, fitted.model_fingerprint, World())
         try:
             embedded = extractor.embed(dataset)
         finally:
             source.release()
-
-        def work(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-            return fitted.score(vectors)[:, None]
-
-        scores = embedded.rows(embedded.compute(cells.names[0], work, 1))[:, 0]
-        return scores, fitting.final_statuses(scores[:, None], embedded.survey.statuses(fitted.readout))
+        scores = pool_scores(embedded, fitted.score)
+        return scores, final_statuses(scores, embedded.survey.statuses(fitted.readouts)), embedded.survey
 
     # -- filter --------------------------------------------------------------------------------------------------
 
@@ -250,8 +262,8 @@ class SAFTScorer(ScorerBase):
             on_refusal: where there is no threshold, or nothing would be kept: `raise`, or `keep` every row; by default
                 what `fit` was told.
             label_column: let people decide the rows that they labelled: where this column of the dataset is not null,
-                it overrides the score (reason `label`). The published method knows scores only, so this is off by
-                default.
+                it overrides the score (reason `label`). The rows that `fit` was given labels for are decided by them
+                in every method but `saft`, which knows scores only.
             harmful_value: the value that marks a harmful row, where the column's name does not say.
 
         Returns:
@@ -272,9 +284,13 @@ class SAFTScorer(ScorerBase):
                 f"no row can be removed: {why}. Give labels, `expected_share` or `threshold`; or fit with "
                 "`on_refusal='keep'` to keep every row."
             )
-        scores, statuses = self._scores(dataset)
+        scores, statuses, survey = self._scores(dataset)
         threshold, refusal = fitted.threshold, fitted.refusal
-        labels = {} if label_column is None else inputs.labels_by_row(dataset, label_column, harmful_value)
+        labels: dict[int, bool] = {}
+        if fitted.method != "saft" and threshold is not None:
+            labels = fitted.labelled.among(survey.identities)
+        if label_column is not None:
+            labels |= inputs.labels_by_row(dataset, label_column, harmful_value)
         decisions = decide(scores, statuses, threshold, on_error=on_error, labels=labels)
         if keep and threshold is not None and len(decisions.kept) == 0:
             threshold, refusal = None, f"the threshold {threshold:.6g} would keep none of {len(dataset)} rows"
@@ -286,8 +302,8 @@ class SAFTScorer(ScorerBase):
             **self.summary_,
             "model": public_name(fitted),
             "method": fitted.method,
-            "layer": fitted.layer,
-            "readout": fitted.readout.value,
+            "layers": list(fitted.layers),
+            "readouts": [readout.value for readout in fitted.readouts],
             "k": fitted.k,
             "threshold": threshold,
             "filtered": threshold is not None,

@@ -10,10 +10,42 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from saft_hf.embed.cells import Cells, layers_of, readouts_of
+from saft_hf.embed.plan import KEY_BYTES, find_keys
 from saft_hf.render import Readout
-from saft_hf.score import Subspace, saft_score
+from saft_hf.score import LinearScore, PublishedScore
 
-_TENSORS = ("mean", "directions", "energies")
+Score = PublishedScore | LinearScore
+
+METHODS = ("saft", "directed", "auto", "reference")
+"""`saft`: as published. `directed`: along a direction learned from labels. `auto`: the best of both and their variants
+on the labels. `reference`: along a direction that a reference set gives, without labels."""
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Which rows people labelled, in digests: they decide those rows, and fresh labels must not be among them.
+
+    Attributes:
+        identities: `uint8 [m, 16]`, digests of their tokens, different ones.
+        harmful: `bool [m]`.
+    """
+
+    identities: NDArray[np.uint8]
+    harmful: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, identities: NDArray[np.uint8], harmful: NDArray[np.bool_]) -> LabelledRows:
+        """Rows as they were labelled; equal rows that people disagree on are left out."""
+        unique, place = np.unique(identities, axis=0, return_inverse=True)
+        votes = [np.bincount(place.ravel(), weights=harmful == value, minlength=len(unique)) for value in (False, True)]
+        agreed = (votes[0] == 0) | (votes[1] == 0)
+        return cls(unique[agreed], votes[1][agreed] > 0)
+
+    def among(self, identities: NDArray[np.uint8]) -> dict[int, bool]:
+        """Row -> harmful, for those of the given rows (`uint8 [N, 16]`) that were labelled."""
+        places = find_keys(self.identities, identities)
+        return {row: bool(self.harmful[places[row]]) for row in np.flatnonzero(places >= 0).tolist()}
 
 
 @dataclass(frozen=True)
@@ -25,16 +57,15 @@ class Fitted:
         revision: its commit, where one is known.
         model_fingerprint: SHA-256 of the weights that are read.
         template_digest: SHA-256 of the chat template and the tokenizer.
-        layer: index into `hidden_states`.
         num_layers: blocks of the whole model.
-        readout: where a row is read.
-        method: how the score is made; `saft` is the published one.
-        k: how many directions the score sums.
+        captured: the hidden states that the fit took, all of them in one pass; the score reads some of them.
+        method: how the score was found, one of `METHODS`.
+        score: the score.
         threshold: rows above it are removed; None where no decision can be taken.
-        threshold_from: `f1`, `expected_share`, `given` or `none`.
+        threshold_from: `f1`, `expected_share`, `given`, `reference`, an aim such as `recall=0.9`, or `none`.
         refusal: why no decision is taken although one was asked for; None where there is none.
         keep_on_refusal: whether a refusal keeps every row in place of raising.
-        subspace: the pool's mean and principal directions.
+        labelled: the rows that the fit had labels for.
         token_budget: tokens in one batch.
         plan_digest: names the pool's batches in the store.
         summary: counts and figures of the fit, for people and cards.
@@ -44,57 +75,81 @@ class Fitted:
     revision: str | None
     model_fingerprint: str
     template_digest: str
-    layer: int
     num_layers: int
-    readout: Readout
+    captured: Cells
     method: str
-    k: int
+    score: Score
     threshold: float | None
     threshold_from: str
     refusal: str | None
     keep_on_refusal: bool
-    subspace: Subspace
+    labelled: LabelledRows
     token_budget: int
     plan_digest: str
     summary: dict[str, Any]
 
     def __post_init__(self) -> None:
         digests = (self.model_fingerprint, self.template_digest, self.plan_digest)
+        layers, labels = self.captured.layers, self.labelled
         sound = {
             "model": isinstance(self.model, str | None),
             "revision": isinstance(self.revision, str | None),
             "model_fingerprint, template_digest or plan_digest": all(re.fullmatch("[0-9a-f]{64}", d) for d in digests),
             "num_layers": type(self.num_layers) is int and self.num_layers > 0,
-            "layer": type(self.layer) is int and 0 <= self.layer <= self.num_layers,
-            "k": type(self.k) is int and 1 <= self.k <= len(self.subspace.directions),
+            "layers": bool(layers) and all(type(at) is int and 0 <= at <= self.num_layers for at in layers),
+            "score": bool(self.score.cells) and set(self.score.cells) <= set(self.captured.names),
+            "method": self.method in METHODS,
             "threshold": self.threshold is None or (type(self.threshold) is float and math.isfinite(self.threshold)),
+            "threshold_from": isinstance(self.threshold_from, str),
             "refusal": isinstance(self.refusal, str | None),
             "keep_on_refusal": type(self.keep_on_refusal) is bool,
+            "labelled": labels.identities.shape == (len(labels.harmful), KEY_BYTES),
             "token_budget": type(self.token_budget) is int and self.token_budget > 0,
             "summary": isinstance(self.summary, dict),
         }
         if wrong := [name for name, good in sound.items() if not good]:
             raise ValueError(f"{', '.join(wrong)}: not a value that a fit can give")
 
-    def score(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores of vectors, `float32 [n, d]` -> `float32 [n]`; a row's bits depend on that row alone."""
-        return saft_score(vectors, self.subspace, self.k)
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers that the score reads."""
+        return layers_of(self.score.cells)
+
+    @property
+    def readouts(self) -> tuple[Readout, ...]:
+        """Readouts that the score reads."""
+        return readouts_of(self.score.cells)
+
+    @property
+    def k(self) -> int | None:
+        """How many principal directions the published score sums; None for a learned direction."""
+        return self.score.k if isinstance(self.score, PublishedScore) else None
 
     def to_parts(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Split into a JSON-ready dict and arrays."""
-        config = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "subspace"}
-        config["readout"] = self.readout.value
-        state = {name: getattr(self.subspace, name) for name in self.subspace.__slots__}
-        config["subspace"] = {name: value for name, value in state.items() if name not in _TENSORS}
-        config["subspace"]["spectral_gaps"] = self.subspace.spectral_gaps.tolist()
-        return config, {name: state[name] for name in _TENSORS}
+        config = {name: getattr(self, name) for name in _PLAIN}
+        config["layers"], config["readouts"] = list(self.captured.layers), [r.value for r in self.captured.readouts]
+        config["score"], tensors = self.score.to_parts()
+        config["score"]["kind"] = "published" if isinstance(self.score, PublishedScore) else "linear"
+        labels = np.ascontiguousarray(self.labelled.identities).view("<i8").astype(np.int64)
+        return config, {
+            **tensors,
+            "labelled": labels.reshape(-1, KEY_BYTES // 8),
+            "labelled_harmful": self.labelled.harmful.astype(np.int64),
+        }
 
     @classmethod
     def from_parts(cls, config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Fitted:
         """Put together again what `to_parts` took apart; what else stands in `config` is left alone."""
-        values = {f.name: config[f.name] for f in fields(cls)}
-        values["readout"] = Readout(values["readout"])
-        plain: dict[str, Any] = dict(values["subspace"])
-        plain["spectral_gaps"] = np.asarray(plain["spectral_gaps"], dtype=np.float64)
-        values["subspace"] = Subspace(**{**plain, **{name: tensors[name] for name in _TENSORS}})
+        values = {name: config[name] for name in _PLAIN}
+        values["captured"] = Cells(tuple(config["layers"]), tuple(map(Readout, config["readouts"])))
+        kinds: dict[str, type[Score]] = {"published": PublishedScore, "linear": LinearScore}
+        values["score"] = kinds[config["score"]["kind"]].from_parts(config["score"], tensors)
+        labels = np.ascontiguousarray(tensors["labelled"].astype("<i8")).view(np.uint8)
+        harmful = tensors["labelled_harmful"].astype(np.bool_)
+        values["labelled"] = LabelledRows(labels.reshape(-1, KEY_BYTES), harmful)
         return cls(**values)
+
+
+_PLAIN = tuple(f.name for f in fields(Fitted) if f.name not in ("captured", "score", "labelled"))
+"""Fields that are JSON as they stand."""

@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from datasets import Dataset, IterableDataset
 
 from saft_hf.decide import read_labels, resolve_label_column
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Readout, Renderer
+from saft_hf.scorer.fitted import METHODS
 from saft_hf.status import RowStatus
+
+if TYPE_CHECKING:
+    from saft_hf.scorer.base import ScorerBase
 
 logger = logging.getLogger(__name__)
 
@@ -92,13 +97,43 @@ def check_batched(batch: Mapping[str, Sequence[Any]]) -> None:
             )
 
 
-def pick_readout(renderer: Renderer, pool: Dataset) -> Readout:
-    """`response_start`, as published; `response_mean` where the rows are plain text without a boundary."""
+def pick_readouts(renderer: Renderer, pool: Dataset) -> tuple[Readout, Readout]:
+    """Where rows are read by default: `response_start`, as published, and `response_mean`.
+
+    Where the rows are plain text without a boundary: `response_mean` and `response_end`.
+    """
     sample = [row for row in renderer(pool[: min(_SAMPLE, len(pool))]) if row.status is RowStatus.OK]
     if sample and not any(row.boundary for row in sample):
         logger.warning(
             "The rows are plain text: where the response starts is not known, so `response_mean` over the whole "
             "text is read in place of `response_start`."
         )
-        return Readout.MEAN
-    return Readout.START
+        return Readout.MEAN, Readout.END
+    return Readout.START, Readout.MEAN
+
+
+def check_options(scorer: ScorerBase, has_labels: bool, aim: str | None) -> None:
+    """Refuse options of a scorer that no fit can follow, before anything is loaded.
+
+    Raises:
+        SAFTInputError: an option has an unknown value, or options do not go together.
+    """
+    if scorer.method not in (None, *METHODS):
+        raise SAFTInputError(f"`method` must be one of {list(METHODS)}, or None, not {scorer.method!r}.")
+    if scorer.readout not in (None, *Readout):
+        raise SAFTInputError(f"`readout` must be one of {[r.value for r in Readout]}, not {scorer.readout!r}.")
+    if scorer.threshold is not None and not np.isfinite(scorer.threshold):
+        raise SAFTInputError(f"`threshold` must be a finite number, not {scorer.threshold}.")
+    if scorer.expected_share is not None and not 0 < scorer.expected_share < 1:
+        raise SAFTInputError(f"`expected_share` must be between 0 and 1, not {scorer.expected_share}.")
+    if scorer.method in ("directed", "auto") and not has_labels:
+        raise SAFTInputError(
+            f"`method={scorer.method!r}` learns from labels: give `labelled`, about 100 rows that people labelled."
+        )
+    if scorer.k is not None and scorer.method in ("directed", "reference"):
+        raise SAFTInputError(f"`k` belongs to the published score; `method={scorer.method!r}` has none. Leave it out.")
+    if aim is not None and not has_labels:
+        raise SAFTInputError(
+            f"`aim={aim!r}` chooses a threshold on labels: give `labelled`. Without labels, `expected_share` or "
+            "`threshold` choose it."
+        )

@@ -131,7 +131,7 @@ def scorer_digest(scorer: SAFTScorer, *, whole: bool) -> str:
             refuse a run for differences that change no row.
     """
     config, tensors = scorer.fitted_.to_parts() if scorer.fitted_ else ({}, {})
-    names = ["model_fingerprint", "template_digest", "layer", "readout", "method", "k", *(["threshold"] * whole)]
+    names = ["model_fingerprint", "template_digest", "layers", "readouts", "method", *(["threshold"] * whole)]
     digest = sha256(json.dumps({name: config.get(name) for name in names}).encode())
     for name in sorted(tensors) if whole else ():
         digest.update(tensors[name].tobytes())

@@ -28,7 +28,7 @@ def main(out: str, store: str, *tasks: str) -> None:
         with state.main_process_first():
             pool = load_dataset("json", data_files=data, split="train", cache_dir=f"{store}/datasets")
         pool = pool.select(range(int(rows)))
-        scorer = SAFTScorer(model, layer=int(layer), cache_dir=f"{store}/saft")
+        scorer = SAFTScorer(model, method="saft", layer=int(layer), cache_dir=f"{store}/saft")
         scorer.fit(pool, pool.shuffle(seed=0).select(range(100)))
         scored, result = scorer.score_dataset(pool), scorer.filter(pool)
         scorer.save_pretrained(f"{out}/rank{state.process_index}-{number}")

@@ -20,7 +20,7 @@ def main(out: str) -> None:
     torch.set_num_threads(2)
     rows = load_dataset("json", data_files=str(demo_rows_path()), split="train", cache_dir=f"{out}/datasets")
     pool, new = rows.select(range(300)), rows.select(range(300, 400))
-    scorer = SAFTScorer(str(demo_folder()), layer=2, cache_dir=f"{out}/saft")
+    scorer = SAFTScorer(str(demo_folder()), method="saft", layer=2, cache_dir=f"{out}/saft")
     scorer.fit(pool, pool.select(range(100)))
 
     def scores(rows: Dataset) -> np.ndarray:

@@ -18,7 +18,7 @@ def main(rows: str, cache: str, store: str) -> None:
     read = RowReader.__call__
     RowReader.__call__ = lambda *args: calls.append(1) or read(*args)  # type: ignore[method-assign]
     pool = load_dataset("json", data_files=rows, split="train", cache_dir=cache)
-    scorer = SAFTScorer(str(demo_folder()), layer=2, cache_dir=store).fit(pool, pool.select(range(100)))
+    scorer = SAFTScorer(str(demo_folder()), method="saft", layer=2, cache_dir=store).fit(pool, pool.select(range(100)))
     mapped = pool.map(scorer, batched=True, batch_size=100)
     digest = hashlib.sha256(repr(mapped["saft_score"][:]).encode()).hexdigest()
     print(json.dumps({"calls": len(calls), "digest": digest, "fingerprint": mapped._fingerprint}))

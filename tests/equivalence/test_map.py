@@ -82,7 +82,7 @@ def test_streams_and_ranks_and_single_rows_of_the_pool_give_the_same_bits(
 def test_new_rows_one_by_one_equal_new_rows_together(demo_model: str, demo_pool: Dataset, tmp_path: Path) -> None:
     pool, new = demo_pool.select(range(200)), demo_pool.select(range(200, 280))
     for readout in ("response_start", "response_mean"):
-        scorer = SAFTScorer(demo_model, layer=3, readout=readout, k=2, cache_dir=tmp_path).fit(pool)
+        scorer = SAFTScorer(demo_model, method="saft", layer=3, readout=readout, k=2, cache_dir=tmp_path).fit(pool)
         one_by_one = [scorer({"messages": [messages]})["saft_score"][0] for messages in new["messages"]]
         together = scorer({"messages": new["messages"][:]})["saft_score"]
         streamed = scores_of(Dataset.from_list(list(new.to_iterable_dataset().map(scorer, batched=True, batch_size=9))))
@@ -126,7 +126,7 @@ def test_a_damaged_store_is_mended_with_the_same_bits(
     monkeypatch.setattr(extract, "read_batch", counted)
 
     def fitted() -> SAFTScorer:
-        return SAFTScorer(demo_model, layer=2, k=3, cache_dir=tmp_path).fit(pool)
+        return SAFTScorer(demo_model, method="saft", layer=2, k=3, cache_dir=tmp_path).fit(pool)
 
     first = fitted()
     expected, whole, num_rows = scores_of(first.score_dataset(pool)), sorted(rows), sum(rows)

@@ -21,24 +21,46 @@ CARD: ScorerCard = {
     "revision": "2" * 40,
     "model_fingerprint": "0" * 64,
     "template_digest": "1" * 64,
-    "layer": 15,
+    "layers": [15],
     "num_layers": 32,
-    "readout": "response_start",
+    "readouts": ["response_start"],
     "method": "saft",
     "k": 2,
     "threshold": 41.25,
     "threshold_from": "f1",
     "expected_share": None,
     "refusal": None,
-    "labels": {"rows": 100, "harmful": 25, "column": "is_safe", "f1": 0.5, "separating_points": 60},
+    "labels": {"rows": 100, "harmful": 25, "column": "is_safe"},
     "pool": {"rows": 3000, "scored": 2997, "unscored": {"truncated": 2, "bad_row": 1}, "flagged": 600},
     "variance_share": 0.125,
     "spectral_gap": 0.25,
+    "f1": 0.5,
+    "separating_points": 60,
+    "selection": None,
+    "expected": None,
     "versions": {"transformers": "5.23.0", "saft-hf": "0.1.0", "torch": "2.13.0"},
 }
 
 
 NO_LABELS = {"labels": None}
+LEARNED = {
+    "layers": [16, 24, 32],
+    "readouts": ["response_start", "response_mean"],
+    "method": "auto",
+    "k": None,
+    "variance_share": None,
+    "spectral_gap": None,
+    "f1": None,
+    "separating_points": None,
+    "threshold_from": "benign_loss=0.05",
+    "expected": {"recall": 0.9, "benign_loss": 0.05},
+    "selection": {
+        "winner": "weighted",
+        "p_value": 0.002,
+        "permutations": 499,
+        "candidates": [{"name": "weighted", "auroc": 0.96, "difference": 0.0, "standard_error": 0.0}],
+    },
+}
 
 
 def test_the_example_is_current():
@@ -78,7 +100,7 @@ def test_an_unknown_card_is_an_error():
 @pytest.mark.parametrize(
     ("changes", "says", "never"),
     [
-        ({"readout": "response_mean"}, "It is not transferable", "only the prompt"),
+        ({"readouts": ["response_mean"]}, "It is not transferable", "only the prompt"),
         ({"method": "other"}, "It is not transferable", "has no sign"),
         ({"model": None}, "not named on the Hub", "Scoring loads"),
         ({"repo_id": None}, 'from_pretrained("path/to/this/folder")', "None"),
@@ -87,6 +109,9 @@ def test_an_unknown_card_is_an_error():
         ({**NO_LABELS, "threshold_from": "none", "threshold": None}, "removes none", "scorer.filter"),
         ({"threshold": None, "refusal": "a reason"}, "**No decision is taken**: a reason.", "scorer.filter"),
         ({"pool": {**CARD["pool"], "flagged": None}}, "2997 of them have a score.", "which are above"),
+        (LEARNED, "remove 90.0 % of the\nharmful and 5.0 % of the benign rows", "spectral gap"),
+        (LEARNED, "does at least as well with probability\n0.002 (499 permutations", "has no sign"),
+        ({**LEARNED, "threshold": None, "threshold_from": "none", "expected": None}, "removes none", "the aim"),
         ({"spectral_gap": 1.0, "k": 1}, "1 principal direction,", "directions,"),
     ],
 )

@@ -123,7 +123,7 @@ def test_where_nothing_would_be_kept_every_row_is_and_the_summary_says_so(
 ) -> None:
     pool = demo_pool.select(range(60))
     options = {"layer": 2, "k": 1, "expected_share": 0.25, "cache_dir": store_dir}
-    scorer = SAFTScorer(demo_model, **options).fit(pool)
+    scorer = SAFTScorer(demo_model, method="saft", **options).fit(pool)
     worst = scorer.filter(pool).removed
     assert len(worst) == 15
     with pytest.raises(SAFTUndecidedError, match="nothing is kept"):
@@ -138,7 +138,7 @@ def test_where_nothing_would_be_kept_every_row_is_and_the_summary_says_so(
 def test_a_given_threshold_that_labels_speak_against_decides_nothing(
     demo_model: str, demo_pool: Dataset, demo_labelled: Dataset, store_dir: Path
 ) -> None:
-    scorer = SAFTScorer(demo_model, layer=2, k=1, threshold=1e9, cache_dir=store_dir)
+    scorer = SAFTScorer(demo_model, method="saft", layer=2, k=1, threshold=1e9, cache_dir=store_dir)
     with pytest.raises(SAFTUndecidedError, match="removes no row, although"):
         scorer.fit(demo_pool, demo_labelled)
     assert scorer.threshold_ is None
@@ -229,7 +229,7 @@ def test_a_full_disk_leaves_the_old_files_whole(
 def test_a_full_disk_leaves_a_saved_scorer_whole(
     scorer: SAFTScorer, demo_model: str, demo_pool: Dataset, store_dir: Path, tmp_path: Path
 ) -> None:
-    other = SAFTScorer(demo_model, layer=2, k=1, cache_dir=store_dir).fit(demo_pool)
+    other = SAFTScorer(demo_model, method="saft", layer=2, k=1, cache_dir=store_dir).fit(demo_pool)
     other.save_pretrained(tmp_path)
     before = contents(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
@@ -254,11 +254,11 @@ def test_a_full_disk_while_embedding_can_be_made_up_for(
             write(store, *args)
 
     monkeypatch.setattr(Store, "write", fails_third)
-    scorer = SAFTScorer(demo_model, layer=2, k=1, cache_dir=tmp_path / "s")
+    scorer = SAFTScorer(demo_model, method="saft", layer=2, k=1, cache_dir=tmp_path / "s")
     with pytest.raises(OSError, match="No space left on device"):
         scorer.fit(pool)
     assert len([path for path in (tmp_path / "s").rglob("*") if path.is_file()]) == 2
-    whole = SAFTScorer(demo_model, layer=2, k=1, cache_dir=tmp_path / "t").fit(pool)
+    whole = SAFTScorer(demo_model, method="saft", layer=2, k=1, cache_dir=tmp_path / "t").fit(pool)
     assert scorer.fit(pool)(pool[:])["saft_score"].tolist() == whole(pool[:])["saft_score"].tolist()
 
 
@@ -285,7 +285,7 @@ def test_ctrl_c_while_fitting_keeps_what_was_done_and_goes_on_from_there(
     pool, store = demo_pool.select(range(300)), tmp_path / "store"
 
     def new() -> SAFTScorer:
-        return SAFTScorer(demo_model, layer=2, k=2, cache_dir=store)
+        return SAFTScorer(demo_model, method="saft", layer=2, k=2, cache_dir=store)
 
     with pytest.MonkeyPatch.context() as patch:
         stopped = Forwards(patch, fail_at=3, error=KeyboardInterrupt)
@@ -303,6 +303,6 @@ def test_ctrl_c_while_fitting_keeps_what_was_done_and_goes_on_from_there(
         scores = scorer.fit(pool).score_dataset(pool)["saft_score"][:]
     with pytest.MonkeyPatch.context() as patch:
         all_of_it = Forwards(patch)
-        whole = SAFTScorer(demo_model, layer=2, k=2, cache_dir=tmp_path / "other").fit(pool)
+        whole = SAFTScorer(demo_model, method="saft", layer=2, k=2, cache_dir=tmp_path / "other").fit(pool)
         assert rest.count < all_of_it.count <= rest.count + 2
     assert whole.score_dataset(pool)["saft_score"][:] == scores

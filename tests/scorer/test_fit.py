@@ -28,7 +28,7 @@ def test_the_constructor_loads_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Backbone, "load", refuse)
     name, cache = str(tmp_path / "no-such-model"), tmp_path / "cache"
-    scorer = SAFTScorer(name, layer=10**6, k=10**6, cache_dir=cache)
+    scorer = SAFTScorer(name, method="saft", layer=10**6, k=10**6, cache_dir=cache)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(SAFTInputError, match="no-such-model"):
         scorer.fit(demo_pool)
@@ -44,7 +44,7 @@ def test_scores_equal_an_independent_computation(
 ) -> None:
     # One row stands there 30 times: without its multiplicity the mean would be elsewhere.
     rows = concatenate_datasets([demo_pool.select(range(70)), demo_pool.select([5] * 30)])
-    scorer = SAFTScorer(demo_model, layer=layer, readout=readout, k=k, cache_dir=store_dir).fit(rows)
+    scorer = SAFTScorer(demo_model, method="saft", layer=layer, readout=readout, k=k, cache_dir=store_dir).fit(rows)
     ours, plain = scores_of(scorer, rows), plain_scores(plain_vectors(rows, layer, readout), k)
     assert np.abs(ours - plain).max() <= 1e-5 * plain.max()
     assert scorer.summary_["pool"]["unique"] < len(rows) - 28
@@ -61,7 +61,7 @@ def test_k_and_threshold_are_the_best_f1_of_the_published_grid(
     harmful = ~np.asarray(demo_labelled["is_safe"])
     best: tuple[float, int, float] = (0.0, 0, 0.0)
     for k in (1, 2, 3, 4):
-        single = SAFTScorer(demo_model, layer=2, k=k, cache_dir=store_dir).fit(demo_pool)
+        single = SAFTScorer(demo_model, method="saft", layer=2, k=k, cache_dir=store_dir).fit(demo_pool)
         pool, labelled = scores_of(single, demo_pool), scores_of(single, demo_labelled)
         # From above, so that of equal ones the larger stays.
         for tau in np.linspace(float(pool.min()), float(pool.max()), 100)[::-1]:
@@ -76,7 +76,7 @@ def test_k_and_threshold_are_the_best_f1_of_the_published_grid(
 
 
 def test_a_given_threshold_is_used_as_it_is(demo_model: str, demo_pool: Dataset, store_dir: Path) -> None:
-    scorer = SAFTScorer(demo_model, layer=2, k=2, threshold=0.25, cache_dir=store_dir).fit(demo_pool)
+    scorer = SAFTScorer(demo_model, method="saft", layer=2, k=2, threshold=0.25, cache_dir=store_dir).fit(demo_pool)
     result = scorer.filter(demo_pool)
     assert scorer.threshold_ == 0.25
     assert scorer.summary_["threshold_from"] == "given"
@@ -87,7 +87,7 @@ def test_a_given_threshold_is_used_as_it_is(demo_model: str, demo_pool: Dataset,
 def test_an_expected_share_removes_the_rows_with_the_highest_scores(
     demo_model: str, demo_pool: Dataset, store_dir: Path
 ) -> None:
-    scorer = SAFTScorer(demo_model, layer=2, k=1, expected_share=0.2, cache_dir=store_dir).fit(demo_pool)
+    scorer = SAFTScorer(demo_model, method="saft", layer=2, k=1, expected_share=0.2, cache_dir=store_dir).fit(demo_pool)
     result = scorer.filter(demo_pool)
     removed, kept = result.scores[result.removed_indices], result.scores[result.kept_indices]
     # Equal rows share a score and stay together on the kept side, so a few fewer may go.
@@ -99,7 +99,7 @@ def test_fit_rows_fits_on_the_first_rows(
     demo_model: str, demo_pool: Dataset, demo_labelled: Dataset, store_dir: Path
 ) -> None:
     def fitted(pool: Any, **options: Any) -> SAFTScorer:
-        return SAFTScorer(demo_model, layer=2, cache_dir=store_dir).fit(pool, demo_labelled, **options)
+        return SAFTScorer(demo_model, method="saft", layer=2, cache_dir=store_dir).fit(pool, demo_labelled, **options)
 
     first = fitted(demo_pool.select(range(150)))
     some, stream = fitted(demo_pool, fit_rows=150), fitted(demo_pool.to_iterable_dataset(), fit_rows=150)
@@ -111,11 +111,11 @@ def test_fit_rows_fits_on_the_first_rows(
 
 
 def test_fit_can_be_called_again_and_forgets(demo_model: str, demo_pool: Dataset, store_dir: Path) -> None:
-    scorer = SAFTScorer(demo_model, layer=2, k=1, cache_dir=store_dir).fit(demo_pool.select(range(50)))
+    scorer = SAFTScorer(demo_model, method="saft", layer=2, k=1, cache_dir=store_dir).fit(demo_pool.select(range(50)))
     scorer(demo_pool[:3])
     again = scorer.fit(demo_pool)
     assert again is scorer
-    fresh = SAFTScorer(demo_model, layer=2, k=1, cache_dir=store_dir).fit(demo_pool)
+    fresh = SAFTScorer(demo_model, method="saft", layer=2, k=1, cache_dir=store_dir).fit(demo_pool)
     assert scorer(demo_pool[:20])["saft_score"].tolist() == fresh(demo_pool[:20])["saft_score"].tolist()
     assert fresh(demo_pool[:20])["saft_score"].tolist() != [0.0] * 20
 

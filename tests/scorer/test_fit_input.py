@@ -23,7 +23,7 @@ def pool(demo_pool: Dataset) -> Dataset:
 
 @pytest.fixture
 def new_scorer(demo_model: str, store_dir: Path) -> Any:
-    return lambda **options: SAFTScorer(demo_model, **{"layer": 2, "cache_dir": store_dir, **options})
+    return lambda **options: SAFTScorer(demo_model, **{"method": "saft", "layer": 2, "cache_dir": store_dir, **options})
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_pools_that_cannot_be_fitted_on(
         ({"k": 0}, "k must be at least 1"),
         ({"k": 30}, r"`k`=30 is more than the \d+ directions"),
         ({"readout": "response_middle"}, "`readout` must be one of .*response_start.*not 'response_middle'"),
-        ({"method": "magic"}, "`method` must be 'saft'.*'magic'"),
+        ({"method": "magic"}, "`method` must be one of .*'saft'.*'magic'"),
         ({"expected_share": 25}, "`expected_share` must be between 0 and 1, not 25"),
         ({"threshold": float("nan")}, "threshold"),
         ({"max_length": 0}, "max_length is 0"),
@@ -78,7 +78,9 @@ def test_options_that_cannot_be_used(new_scorer: Any, pool: Dataset, options: di
 def test_the_default_is_the_middle_layer_and_fewer_k_where_the_rank_is_low(
     demo_model: str, pool: Dataset, store_dir: Path
 ) -> None:
-    scorer = SAFTScorer(demo_model, cache_dir=store_dir).fit(pool.select([0, 1, 2]), pool.select([0, 1, 2]))
+    scorer = SAFTScorer(demo_model, method="saft", cache_dir=store_dir).fit(
+        pool.select([0, 1, 2]), pool.select([0, 1, 2])
+    )
     assert scorer.layers_ == (2,)
     assert scorer.readouts_ == ("response_start",)
     assert [c["k"] for c in scorer.summary_["candidates"]] == [1, 2]  # three rows span two directions
@@ -158,9 +160,9 @@ def test_equal_rows_are_embedded_once(
     demo_model: str, pool: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     once, often = Forwards(monkeypatch), pool.select([*range(80)] * 4)
-    SAFTScorer(demo_model, layer=2, cache_dir=tmp_path / "a").fit(pool)
+    SAFTScorer(demo_model, method="saft", layer=2, cache_dir=tmp_path / "a").fit(pool)
     needed = once.count
-    SAFTScorer(demo_model, layer=2, cache_dir=tmp_path / "b").fit(often)
+    SAFTScorer(demo_model, method="saft", layer=2, cache_dir=tmp_path / "b").fit(often)
     assert 0 < needed == once.count - needed
 
 

@@ -12,7 +12,7 @@ from datasets import Dataset, concatenate_datasets
 
 from saft_hf import SAFTScorer
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
-from saft_hf.scorer.fitting import Aim, choose
+from saft_hf.scorer.fitting import degenerate
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def labelled(pool: Dataset) -> Dataset:
 
 @pytest.fixture
 def new_scorer(demo_model: str, store_dir: Path) -> Any:
-    return lambda **options: SAFTScorer(demo_model, **{"layer": 2, "cache_dir": store_dir, **options})
+    return lambda **options: SAFTScorer(demo_model, **{"method": "saft", "layer": 2, "cache_dir": store_dir, **options})
 
 
 def relabel(rows: Dataset, name: str, values: list[Any]) -> Dataset:
@@ -144,24 +144,20 @@ def test_labels_that_the_score_does_not_see_are_a_refusal(new_scorer: Any, pool:
     assert np.array_equal(scorer.score_dataset(pool)["saft_score"], scores)
 
 
-def test_a_threshold_that_flags_no_row_of_the_pool_is_a_refusal() -> None:
-    # The best cut lies at the pool's largest score: it parts the labels, which come from elsewhere, and not the pool.
-    aim = Aim((1,), None, None, np.asarray([False, True]), "harmful", uniform=True)
-    pool = np.linspace(0, 1, 50, dtype=np.float32)[:, None]
-    found = choose(aim, pool, np.asarray([[1.0], [7.0]], np.float32))
-    assert found.figures["f1"] == 1.0
-    assert found.refusal is not None
-    assert "removes no row, although 1 labelled rows are harmful" in found.refusal
+def test_a_threshold_that_flags_no_row_of_the_pool_is_a_refusal_where_labels_are_harmful() -> None:
+    pool = np.linspace(0, 1, 50, dtype=np.float32)
+    found = degenerate(pool, 1.0, harmful=1)
+    assert found is not None
+    assert "removes no row, although 1 labelled rows are harmful" in found
+    assert degenerate(pool, 1.0, harmful=0) is None
 
 
 def test_a_threshold_that_keeps_one_row_in_a_hundred_is_a_refusal() -> None:
-    pool = np.linspace(0, 1, 1000, dtype=np.float32)[:, None]
-    tight, loose = (
-        choose(Aim((1,), threshold, None, None, None, uniform=True), pool, None) for threshold in (0.005, 0.02)
-    )
-    assert tight.refusal is not None
-    assert "removes 995 of the pool's 1000 scored rows" in tight.refusal
-    assert loose.refusal is None
+    pool = np.linspace(0, 1, 1000, dtype=np.float32)
+    tight = degenerate(pool, 0.005, harmful=0)
+    assert tight is not None
+    assert "removes 995 of the pool's 1000 scored rows" in tight
+    assert degenerate(pool, 0.02, harmful=0) is None
 
 
 def test_labels_drawn_otherwise_do_where_a_share_or_threshold_decides(

@@ -23,7 +23,11 @@ def pool(demo_pool: Dataset) -> Dataset:
 
 @pytest.fixture(scope="module")
 def by_name(demo_model: str, pool: Dataset, store_dir: Path) -> list[float]:
-    return SAFTScorer(demo_model, layer=2, k=2, cache_dir=store_dir).fit(pool).score_dataset(pool)["saft_score"][:]
+    return (
+        SAFTScorer(demo_model, method="saft", layer=2, k=2, cache_dir=store_dir)
+        .fit(pool)
+        .score_dataset(pool)["saft_score"][:]
+    )
 
 
 def generators() -> list[Any]:
@@ -42,7 +46,7 @@ def test_an_object_is_read_in_place_and_left_as_it_was(
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     before, forwards = generators(), Forwards(monkeypatch)
 
-    scorer = SAFTScorer(model, layer=2, k=2, cache_dir=tmp_path).fit(pool)
+    scorer = SAFTScorer(model, method="saft", layer=2, k=2, cache_dir=tmp_path).fit(pool)
     assert forwards.count > 0
     assert scorer.score_dataset(pool)["saft_score"][:] == by_name
     scorer(pool[:5])
@@ -57,13 +61,13 @@ def test_an_object_is_read_in_place_and_left_as_it_was(
 
 def test_reading_by_name_leaves_the_generators_alone(demo_model: str, pool: Dataset, tmp_path: Path) -> None:
     before = generators()
-    SAFTScorer(demo_model, layer=2, k=1, cache_dir=tmp_path).fit(pool).score_dataset(pool)
+    SAFTScorer(demo_model, method="saft", layer=2, k=1, cache_dir=tmp_path).fit(pool).score_dataset(pool)
     assert generators() == before
 
 
 def test_an_object_in_another_dtype_does_not_take_vectors_of_the_first(pool: Dataset, tmp_path: Path) -> None:
     def scores(store: Path, dtype: torch.dtype) -> list[float]:
-        scorer = SAFTScorer(demo_causal_lm(dtype=dtype), layer=2, k=2, cache_dir=store).fit(pool)
+        scorer = SAFTScorer(demo_causal_lm(dtype=dtype), method="saft", layer=2, k=2, cache_dir=store).fit(pool)
         return scorer.score_dataset(pool)["saft_score"][:]
 
     full, half = scores(tmp_path / "full", torch.float32), scores(tmp_path / "half", torch.bfloat16)
@@ -78,8 +82,10 @@ def test_an_object_without_a_name_is_scored_here_and_says_so_elsewhere(
     model = demo_causal_lm()
     model.config._name_or_path = ""
     with pytest.raises(SAFTInputError, match="processing_class"):
-        SAFTScorer(model, layer=2, cache_dir=tmp_path).fit(pool)
-    scorer = SAFTScorer(model, layer=2, k=2, cache_dir=tmp_path, processing_class=demo_tokenizer()).fit(pool)
+        SAFTScorer(model, method="saft", layer=2, cache_dir=tmp_path).fit(pool)
+    scorer = SAFTScorer(model, method="saft", layer=2, k=2, cache_dir=tmp_path, processing_class=demo_tokenizer()).fit(
+        pool
+    )
     assert scorer.score_dataset(pool)["saft_score"][:] == by_name
     assert pool.map(scorer, batched=True, load_from_cache_file=False)["saft_score"][:] == by_name
 
@@ -102,7 +108,9 @@ def test_rows_with_a_non_finite_state_have_a_status_and_the_others_a_score(
     def spoil(model: Any) -> None:
         model.get_input_embeddings().weight[token] = value
 
-    scorer = SAFTScorer(changed_demo(tmp_path / "model", spoil), layer=2, expected_share=0.1, cache_dir=tmp_path / "s")
+    scorer = SAFTScorer(
+        changed_demo(tmp_path / "model", spoil), method="saft", layer=2, expected_share=0.1, cache_dir=tmp_path / "s"
+    )
     scored = scorer.fit(pool).score_dataset(pool)
     hit = [token in row for row in fed]
     assert [status == "non_finite" for status in scored["saft_status"]] == hit
@@ -116,7 +124,7 @@ def test_rows_with_a_non_finite_state_have_a_status_and_the_others_a_score(
 def test_a_model_that_gives_only_nan_is_refused(pool: Dataset, tmp_path: Path) -> None:
     broken = changed_demo(tmp_path / "model", lambda model: model.model.layers[0].mlp.down_proj.weight.fill_(np.nan))
     with pytest.raises(SAFTInputError, match=r"NaN or infinity: the model is broken"):
-        SAFTScorer(broken, layer=2, cache_dir=tmp_path / "s").fit(pool)
+        SAFTScorer(broken, method="saft", layer=2, cache_dir=tmp_path / "s").fit(pool)
 
 
 def test_one_row_of_giant_norm_is_scored_and_reported(demo_pool: Dataset, tmp_path: Path) -> None:
@@ -131,7 +139,7 @@ def test_one_row_of_giant_norm_is_scored_and_reported(demo_pool: Dataset, tmp_pa
 
     name = changed_demo(tmp_path / "model", blow_up)
     labelled = demo_pool.select([i for i in range(100) if i != giant])
-    scorer = SAFTScorer(name, layer=2, readout="response_mean", cache_dir=tmp_path / "s")
+    scorer = SAFTScorer(name, method="saft", layer=2, readout="response_mean", cache_dir=tmp_path / "s")
     with pytest.raises(SAFTUndecidedError, match="removes 599 of the pool's 600 scored rows"):
         scorer.fit(demo_pool, labelled)
     scores = np.asarray(scorer.score_dataset(demo_pool)["saft_score"])
@@ -146,7 +154,9 @@ def test_one_row_of_giant_norm_is_scored_and_reported(demo_pool: Dataset, tmp_pa
 def test_weights_that_changed_since_the_fit_are_refused(
     demo_model: str, pool: Dataset, demo_pool: Dataset, tmp_path: Path
 ) -> None:
-    SAFTScorer(demo_model, layer=2, k=1, threshold=0.3, cache_dir=tmp_path).fit(pool).save_pretrained(tmp_path / "f")
+    SAFTScorer(demo_model, method="saft", layer=2, k=1, threshold=0.3, cache_dir=tmp_path).fit(pool).save_pretrained(
+        tmp_path / "f"
+    )
     other = changed_demo(tmp_path / "model", lambda model: model.model.layers[0].mlp.up_proj.weight.mul_(1.01))
     deeper = changed_demo(tmp_path / "deep", lambda model: model.model.layers[3].mlp.up_proj.weight.mul_(1.01))
     new = demo_pool.select(range(100, 130))
@@ -161,7 +171,7 @@ def test_weights_that_changed_since_the_fit_are_refused(
 def test_a_filter_that_keeps_nothing_is_refused(demo_model: str, pool: Dataset, store_dir: Path) -> None:
     options = {"layer": 2, "k": 1, "threshold": -1.0, "cache_dir": store_dir}
     with pytest.raises(SAFTUndecidedError, match=r"removes 80 of the pool's 80 scored rows.*on_refusal='keep'"):
-        SAFTScorer(demo_model, **options).fit(pool)
-    forced = SAFTScorer(demo_model, **options).fit(pool, on_refusal="keep").filter(pool)
+        SAFTScorer(demo_model, method="saft", **options).fit(pool)
+    forced = SAFTScorer(demo_model, method="saft", **options).fit(pool, on_refusal="keep").filter(pool)
     assert len(forced.kept_indices) == 80
     assert forced.summary["filtered"] is False

@@ -77,7 +77,7 @@ def test_a_kernel_from_the_hub_is_code_and_needs_the_callers_trust(saved: Path) 
 
 def test_an_unfitted_scorer_is_not_saved(demo_model: str, tmp_path: Path) -> None:
     with pytest.raises(SAFTInputError, match="not fitted"):
-        SAFTScorer(demo_model).save_pretrained(tmp_path / "scorer")
+        SAFTScorer(demo_model, method="saft").save_pretrained(tmp_path / "scorer")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -115,13 +115,16 @@ def change_bytes(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path]
         change_config(lambda config: config["scorer"]["scorer"].pop("layer")),
         change_config(lambda config: config["scorer"]["scorer"]["render"].update(max_length=-3)),
         change_config(lambda config: config["scorer"]["scorer"]["render"].update(code="x")),
-        change_config(lambda config: config["scorer"].update(readout="response_middle")),
-        change_config(lambda config: config["scorer"].update(subspace=[])),
-        change_config(lambda config: config["scorer"].update(k=0)),
-        change_config(lambda config: config["scorer"].update(k=10**6)),
-        change_config(lambda config: config["scorer"].update(k="4")),
+        change_config(lambda config: config["scorer"].update(readouts=["response_middle"])),
+        change_config(lambda config: config["scorer"]["score"].update(subspace=[])),
+        change_config(lambda config: config["scorer"]["score"].update(k=0)),
+        change_config(lambda config: config["scorer"]["score"].update(k=10**6)),
+        change_config(lambda config: config["scorer"]["score"].update(k="4")),
         change_config(lambda config: config["scorer"].update(threshold="high")),
-        change_config(lambda config: config["scorer"].update(layer=10**6)),
+        change_config(lambda config: config["scorer"].update(layers=[10**6])),
+        change_config(lambda config: config["scorer"].update(method="magic")),
+        change_config(lambda config: config["scorer"]["score"].update(kind="code")),
+        change_config(lambda config: config["scorer"]["score"].update(cell="9.response_end")),
         change_config(lambda config: config["scorer"].update(model={"a": 1})),
         change_config(lambda config: config["scorer"].update(plan_digest="../../../../etc")),
         change_config(lambda config: config["scorer"].update(token_budget=-1)),
@@ -158,7 +161,9 @@ def test_nothing_that_belongs_to_a_person_or_machine_is_kept(
 
 def test_a_pickle_is_small_and_holds_no_model(scorer: SAFTScorer, demo_pool: Dataset, tmp_path: Path) -> None:
     scorer(demo_pool[:3])  # so that the tokenizer and the reader are there, too
-    by_object = SAFTScorer(demo_causal_lm(), layer=2, k=1, cache_dir=tmp_path).fit(demo_pool.select(range(40)))
+    by_object = SAFTScorer(demo_causal_lm(), method="saft", layer=2, k=1, cache_dir=tmp_path).fit(
+        demo_pool.select(range(40))
+    )
     for each in (scorer, by_object):
         raw = pickle.dumps(each)
         assert len(raw) < 200_000
@@ -177,7 +182,8 @@ from saft_hf import SAFTScorer
 from saft_hf.demo import demo_folder, demo_rows_path
 saved, store, cache = sys.argv[1:]
 pool = load_dataset("json", data_files=str(demo_rows_path()), split="train", cache_dir=cache)
-fitted = SAFTScorer(str(demo_folder()), layer=2, cache_dir=store).fit(pool, pool.shuffle(seed=0).select(range(100)))
+labelled = pool.shuffle(seed=0).select(range(100))
+fitted = SAFTScorer(str(demo_folder()), method="saft", layer=2, cache_dir=store).fit(pool, labelled)
 print(Hasher.hash(fitted), Hasher.hash(SAFTScorer.from_pretrained(saved, cache_dir=store)))
 """
 
@@ -193,13 +199,13 @@ def test_the_hash_is_the_same_in_every_process_and_another_for_another_scorer(
     command = [sys.executable, "-c", _HASH, str(saved), str(store_dir), str(tmp_path)]
     there = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
     assert there.stdout.split() == [mine, loaded]
-    other = SAFTScorer(demo_model, layer=2, k=1, cache_dir=store_dir).fit(demo_pool)
+    other = SAFTScorer(demo_model, method="saft", layer=2, k=1, cache_dir=store_dir).fit(demo_pool)
     assert Hasher.hash(other) != mine
 
 
 def test_the_tensors_are_the_learned_ones(scorer: SAFTScorer, saved: Path) -> None:
     tensors = load_file(saved / "saft_scorer.safetensors")
     assert scorer.fitted_ is not None
-    assert np.array_equal(tensors["directions"], scorer.fitted_.subspace.directions)
-    assert np.array_equal(tensors["mean"], scorer.fitted_.subspace.mean)
+    assert np.array_equal(tensors["directions"], scorer.fitted_.score.subspace.directions)
+    assert np.array_equal(tensors["mean"], scorer.fitted_.score.subspace.mean)
     assert np.abs(tensors["directions"] @ tensors["directions"].T - np.eye(len(tensors["directions"]))).max() < 1e-12

@@ -140,14 +140,14 @@ def test_share_labels_and_threshold_decide_as_the_scorer_does(model: str, tmp_pa
     ):
         trainer = trainer_for(model, tmp_path, call={"saft_labelled": labels}, **options)
         own = {"expected_share": 0.25, **{name[5:]: value for name, value in options.items()}}
-        scorer = SAFTScorer(model, **own, cache_dir=tmp_path / "cache").fit(pool, labels)
+        scorer = SAFTScorer(model, method="saft", **own, cache_dir=tmp_path / "cache").fit(pool, labels)
         assert kept_of(trainer) == scorer.filter(pool).kept_indices.tolist()
         assert trainer.saft_result is not None
         assert len(trainer.saft_result.removed) > 0
 
 
 def test_a_scorer_as_object_fitted_or_not_and_as_folder(model: str, tmp_path: Path) -> None:
-    fresh = SAFTScorer(model, expected_share=0.1, cache_dir=tmp_path / "cache")
+    fresh = SAFTScorer(model, method="saft", expected_share=0.1, cache_dir=tmp_path / "cache")
     by_object = trainer_for(model, tmp_path, call={"saft_scorer": fresh}, **NOTHING)
     assert fresh.fitted_ is not None
     fresh.save_pretrained(tmp_path / "scorer")
@@ -188,7 +188,7 @@ def test_refusal_raises_or_keeps_every_row(
 ) -> None:
     call: dict[str, Any] = {"saft_labelled": pool_rows().filter(lambda row: not row["is_harmful"])}
     if labels == "scorer":
-        call = {"saft_scorer": SAFTScorer(model, cache_dir=tmp_path / "cache").fit(pool_rows())}
+        call = {"saft_scorer": SAFTScorer(model, method="saft", cache_dir=tmp_path / "cache").fit(pool_rows())}
     with pytest.raises(SAFTUndecidedError, match="on_refusal='keep'"):
         trainer_for(model, tmp_path, call=call, **NOTHING)
     trainer = trainer_for(model, tmp_path, call=call, saft_on_refusal="keep", **NOTHING)

@@ -1,0 +1,78 @@
+"""The published score as something to keep: which vectors it reads, along which directions, and how many of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from saft_hf.score.subspace import Subspace, saft_score
+
+_TENSORS = ("mean", "directions", "energies")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PublishedScore:
+    """The published score at one cell: s = (1/k) * sum over j <= k of <x - mean, v_j>^2 (arXiv 2410.10014).
+
+    Attributes:
+        cell: Name of the cell that is read.
+        subspace: The pool's mean and principal directions there.
+        k: How many of the directions are summed.
+
+    Raises:
+        ValueError: `k` is not a number of directions that the subspace has.
+
+    Example:
+        >>> from saft_hf.score import Moments, principal_subspace
+        >>> x = [[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]
+        >>> score = PublishedScore("4.response_start", principal_subspace(Moments.of(x), 1), 1)
+        >>> score({"4.response_start": x}).tolist()
+        [9.0, 9.0, 0.0, 0.0]
+    """
+
+    cell: str
+    subspace: Subspace
+    k: int
+
+    def __post_init__(self) -> None:
+        if type(self.k) is not int or not 1 <= self.k <= len(self.subspace.directions):
+            raise ValueError(f"k must be 1 to {len(self.subspace.directions)}, not {self.k!r}")
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The one cell that is read."""
+        return (self.cell,)
+
+    @property
+    def width(self) -> int:
+        """Length of a vector, d."""
+        return int(self.subspace.mean.size)
+
+    def __call__(self, vectors: Mapping[str, ArrayLike]) -> NDArray[np.float32]:
+        """Score rows.
+
+        Args:
+            vectors: At the cell, rows [n, d], any float type, finite. Other cells may stand beside it.
+
+        Returns:
+            float32 [n], >= 0. A row has the same bits whatever rows stand beside it.
+        """
+        return saft_score(vectors[self.cell], self.subspace, self.k)
+
+    def to_parts(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Split into a JSON-ready dict and arrays."""
+        state = {name: getattr(self.subspace, name) for name in self.subspace.__slots__}
+        plain = {name: value for name, value in state.items() if name not in _TENSORS}
+        plain["spectral_gaps"] = self.subspace.spectral_gaps.tolist()
+        return {"cell": self.cell, "k": self.k, "subspace": plain}, {name: state[name] for name in _TENSORS}
+
+    @classmethod
+    def from_parts(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
+        """Put together again what `to_parts` took apart."""
+        plain = {**config["subspace"], **{name: tensors[name] for name in _TENSORS}}
+        plain["spectral_gaps"] = np.asarray(plain["spectral_gaps"], dtype=np.float64)
+        return cls(config["cell"], Subspace(**plain), config["k"])

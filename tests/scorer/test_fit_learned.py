@@ -1,0 +1,187 @@
+"""`directed` and `auto`: what is learned from labels, against the same procedure on plain arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from scorer_kit import plain_vectors
+
+from saft_hf import SAFTScorer
+from saft_hf.decide import ThresholdAim, threshold_for_aim
+from saft_hf.errors import SAFTInputError, SAFTUndecidedError
+from saft_hf.score import Frame, LinearScore, Moments, PublishedScore, learn_direction, principal_subspace, saft_scores
+from saft_hf.score.directed import COMPONENTS
+from saft_hf.score.select import choose, default_candidates
+
+LAYERS, READOUTS = (2, 3, 4), ("response_start", "response_mean")
+
+
+@pytest.fixture(scope="module")
+def pool(demo_pool: Dataset) -> Dataset:
+    return demo_pool.select(range(240))
+
+
+@pytest.fixture(scope="module")
+def labelled(pool: Dataset) -> Dataset:
+    return pool.shuffle(seed=3).select(range(100))
+
+
+@pytest.fixture(scope="module")
+def vectors(pool: Dataset) -> dict[str, np.ndarray]:
+    return {f"{layer}.{readout}": plain_vectors(pool, layer, readout) for layer in LAYERS for readout in READOUTS}
+
+
+@pytest.fixture
+def new_scorer(demo_model: str, store_dir: Path) -> Any:
+    return lambda **options: SAFTScorer(demo_model, **{"cache_dir": store_dir, **options})
+
+
+def scores_of(scorer: SAFTScorer, rows: Dataset) -> np.ndarray:
+    return np.asarray(scorer.score_dataset(rows)["saft_score"], dtype=np.float32)
+
+
+def test_auto_is_the_comparison_on_the_same_vectors(
+    new_scorer: Any, pool: Dataset, labelled: Dataset, vectors: dict[str, np.ndarray]
+) -> None:
+    scorer = new_scorer().fit(pool, labelled)
+    frame = Frame.of({cell: principal_subspace(Moments.of(x), COMPONENTS, clip=True) for cell, x in vectors.items()})
+    at = frame.coordinates(vectors)
+    texts = [str(row["messages"]) for row in pool]
+    rows = [texts.index(str(row["messages"])) for row in labelled]
+    harmful = ~np.asarray(labelled["is_safe"])
+    asked = [str(row["messages"][:-1]) for row in labelled]
+    prompts = [asked.index(prompt) for prompt in asked]
+    published = frame.subspaces["2.response_start"]
+    candidates = default_candidates({cell: int(cell[0]) for cell in vectors}, "2.response_start", ks=(1, 2, 3, 4))
+    by_k = saft_scores(vectors["2.response_start"], published, (1, 2, 3, 4))
+    found = choose(candidates, frame, Moments.of(at), at[rows], harmful, prompts, {k: s[rows] for k, s in by_k.items()})
+    assert scorer.method_ == "auto"
+    assert scorer.summary_["selection"]["winner"] == found.winner.name
+    assert scorer.summary_["selection"]["p_value"] == found.p_value
+    ours = {row["name"]: row["auroc"] for row in scorer.summary_["selection"]["candidates"]}
+    assert ours == pytest.approx({row.candidate.name: row.auroc for row in found.compared}, abs=0.02)
+    assert found.winner.k is None
+    plain = learn_direction(frame, Moments.of(at), at[rows], harmful, parts=found.winner.parts)(vectors)
+    assert np.abs(scores_of(scorer, pool) - plain).max() <= 1e-3 * np.abs(plain).max()
+    cut = threshold_for_aim(ThresholdAim(), found.out_of_fold, harmful, plain).threshold
+    assert scorer.threshold_ == pytest.approx(cut, abs=0.02)
+
+
+def test_auto_tells_harmful_rows_apart_where_the_published_score_does_less(
+    new_scorer: Any, demo_pool: Dataset, demo_labelled: Dataset
+) -> None:
+    def area(scorer: SAFTScorer) -> float:
+        scores, harmful = scores_of(scorer, demo_pool), ~np.asarray(demo_pool["is_safe"])
+        return float((scores[harmful][:, None] > scores[~harmful]).mean())
+
+    assert area(new_scorer().fit(demo_pool, demo_labelled)) > area(
+        new_scorer(method="saft").fit(demo_pool, demo_labelled)
+    )
+
+
+def test_map_single_rows_and_a_saved_scorer_give_the_same_scores(
+    new_scorer: Any, pool: Dataset, labelled: Dataset, tmp_path: Path
+) -> None:
+    scorer = new_scorer(method="directed").fit(pool, labelled)
+    expected = scores_of(scorer, pool)
+    mapped = pool.map(scorer, batched=True, batch_size=7, load_from_cache_file=False)
+    assert np.array_equal(np.asarray(mapped["saft_score"], np.float32), expected)
+    assert np.array_equal(np.concatenate([scorer(pool[i : i + 1])["saft_score"] for i in range(5)]), expected[:5])
+    scorer.save_pretrained(tmp_path)
+    again = SAFTScorer.from_pretrained(tmp_path, cache_dir=scorer.cache_dir)
+    assert np.array_equal(scores_of(again, pool), expected)
+    assert again.summary_ == scorer.summary_
+    assert again.filter(pool).decisions.words() == scorer.filter(pool).decisions.words()
+    assert isinstance(again.fitted_.score, LinearScore)  # type: ignore[union-attr]
+
+
+def test_labelled_rows_are_decided_by_their_labels(new_scorer: Any, pool: Dataset, labelled: Dataset) -> None:
+    scorer = new_scorer(method="directed").fit(pool, labelled)
+    result = scorer.filter(pool)
+    texts = {str(row["messages"]): row["is_safe"] for row in labelled}
+    for row, decision, reason in zip(pool, result.decisions.words(), result.decisions.reasons, strict=True):
+        if (text := str(row["messages"])) in texts:
+            assert (decision, reason) == ("kept" if texts[text] else "removed", "label")
+        else:
+            assert reason == "score"
+    published = new_scorer(method="saft").fit(pool, labelled).filter(pool)
+    assert "label" not in published.decisions.reasons
+
+
+def test_rows_that_people_disagree_on_are_decided_by_their_score(new_scorer: Any, pool: Dataset) -> None:
+    twice = Dataset.from_list([*pool.select(range(100)).to_list(), {**pool[0], "is_safe": not pool[0]["is_safe"]}])
+    result = new_scorer(method="directed").fit(pool, twice).filter(pool)
+    assert result.decisions.reasons[:3] == ["score", "label", "label"]
+
+
+def test_shuffled_labels_are_refused_and_scores_are_written(new_scorer: Any, pool: Dataset, labelled: Dataset) -> None:
+    rng = np.random.default_rng(0)
+    noise = labelled.remove_columns("is_safe").add_column("is_safe", rng.permutation(labelled["is_safe"]).tolist())
+    scorer = new_scorer()
+    with pytest.raises(SAFTUndecidedError, match=r"labels dealt out at random.*more labels"):
+        scorer.fit(pool, noise)
+    assert np.isfinite(scores_of(scorer, pool)).all()
+    assert scorer.threshold_ is None
+    kept = new_scorer().fit(pool, noise, on_refusal="keep").filter(pool)
+    assert kept.train_rows() is pool
+    assert set(kept.decisions.reasons) == {"no_decision"}
+    assert "dealt out at random" in kept.summary["refusal"]
+
+
+@pytest.mark.parametrize("method", ["auto", "directed"])
+def test_labels_of_one_class_give_published_scores_and_no_decision(
+    new_scorer: Any, pool: Dataset, labelled: Dataset, method: str
+) -> None:
+    benign = labelled.filter(lambda row: row["is_safe"])
+    scorer = new_scorer(method=method)
+    with pytest.raises(SAFTUndecidedError, match=r"0 of \d+ labelled rows are harmful"):
+        scorer.fit(pool, benign)
+    assert isinstance(scorer.fitted_.score, PublishedScore)
+    # Other readouts are read beside it, so the batches, and the last bits, are others.
+    expected = scores_of(new_scorer(method="saft", k=1).fit(pool), pool)
+    assert np.abs(scores_of(scorer, pool) - expected).max() <= 1e-5 * expected.max()
+
+
+def test_aims_move_the_threshold_the_way_they_say(new_scorer: Any, pool: Dataset, labelled: Dataset) -> None:
+    def removed(aim: str) -> int:
+        return len(new_scorer(method="directed").fit(pool, labelled, aim=aim).filter(pool).removed_indices)
+
+    assert removed("benign_loss=0.02") < removed("benign_loss=0.2")
+    assert removed("recall=0.5") < removed("recall=0.95")
+    scorer = new_scorer(method="directed", expected_share=0.2).fit(pool, labelled)
+    assert scorer.summary_["threshold_from"] == "expected_share"
+    assert scorer.summary_["pool"]["flagged"] == 48
+    published = new_scorer(method="saft").fit(pool, labelled, aim="benign_loss=0.1")
+    assert published.summary_["threshold_from"] == "benign_loss=0.1"
+
+
+def test_named_layers_and_readouts_are_the_only_ones_read(new_scorer: Any, pool: Dataset, labelled: Dataset) -> None:
+    one = new_scorer(layer=3, readout="response_mean").fit(pool, labelled)
+    assert {row["name"].split()[-1] for row in one.summary_["selection"]["candidates"]} == {"3.response_mean"}
+    both = new_scorer(layer=3).fit(pool, labelled)
+    assert set(both.layers_) == {3}
+    text = pool.map(lambda row: {"text": row["messages"][-1]["content"]}, remove_columns=["messages"])
+    plain = new_scorer(method="directed").fit(text, text.select(range(100)), on_refusal="keep")
+    assert plain.readouts_ == ("response_mean", "response_end")
+
+
+@pytest.mark.parametrize(
+    ("options", "fit", "message"),
+    [
+        ({"method": "auto"}, {}, "learns from labels: give `labelled`"),
+        ({"method": "directed", "k": 2}, {"labelled": True}, "`k` belongs to the published score"),
+        ({}, {"aim": "recall=0.9"}, "chooses a threshold on labels"),
+        ({}, {"labelled": True, "aim": "precision=0.9"}, "aim must be"),
+        ({}, {"labelled": True, "aim": "f1", "label_sampling": "other"}, "`aim='f1'` needs the harmful share"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    new_scorer: Any, pool: Dataset, labelled: Dataset, options: dict[str, Any], fit: dict[str, Any], message: str
+) -> None:
+    given = {**fit, **({"labelled": labelled} if fit.get("labelled") else {})}
+    with pytest.raises(SAFTInputError, match=message):
+        new_scorer(**options).fit(pool, **given)
