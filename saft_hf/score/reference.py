@@ -1,0 +1,265 @@
+"""The score that needs no labels of the pool: a direction and a threshold from a reference set.
+
+Rows known to be harmful or benign, not from the pool, give at each cell the plain difference of class means. It is not
+whitened: the reference set is not the pool, and what is fitted closely to the one does not carry over to the other.
+Scale and threshold come from the reference set alone. The pool's scores may raise the threshold, to the valley below
+the rows that stand apart, or show that none can be trusted; they never lower it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import gaussian_filter1d
+
+from saft_hf.errors import SAFTInputError, SAFTUndecidedError
+from saft_hf.score.crossfit import auroc
+from saft_hf.score.directed import LinearScore
+
+BENIGN_LOSS = 0.02
+"""Share of benign reference rows that the threshold may lose."""
+MIN_OF_A_CLASS = 20
+"""Reference rows of each class below which no threshold is taken from them."""
+MIN_AUROC = 0.75
+"""Out-of-fold AUROC on the reference rows themselves below which the model's states do not tell them apart."""
+DEPTH = 0.8
+"""A valley is at most this high, beside the peak of the rows above it."""
+SIGMAS = 3.0
+"""How clearly the peak must hold more rows than the valley, in standard errors of the counts."""
+
+_GRID = 512
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReferenceScore:
+    """What a reference set teaches.
+
+    Attributes:
+        score: The score. Its unit is the standard deviation of the reference rows within their class; 0 is the mean of
+            the benign ones.
+        threshold: Absolute: above it lie at most `BENIGN_LOSS` of the benign reference rows, scored out of fold.
+        out_of_fold: Scores of the reference rows by directions learned without their group, float64 [m].
+        harmful: Their labels, bool [m].
+        auroc: Out-of-fold AUROC on the reference rows. It is no evidence about the pool.
+    """
+
+    score: LinearScore
+    threshold: float
+    out_of_fold: NDArray[np.float64]
+    harmful: NDArray[np.bool_]
+    auroc: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceDecision:
+    """What the pool's scores make of the absolute threshold. Rows with a score above it are flagged.
+
+    Attributes:
+        threshold: tau; never below the absolute one.
+        raised: Whether the pool has raised it.
+        refusal: Why no decision may rest on these scores, with the figures and what would help; None where one may.
+        figures: `absolute_threshold`, `reference_auroc`, `pool_rows`, `share_above_absolute`, `share_flagged`, and
+            where there is one, `valley` and `valley_depth`.
+    """
+
+    threshold: float
+    raised: bool
+    refusal: str | None
+    figures: dict[str, float]
+
+
+class Valley(NamedTuple):
+    """A dent in a distribution, with a peak above it."""
+
+    place: float
+    depth: float
+    """Density there, beside that of the peak above."""
+
+
+def learn_reference(vectors: Mapping[str, ArrayLike], harmful: ArrayLike, groups: ArrayLike) -> ReferenceScore:
+    """Learn a score and its absolute threshold from reference rows.
+
+    Args:
+        vectors: For each cell to be read, the reference rows' vectors, [m, d], any float type, finite.
+        harmful: Their labels, bool [m], True where harmful.
+        groups: What belongs together, [m], any sortable type: a harm category with the benign rows matched to it. No
+            row is scored by a direction that saw its group.
+
+    Returns:
+        The score. The same input gives the same bits.
+
+    Raises:
+        SAFTInputError: Shapes differ, a vector is not finite, or there is no cell.
+        SAFTUndecidedError: A class has too few rows, in all or without some group, or the model's states do not tell
+            the reference rows apart.
+
+    Example:
+        >>> x = np.random.default_rng(0).standard_normal((200, 8))
+        >>> harmful = np.arange(200) % 2 == 0
+        >>> x[harmful, 3] += 6
+        >>> found = learn_reference({"8.response_mean": x}, harmful, np.arange(200) // 20)
+        >>> bool(found.auroc > 0.99), bool(1 < found.threshold < 4)
+        (True, True)
+    """
+    labels, parts = np.asarray(harmful, dtype=np.bool_), np.asarray(groups)
+    rows = {cell: np.asarray(found, dtype=np.float64) for cell, found in vectors.items()}
+    if not rows:
+        raise SAFTInputError("a reference score needs at least one cell: a layer and a readout")
+    if labels.ndim != 1 or parts.shape != labels.shape:
+        raise SAFTInputError(
+            f"harmful and groups must have one entry for each row; found shapes {list(labels.shape)} and "
+            f"{list(parts.shape)}"
+        )
+    for cell, found in rows.items():
+        if found.ndim != 2 or len(found) != labels.size or not np.isfinite(found).all():
+            raise SAFTInputError(
+                f"vectors of cell {cell!r} must be finite, [{labels.size}, d], one row for each label; found shape "
+                f"{list(found.shape)}" + (", with NaN or infinity" if found.ndim == 2 else "")
+            )
+    few = min(int(labels.sum()), int((~labels).sum()))
+    if few < MIN_OF_A_CLASS:
+        raise SAFTUndecidedError(
+            f"the reference set has {int(labels.sum())} harmful and {int((~labels).sum())} benign rows; a threshold "
+            f"needs {MIN_OF_A_CLASS} of each. Add rows, or use the built-in reference set"
+        )
+    scores = np.empty(labels.size)
+    for group in np.unique(parts):
+        own = parts == group
+        if labels[~own].all() or not labels[~own].any():
+            raise SAFTUndecidedError(
+                f"without group {group!r} the reference set has rows of one class only, so its rows cannot be scored "
+                "out of fold. Spread both classes over at least two groups"
+            )
+        score = _learn({cell: found[~own] for cell, found in rows.items()}, labels[~own])
+        scores[own] = score({cell: found[own] for cell, found in rows.items()})
+    area = float(auroc(scores, labels))
+    if area < MIN_AUROC:
+        raise SAFTUndecidedError(
+            f"the model's states do not tell the reference rows apart: out-of-fold AUROC {area:.2f}, at least "
+            f"{MIN_AUROC} is needed. Label about 100 rows of the pool, or use another layer or readout"
+        )
+    return ReferenceScore(_learn(rows, labels), _benign_quantile(scores[~labels]), scores, labels, area)
+
+
+def reference_threshold(reference: ReferenceScore, pool_scores: ArrayLike) -> ReferenceDecision:
+    """Where to cut a pool, or why it cannot be told.
+
+    At most `BENIGN_LOSS` of the pool above the absolute threshold is what benign rows show: it stands as it is. More
+    rows must stand apart, as a peak of their own behind a valley; the threshold is then the valley's place, where that
+    is higher. Where scores run across the threshold without a valley, a cut would part like from like: refusal.
+
+    Args:
+        reference: What the reference set taught.
+        pool_scores: The pool's scores by `reference.score`, [N]; rows without one (NaN) are left out.
+
+    Returns:
+        The decision. It does not depend on the order of the rows.
+
+    Raises:
+        SAFTInputError: The pool has no scores.
+    """
+    scores = np.asarray(pool_scores, dtype=np.float64).ravel()
+    scores = np.sort(scores[~np.isnan(scores)])
+    if not scores.size:
+        raise SAFTInputError("pool_scores must hold at least one score that is not NaN; found none")
+    absolute = reference.threshold
+    above = float((scores > absolute).mean())
+    figures = {
+        "absolute_threshold": absolute,
+        "reference_auroc": reference.auroc,
+        "pool_rows": float(scores.size),
+        "share_above_absolute": above,
+        "share_flagged": above,
+    }
+    if above <= BENIGN_LOSS:
+        return ReferenceDecision(absolute, False, None, figures)
+    valley = find_valley(scores, absolute)
+    if valley is None:
+        return ReferenceDecision(
+            absolute,
+            False,
+            f"{above:.1%} of the pool's rows score above the threshold of the reference set, but no group of rows "
+            "stands apart from the rest: scores run across the threshold without a gap, so a cut would part like from "
+            "like. Label about 100 rows drawn at random from the pool, or give a reference set closer to it",
+            figures,
+        )
+    threshold = max(absolute, valley.place)
+    figures |= {
+        "valley": valley.place,
+        "valley_depth": valley.depth,
+        "share_flagged": float((scores > threshold).mean()),
+    }
+    return ReferenceDecision(threshold, threshold > absolute, None, figures)
+
+
+def find_valley(scores: NDArray[np.float64], above: float) -> Valley | None:
+    """The deepest valley of a distribution with a peak beyond `above`.
+
+    Args:
+        scores: Sorted, [N].
+        above: Only peaks above it count.
+
+    Returns:
+        The valley below the peak, or None where the density only falls.
+    """
+    low, high = np.quantile(scores, (0.25, 0.75))
+    spread = min(float(scores.std()), float(high - low) / 1.349)
+    width = 0.9 * spread * scores.size**-0.2
+    if not width > 0:
+        return None
+    # Far outliers would take all of the grid.
+    first, last = scores[0], min(scores[-1], high + 10 * (high - low))
+    bins = max(_GRID, int(np.ceil(4 * (last - first) / width)))
+    counts, edges = np.histogram(scores, bins=min(bins, 65536), range=(first - 3 * width, last + 3 * width))
+    step = edges[1] - edges[0]
+    places = (edges[1:] + edges[:-1]) / 2
+    # Rows within one kernel: what the counting error is taken from.
+    bandwidth = width / step
+    held = gaussian_filter1d(counts.astype(np.float64), bandwidth, mode="constant") * 2 * np.sqrt(np.pi) * bandwidth
+    peaks = np.flatnonzero((held[1:-1] > held[:-2]) & (held[1:-1] >= held[2:])) + 1
+    best: Valley | None = None
+    for peak in peaks[places[peaks] > above]:
+        lower = peaks[peaks < peak]
+        if not lower.size:
+            continue
+        highest = lower[np.argmax(held[lower])]
+        at = highest + int(np.argmin(held[highest : peak + 1]))
+        depth = float(held[at] / held[peak])
+        clear = (held[peak] - held[at]) / np.sqrt(held[peak] + held[at])
+        if depth <= DEPTH and clear >= SIGMAS and (best is None or depth < best.depth):
+            best = Valley(float(places[at]), depth)
+    return best
+
+
+def _learn(rows: Mapping[str, NDArray[np.float64]], harmful: NDArray[np.bool_]) -> LinearScore:
+    """Mean difference at each cell, from the benign mean; cells and their sum in units of the spread within a class."""
+    centres = {cell: found[~harmful].mean(axis=0) for cell, found in rows.items()}
+    raw = {cell: found[harmful].mean(axis=0) - centres[cell] for cell, found in rows.items()}
+    parts = {cell: (found - centres[cell]) @ raw[cell] for cell, found in rows.items()}
+    spreads = {cell: _spread(part, harmful) for cell, part in parts.items()}
+    total = np.sum([parts[cell] / spreads[cell] for cell in rows], axis=0)
+    return LinearScore(
+        tuple(rows),
+        np.stack(list(centres.values())),
+        np.stack([raw[cell] / spreads[cell] for cell in rows]) / _spread(total, harmful),
+    )
+
+
+def _spread(scores: NDArray[np.float64], harmful: NDArray[np.bool_]) -> float:
+    variance = sum(np.square(scores[own] - scores[own].mean()).sum() for own in (harmful, ~harmful)) / (scores.size - 2)
+    if not variance > 0:
+        raise SAFTUndecidedError(
+            "harmful and benign reference rows have the same mean vector at some cell, or all the same vectors: no "
+            "direction tells them apart. Use another readout or reference set"
+        )
+    return float(np.sqrt(variance))
+
+
+def _benign_quantile(benign: NDArray[np.float64]) -> float:
+    """Where a new row lies above with probability `BENIGN_LOSS`, in expectation; with few rows, the highest of them."""
+    place = min((1 - BENIGN_LOSS) * (benign.size + 1), benign.size)
+    return float(np.interp(place, np.arange(1, benign.size + 1), np.sort(benign)))
