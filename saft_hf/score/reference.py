@@ -2,13 +2,13 @@
 
 Rows known to be harmful or benign, not from the pool, give at each cell the plain difference of class means. It is not
 whitened: the reference set is not the pool, and what is fitted closely to the one does not carry over to the other.
-Scale and threshold come from the reference set alone. The pool's scores may raise the threshold, to the valley below
-the rows that stand apart, or show that none can be trusted; they never lower it.
+Scale and threshold come from the reference set alone. The pool's scores may raise the threshold, to the gap below the
+rows that stand apart, or show that no cut can be trusted; they never lower it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,11 +27,12 @@ MIN_OF_A_CLASS = 20
 MIN_AUROC = 0.75
 """Out-of-fold AUROC on the reference rows themselves below which the model's states do not tell them apart."""
 DEPTH = 0.8
-"""A valley is at most this high, beside the peak of the rows above it."""
+"""In a gap, the hazard is at most this share of what it was below."""
 SIGMAS = 3.0
-"""How clearly the peak must hold more rows than the valley, in standard errors of the counts."""
+"""How clearly it must have fallen, in standard errors of the counts."""
 
-_GRID = 512
+_STEPS = 8
+"""Grid steps in one bandwidth."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +64,7 @@ class ReferenceDecision:
         raised: Whether the pool has raised it.
         refusal: Why no decision may rest on these scores, with the figures and what would help; None where one may.
         figures: `absolute_threshold`, `reference_auroc`, `pool_rows`, `share_above_absolute`, `share_flagged`, and
-            where there is one, `valley` and `valley_depth`.
+            where there is one, `gap` and `gap_depth`.
     """
 
     threshold: float
@@ -72,12 +73,12 @@ class ReferenceDecision:
     figures: dict[str, float]
 
 
-class Valley(NamedTuple):
-    """A dent in a distribution, with a peak above it."""
+class Gap(NamedTuple):
+    """Where a group of rows begins to stand apart from those below it."""
 
     place: float
     depth: float
-    """Density there, beside that of the peak above."""
+    """Hazard there, beside the highest hazard below."""
 
 
 def learn_reference(vectors: Mapping[str, ArrayLike], harmful: ArrayLike, groups: ArrayLike) -> ReferenceScore:
@@ -94,8 +95,7 @@ def learn_reference(vectors: Mapping[str, ArrayLike], harmful: ArrayLike, groups
 
     Raises:
         SAFTInputError: Shapes differ, a vector is not finite, or there is no cell.
-        SAFTUndecidedError: A class has too few rows, in all or without some group, or the model's states do not tell
-            the reference rows apart.
+        SAFTUndecidedError: A class has too few rows, in all or without some group, or no direction tells them apart.
 
     Example:
         >>> x = np.random.default_rng(0).standard_normal((200, 8))
@@ -136,21 +136,43 @@ def learn_reference(vectors: Mapping[str, ArrayLike], harmful: ArrayLike, groups
             )
         score = _learn({cell: found[~own] for cell, found in rows.items()}, labels[~own])
         scores[own] = score({cell: found[own] for cell, found in rows.items()})
-    area = float(auroc(scores, labels))
-    if area < MIN_AUROC:
-        raise SAFTUndecidedError(
-            f"the model's states do not tell the reference rows apart: out-of-fold AUROC {area:.2f}, at least "
-            f"{MIN_AUROC} is needed. Label about 100 rows of the pool, or use another layer or readout"
-        )
-    return ReferenceScore(_learn(rows, labels), _benign_quantile(scores[~labels]), scores, labels, area)
+    return ReferenceScore(
+        _learn(rows, labels), _benign_quantile(scores[~labels]), scores, labels, float(auroc(scores, labels))
+    )
+
+
+def choose_reference(
+    vectors: Mapping[str, ArrayLike], candidates: Sequence[Sequence[str]], harmful: ArrayLike, groups: ArrayLike
+) -> ReferenceScore:
+    """Learn from several sets of cells, and take the one that tells the reference rows apart best, out of fold.
+
+    Args:
+        vectors: The reference rows' vectors at all cells, see `learn_reference`.
+        candidates: Sets of cells; by default of the package one cell a layer, at the response start. What answers
+            share with those of the reference set says less about a pool than what requests do.
+        harmful: See `learn_reference`.
+        groups: See `learn_reference`.
+
+    Returns:
+        The score of the highest out-of-fold AUROC; of equals, the first.
+
+    Raises:
+        SAFTInputError: There is no candidate, or see `learn_reference`.
+        SAFTUndecidedError: See `learn_reference`.
+    """
+    if not candidates:
+        raise SAFTInputError("candidates must hold at least one set of cells; found none")
+    learned = [learn_reference({cell: vectors[cell] for cell in cells}, harmful, groups) for cells in candidates]
+    return max(learned, key=lambda found: found.auroc)
 
 
 def reference_threshold(reference: ReferenceScore, pool_scores: ArrayLike) -> ReferenceDecision:
     """Where to cut a pool, or why it cannot be told.
 
-    At most `BENIGN_LOSS` of the pool above the absolute threshold is what benign rows show: it stands as it is. More
-    rows must stand apart, as a peak of their own behind a valley; the threshold is then the valley's place, where that
-    is higher. Where scores run across the threshold without a valley, a cut would part like from like: refusal.
+    At most `BENIGN_LOSS` of the pool above the absolute threshold is what benign rows show: it stands as it is, whether
+    some rows lie above or none. More rows must stand apart from the rest, see `find_gap`; the threshold is then the
+    gap's place, where that is higher. Where scores run across the threshold without one, a cut would part like from
+    like: refusal.
 
     Args:
         reference: What the reference set taught.
@@ -175,64 +197,71 @@ def reference_threshold(reference: ReferenceScore, pool_scores: ArrayLike) -> Re
         "share_above_absolute": above,
         "share_flagged": above,
     }
-    if above <= BENIGN_LOSS:
-        return ReferenceDecision(absolute, False, None, figures)
-    valley = find_valley(scores, absolute)
-    if valley is None:
-        return ReferenceDecision(
-            absolute,
-            False,
-            f"{above:.1%} of the pool's rows score above the threshold of the reference set, but no group of rows "
-            "stands apart from the rest: scores run across the threshold without a gap, so a cut would part like from "
-            "like. Label about 100 rows drawn at random from the pool, or give a reference set closer to it",
-            figures,
+    refusal, threshold = None, absolute
+    if reference.auroc < MIN_AUROC:
+        refusal = (
+            "the model's states do not tell the reference rows themselves apart: out-of-fold AUROC "
+            f"{reference.auroc:.2f}, at least {MIN_AUROC} is needed"
         )
-    threshold = max(absolute, valley.place)
-    figures |= {
-        "valley": valley.place,
-        "valley_depth": valley.depth,
-        "share_flagged": float((scores > threshold).mean()),
-    }
-    return ReferenceDecision(threshold, threshold > absolute, None, figures)
+    elif above > BENIGN_LOSS:
+        gap = find_gap(scores, absolute)
+        if gap is None:
+            refusal = (
+                f"{above:.1%} of the pool's rows score above the threshold of the reference set, but they do not stand "
+                "apart from the rest as a minority with a gap below it: a cut would part like from like"
+            )
+        else:
+            threshold = max(absolute, gap.place)
+            figures |= {"gap": gap.place, "gap_depth": gap.depth}
+            figures["share_flagged"] = float((scores > threshold).mean())
+    if refusal:
+        refusal += ". Label about 100 rows drawn at random from the pool, or give a reference set closer to it"
+    return ReferenceDecision(threshold, threshold > absolute, refusal, figures)
 
 
-def find_valley(scores: NDArray[np.float64], above: float) -> Valley | None:
-    """The deepest valley of a distribution with a peak beyond `above`.
+def find_gap(scores: NDArray[np.float64], absolute: float) -> Gap | None:
+    """Where a group that the reference set calls harmful begins to stand apart.
+
+    In a pool of one kind the hazard, the share of the rows still above that the next step takes, rises with the score:
+    so it is in every log-concave density, the normal, the skewed and the exponential ones among them (Barlow and
+    Proschan 1965). Behind the tail of one kind the rows of another make it fall, long before they make a valley.
+
+    Of the rows beyond the place most must lie above the absolute threshold, and those that would be flagged must be a
+    minority of the pool.
 
     Args:
         scores: Sorted, [N].
-        above: Only peaks above it count.
+        absolute: The threshold of the reference set.
 
     Returns:
-        The valley below the peak, or None where the density only falls.
+        The gap where the hazard has fallen furthest, or None where no such group stands apart.
     """
     low, high = np.quantile(scores, (0.25, 0.75))
-    spread = min(float(scores.std()), float(high - low) / 1.349)
-    width = 0.9 * spread * scores.size**-0.2
+    # Bandwidth of the density: Silverman 1986, section 3.4.2.
+    width = 0.9 * min(float(scores.std()), float(high - low) / 1.349) * scores.size**-0.2
     if not width > 0:
         return None
     # Far outliers would take all of the grid.
-    first, last = scores[0], min(scores[-1], high + 10 * (high - low))
-    bins = max(_GRID, int(np.ceil(4 * (last - first) / width)))
-    counts, edges = np.histogram(scores, bins=min(bins, 65536), range=(first - 3 * width, last + 3 * width))
-    step = edges[1] - edges[0]
-    places = (edges[1:] + edges[:-1]) / 2
-    # Rows within one kernel: what the counting error is taken from.
-    bandwidth = width / step
-    held = gaussian_filter1d(counts.astype(np.float64), bandwidth, mode="constant") * 2 * np.sqrt(np.pi) * bandwidth
-    peaks = np.flatnonzero((held[1:-1] > held[:-2]) & (held[1:-1] >= held[2:])) + 1
-    best: Valley | None = None
-    for peak in peaks[places[peaks] > above]:
-        lower = peaks[peaks < peak]
-        if not lower.size:
-            continue
-        highest = lower[np.argmax(held[lower])]
-        at = highest + int(np.argmin(held[highest : peak + 1]))
-        depth = float(held[at] / held[peak])
-        clear = (held[peak] - held[at]) / np.sqrt(held[peak] + held[at])
-        if depth <= DEPTH and clear >= SIGMAS and (best is None or depth < best.depth):
-            best = Valley(float(places[at]), depth)
-    return best
+    first, last = max(scores[0], low - 10 * (high - low)), min(scores[-1], high + 10 * (high - low))
+    step = width / _STEPS
+    edges = np.arange(first - 3 * width, last + step, step)
+    counts = np.histogram(scores, edges)[0].astype(np.float64)
+    places = edges[:-1] + step / 2
+    # Rows within one kernel: what the error of counting is taken from.
+    held = gaussian_filter1d(counts, _STEPS, mode="constant") * 2 * np.sqrt(np.pi) * _STEPS
+    beyond = scores.size - np.searchsorted(scores, places, "right")
+    hazard = held / np.maximum(beyond, 1)
+    highest = np.maximum.accumulate(hazard)
+    at_highest = held[np.maximum.accumulate(np.where(hazard == highest, np.arange(held.size), 0))]
+    expected = highest * beyond
+    flagged = scores.size - np.searchsorted(scores, np.maximum(places, absolute), "right")
+    depth = held / np.maximum(expected, 1e-12)
+    clear = expected - held >= SIGMAS * np.sqrt(expected + expected**2 / np.maximum(at_highest, 1))
+    fit = clear & (depth <= DEPTH) & (beyond <= 2 * flagged) & (2 * flagged <= scores.size)
+    if not fit.any():
+        return None
+    at = int(np.argmin(np.where(fit, depth, np.inf)))
+    return Gap(float(places[at]), float(depth[at]))
 
 
 def _learn(rows: Mapping[str, NDArray[np.float64]], harmful: NDArray[np.bool_]) -> LinearScore:
@@ -260,6 +289,5 @@ def _spread(scores: NDArray[np.float64], harmful: NDArray[np.bool_]) -> float:
 
 
 def _benign_quantile(benign: NDArray[np.float64]) -> float:
-    """Where a new row lies above with probability `BENIGN_LOSS`, in expectation; with few rows, the highest of them."""
-    place = min((1 - BENIGN_LOSS) * (benign.size + 1), benign.size)
-    return float(np.interp(place, np.arange(1, benign.size + 1), np.sort(benign)))
+    """The lowest score of a benign row above which at most `BENIGN_LOSS` of them lie."""
+    return float(np.sort(benign)[benign.size - 1 - int(BENIGN_LOSS * benign.size)])
