@@ -151,7 +151,7 @@ def our_way(task: Task, readout: Readout) -> Part:
         embedded = extractor("cold").embed(rows)
         seconds, cpu_seconds = clock.read()
         name = cell_name(task.layer, readout)
-        found = np.concatenate([vectors for _, vectors in embedded.leaves(name)])
+        found = np.concatenate([vectors[name] for _, vectors in embedded.leaves((name,))])
     plan = embedded.plan
     sampled = {
         row: found[plan.row_to_unique[row]]

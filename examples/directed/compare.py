@@ -82,6 +82,7 @@ class Pool:
         self.auto_frame = Frame.of({cell: spaces[cell] for cell in vectors.defaults})
         self.auto_at = self.at[:, self.frame.columns(tuple(vectors.defaults))]
         self.auto_moments = Moments.of(self.auto_at)
+        self.selected: dict[tuple[bytes, bytes], Selection] = {}
 
     def difference(self, labelled: np.ndarray, at: np.ndarray, harmful: np.ndarray) -> np.ndarray:
         """Mean of harmful less mean of benign labelled rows."""
@@ -101,16 +102,19 @@ class Pool:
         return white @ model.fit(white[labelled], self.harmful[labelled]).coef_[0]
 
     def select(self, labelled: np.ndarray, harmful: np.ndarray) -> Selection:
-        """What `method="auto"` chooses, with these labels."""
-        return choose(
-            default_candidates(self.vectors.defaults, self.vectors.published, KS),
-            self.auto_frame,
-            self.auto_moments,
-            self.auto_at[labelled],
-            harmful[labelled],
-            self.prompt[labelled],
-            {k: self.saft[k][labelled] for k in KS},
-        )
+        """What `method="auto"` chooses, with these labels; two tables ask for the same draws."""
+        key = (labelled.tobytes(), harmful[labelled].tobytes())
+        if key not in self.selected:
+            self.selected[key] = choose(
+                default_candidates(self.vectors.defaults, self.vectors.published, KS),
+                self.auto_frame,
+                self.auto_moments,
+                self.auto_at[labelled],
+                harmful[labelled],
+                self.prompt[labelled],
+                {k: self.saft[k][labelled] for k in KS},
+            )
+        return self.selected[key]
 
     def auto(self, labelled: np.ndarray, found: Selection) -> np.ndarray:
         """The score of every row by the candidate that was chosen."""
@@ -152,7 +156,9 @@ def read_vectors(args: argparse.Namespace) -> Vectors:
         raise SystemExit(
             f"{(place < 0).sum()} rows cannot be read at every readout: give data with prompts and answers"
         )
-    states = {cell: np.concatenate([found for _, found in embedded.leaves(cell)])[place] for cell in cells.names}
+    states = {
+        cell: np.concatenate([found[cell] for _, found in embedded.leaves((cell,))])[place] for cell in cells.names
+    }
     prompts = ["\0".join(turn["content"] for turn in messages[:-1]) for messages in dataset["messages"]]
     return Vectors(
         states,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from datasets import Dataset
 from safetensors.numpy import load as tensors_from_bytes
 from safetensors.numpy import save as tensors_to_bytes
 from torch import nn
@@ -47,6 +48,7 @@ class ScorerBase:
         k: int | None = None,
         threshold: float | None = None,
         expected_share: float | None = None,
+        reference: Dataset | None = None,
         dtype: str = "auto",
         attn_implementation: str | None = None,
         quantization_config: Any = None,
@@ -67,6 +69,7 @@ class ScorerBase:
         self.k = k
         self.threshold = threshold
         self.expected_share = expected_share
+        self.reference = reference
         self.dtype = dtype
         self.attn_implementation = attn_implementation
         self.quantization_config = quantization_config

@@ -24,6 +24,7 @@ from saft_hf.scorer.card import public_name
 from saft_hf.scorer.fitted import Fitted
 from saft_hf.scorer.fitting import final_statuses, fit_scorer, undecided
 from saft_hf.scorer.pool import pool_scores
+from saft_hf.scorer.referenced import Reference
 from saft_hf.scorer.task import PUBLISHED_KS, Task
 
 logger = logging.getLogger(__name__)
@@ -45,14 +46,17 @@ class SAFTScorer(ScorerBase):
             after the final norm. By default `saft` reads half of the layers (the paper reads 15 of 32), the other
             methods that, three quarters and all of them, in one pass.
         readout (`str`, *optional*): `response_start` (published: the last token before the response),
-            `response_mean` or `response_end`. By default `saft` reads `response_start`, the other methods that and
-            `response_mean`; a pool of plain text is read at `response_mean` and `response_end`.
+            `response_mean` or `response_end`. By default `response_start`, and with `directed` and `auto` also
+            `response_mean`; for a pool of plain text `response_mean`, and also `response_end`.
         method (`str`, *optional*, defaults to `auto` with labels): `saft` is the published score, `directed` a
             direction learned from the labels, `auto` the best of both and their variants on the labels.
+            Without labels the default is `reference`: a direction from rows that are known to be harmful or benign.
         k (`int`, *optional*): how many directions the published score sums; by default chosen from 1 to 4 on labels,
             and 1 without labels or where `threshold` or `expected_share` is given.
         threshold (`float`, *optional*): remove rows with a score above it.
         expected_share (`float`, *optional*): remove this share of the pool, the rows with the highest scores.
+        reference (`Dataset`, *optional*): reference set for `method="reference"`: rows with a label column such as
+            `is_harmful`, and `category` where rows belong together; by default the one that ships with the package.
         dtype (`str`, *optional*, defaults to `auto`): of the model by name; `auto` is the checkpoint's, float32 on CPU.
         attn_implementation (`str`, *optional*): as in transformers.
         quantization_config (*optional*): as in transformers, for a model by name.
@@ -130,7 +134,8 @@ class SAFTScorer(ScorerBase):
         self.fitted_, self._reader = None, None
         world, source = World(), self._open_source()
         renderer = self._renderer()
-        method = self.method or ("saft" if labelled is None else "auto")
+        method = self.method or ("reference" if labelled is None else "auto")
+        reference = Reference.of(self.reference) if method == "reference" else None
         cells = self._cells(method, renderer, pool)
         try:
             fingerprint = source.fingerprint(cells.layers, world)
@@ -139,6 +144,7 @@ class SAFTScorer(ScorerBase):
                 extractor,
                 pool,
                 labelled,
+                reference,
                 Task(
                     method=method,
                     published=cells.names[0],
@@ -177,16 +183,16 @@ class SAFTScorer(ScorerBase):
         return self
 
     def _cells(self, method: str, renderer: Renderer, pool: Dataset) -> Cells:
-        """What is read in one pass: one cell as published; for other methods three layers at two readouts.
+        """What is read in one pass: one cell as published; for other methods three layers, with labels at two readouts.
 
         The first cell is the published score's.
         """
         depth = self._open_source().shape.num_layers
         readouts = (Readout(self.readout),) if self.readout else inputs.pick_readouts(renderer, pool)
+        layers = sorted({depth // 2, 3 * depth // 4, depth}) if self.layer is None else [self.layer]
         if method == "saft":
-            return Cells((depth // 2 if self.layer is None else self.layer,), readouts[:1])
-        layers = sorted({depth // 2, 3 * depth // 4, depth}) if self.layer is None else (self.layer,)
-        return Cells(tuple(layers), readouts)
+            return Cells(tuple(layers[:1]), readouts[:1])
+        return Cells(tuple(layers), readouts[:1] if method == "reference" else readouts)
 
     # -- score ---------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from saft_hf.scorer.fitted import LabelledRows
 from saft_hf.scorer.learned import fit_learned
 from saft_hf.scorer.pool import Labelled
 from saft_hf.scorer.published import fit_published
+from saft_hf.scorer.referenced import Reference, fit_reference
 from saft_hf.scorer.task import Found, Task
 from saft_hf.status import RowStatus
 
@@ -39,7 +40,9 @@ class Learned:
     summary: dict[str, Any]
 
 
-def fit_scorer(extractor: Extractor, pool: Dataset, labelled: Dataset | None, task: Task) -> Learned:
+def fit_scorer(
+    extractor: Extractor, pool: Dataset, labelled: Dataset | None, reference: Reference | None, task: Task
+) -> Learned:
     """Embed the pool, and find a score and a threshold as the task says.
 
     Collective: every process calls it with the same data and gets the same bits.
@@ -48,6 +51,7 @@ def fit_scorer(extractor: Extractor, pool: Dataset, labelled: Dataset | None, ta
         extractor: embeds rows at all cells that the method needs.
         pool: the rows.
         labelled: labelled rows, or None.
+        reference: the reference set, for the method `reference`.
         task: what was asked for.
 
     Raises:
@@ -61,6 +65,8 @@ def fit_scorer(extractor: Extractor, pool: Dataset, labelled: Dataset | None, ta
         labels = Labelled(extractor, embedded, labelled, task.harmful)
     if task.method == "saft":
         found = fit_published(task, embedded, labels, world)
+    elif reference is not None:
+        found = fit_reference(task, reference, extractor, embedded)
     else:
         assert labels is not None  # noqa: S101 - checked where the task was made
         found = fit_learned(task, extractor, embedded, labels, world)

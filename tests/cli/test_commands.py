@@ -36,6 +36,7 @@ def basics(demo_model: str, store_dir: Path, tmp_path: Path) -> list[str]:
         "model_name_or_path": demo_model,
         "dataset_name": demo_rows_path(),
         "labelled_rows": 100,
+        "method": "saft",
         "layer": 2,
         "cache_dir": store_dir,
         "output_dir": tmp_path / "out",

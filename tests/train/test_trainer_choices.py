@@ -22,7 +22,7 @@ from saft_hf import SAFTInputError, SAFTScorer, SAFTSFTConfig, SAFTSFTTrainer, S
 from saft_hf.embed.backbone import Backbone
 from saft_hf.scorer import SCORE, STATUS
 
-NOTHING = {"saft_expected_share": None}
+NOTHING = {"saft_method": None, "saft_expected_share": None}
 
 
 @pytest.fixture

@@ -106,6 +106,7 @@ def options_for(folder: Path) -> dict[str, Any]:
         "learning_rate": 1e-2,
         "gradient_checkpointing": False,
         "disable_tqdm": True,
+        "saft_method": "saft",
         "saft_expected_share": 0.25,
         "saft_cache_dir": str(folder / "cache"),
     }

@@ -1,0 +1,99 @@
+"""`reference`: a direction and a threshold from a reference set of rows, where the pool has no labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from saft_hf.decide import read_labels, resolve_label_column, threshold_for_share
+from saft_hf.embed.extract import Embedded, Extractor
+from saft_hf.errors import SAFTUndecidedError
+from saft_hf.reference import reference_columns
+from saft_hf.score import PublishedScore
+from saft_hf.score.reference import choose_reference, reference_threshold
+from saft_hf.scorer.inputs import check_dataset
+from saft_hf.scorer.pool import pool_scores, pool_subspace
+from saft_hf.scorer.task import Found, Task
+
+_GROUPS = 10
+_NOTE = (
+    "The direction comes from a reference set, not from labels of this data: how well the reference set is told apart "
+    "says nothing about how well this data is."
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Rows known to be harmful or benign, from elsewhere.
+
+    Attributes:
+        rows: of any shape that SFTTrainer takes.
+        harmful: `bool [m]`.
+        groups: what belongs together, `[m]`: the column `category` where there is one, else ten parts in turn.
+    """
+
+    rows: Dataset
+    harmful: NDArray[np.bool_]
+    groups: NDArray[Any]
+
+    @classmethod
+    def of(cls, rows: Dataset | None) -> Reference:
+        """Read a reference set; None is the one that ships with the package.
+
+        Args:
+            rows: with one label column that has a known name, such as `is_harmful`.
+
+        Raises:
+            SAFTInputError: it is no dataset, or its labels cannot be read.
+        """
+        if rows is None:
+            rows = Dataset.from_dict(reference_columns())
+        check_dataset(rows)
+        column = resolve_label_column(rows.column_names)
+        harmful = read_labels(rows[column][:], column)
+        groups = rows["category"][:] if "category" in rows.column_names else np.arange(len(rows)) % _GROUPS
+        return cls(rows, harmful, np.asarray(groups))
+
+
+def fit_reference(task: Task, reference: Reference, extractor: Extractor, embedded: Embedded) -> Found:
+    """Learn a direction and an absolute threshold from the reference set; the pool may only raise the threshold.
+
+    Args:
+        task: what was asked for; a threshold or a share that was given decides in place of the reference set's.
+        reference: the reference set.
+        extractor: embeds it as the pool was embedded.
+        embedded: the pool.
+
+    Raises:
+        SAFTInputError: no row can be used.
+    """
+    world, cells = extractor.world, extractor.cells.names
+    own = extractor.embed(reference.rows)
+
+    def side_by_side(vectors: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        return np.concatenate([vectors[cell] for cell in cells], axis=1)
+
+    states = own.rows(own.compute(cells, side_by_side, len(cells) * extractor.width))
+    usable = np.asarray(~np.isnan(states).any(axis=1))
+    vectors = dict(zip(cells, np.split(states[usable], len(cells), axis=1), strict=True))
+    try:
+        candidates = [(cell,) for cell in cells]
+        learned = choose_reference(vectors, candidates, reference.harmful[usable], reference.groups[usable])
+    except SAFTUndecidedError as error:  # scores there must be; `fit` says why no decision rests on them
+        score = PublishedScore(task.published, pool_subspace(embedded, task.published, 1, world), 1)
+        return Found(score, pool_scores(embedded, score), None, "none", refusal=str(error))
+    scores = pool_scores(embedded, learned.score)
+    decision = reference_threshold(learned, scores)
+    figures = {"reference": {**decision.figures, "rows": int(usable.sum()), "raised": decision.raised, "note": _NOTE}}
+    if task.threshold is not None:
+        return Found(learned.score, scores, float(task.threshold), "given", figures)
+    if task.expected_share is not None:
+        return Found(learned.score, scores, threshold_for_share(scores, task.expected_share), "expected_share", figures)
+    if decision.refusal is not None:
+        return Found(learned.score, scores, None, "none", figures, decision.refusal, "About 100 labelled rows may help")
+    return Found(learned.score, scores, decision.threshold, "reference", figures)

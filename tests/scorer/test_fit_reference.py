@@ -1,0 +1,108 @@
+"""`reference`: what a fit without labels learns, and when it decides nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from scorer_kit import plain_vectors
+
+from saft_hf import SAFTScorer
+from saft_hf.errors import SAFTInputError, SAFTUndecidedError
+from saft_hf.score import LinearScore, PublishedScore
+from saft_hf.score.reference import learn_reference, reference_threshold
+
+
+@pytest.fixture(scope="module")
+def parts(demo_pool: Dataset) -> tuple[Dataset, Dataset]:
+    """A pool, and a reference set of the same kind, a third of it harmful."""
+    order = np.random.default_rng(0).permutation(len(demo_pool))
+    harmful = ~np.asarray(demo_pool["is_safe"])[order]
+    bad, good = order[harmful], order[~harmful]
+    reference = demo_pool.select([*bad[:50], *good[:100]])
+    return demo_pool.select([*bad[50:], *good[100:300]]), reference
+
+
+@pytest.fixture
+def new_scorer(demo_model: str, store_dir: Path) -> Any:
+    return lambda **options: SAFTScorer(demo_model, **{"cache_dir": store_dir, **options})
+
+
+def test_a_reference_set_gives_score_and_threshold_as_on_plain_arrays(
+    new_scorer: Any, parts: tuple[Dataset, Dataset]
+) -> None:
+    pool, reference = parts
+    scorer = new_scorer(reference=reference, readout="response_mean", layer=3).fit(pool, on_refusal="keep")
+    cell = "3.response_mean"
+    learned = learn_reference(
+        {cell: plain_vectors(reference, 3, "response_mean")},
+        ~np.asarray(reference["is_safe"]),
+        reference["category"][:],
+    )
+    expected = learned.score({cell: plain_vectors(pool, 3, "response_mean")})
+    scores = np.asarray(scorer.score_dataset(pool)["saft_score"])
+    assert scorer.method_ == "reference"
+    assert isinstance(scorer.fitted_.score, LinearScore)
+    assert np.abs(scores - expected).max() <= 1e-4 * np.abs(expected).max()
+    decision = reference_threshold(learned, expected)
+    assert (scorer.threshold_ is None) == (decision.refusal is not None)
+    if decision.refusal is None:
+        assert scorer.threshold_ == pytest.approx(decision.threshold, abs=1e-3)
+
+
+def test_labels_of_the_pool_are_not_looked_at(new_scorer: Any, parts: tuple[Dataset, Dataset]) -> None:
+    pool, reference = parts
+    blind = pool.remove_columns("is_safe")
+    one, two = (new_scorer(reference=reference).fit(rows, on_refusal="keep") for rows in (pool, blind))
+    assert np.array_equal(one.score_dataset(pool)["saft_score"], two.score_dataset(blind)["saft_score"])
+    assert one.threshold_ == two.threshold_
+
+
+def test_a_share_or_a_threshold_decides_in_place_of_the_reference_set(
+    new_scorer: Any, parts: tuple[Dataset, Dataset]
+) -> None:
+    pool, reference = parts
+    shared = new_scorer(reference=reference, expected_share=0.25).fit(pool)
+    assert 0.2 * len(pool) < len(shared.filter(pool).removed_indices) <= 0.25 * len(pool)
+    given = new_scorer(reference=reference, threshold=1.5).fit(pool)
+    assert (given.threshold_, given.summary_["threshold_from"]) == (1.5, "given")
+
+
+def test_a_reference_set_that_the_states_do_not_tell_apart_decides_nothing(
+    new_scorer: Any, parts: tuple[Dataset, Dataset]
+) -> None:
+    pool, reference = parts
+    rng = np.random.default_rng(1)
+    noise = reference.remove_columns("is_safe").add_column("is_safe", rng.permutation(reference["is_safe"]).tolist())
+    scorer = new_scorer(reference=noise)
+    with pytest.raises(SAFTUndecidedError, match=r"do not tell the reference rows themselves apart"):
+        scorer.fit(pool)
+    assert np.isfinite(scorer.score_dataset(pool)["saft_score"]).all()
+    kept = new_scorer(reference=noise).fit(pool, on_refusal="keep").filter(pool)
+    assert kept.train_rows() is pool
+
+
+def test_a_reference_set_of_one_class_gives_published_scores_and_no_decision(
+    new_scorer: Any, parts: tuple[Dataset, Dataset]
+) -> None:
+    pool, reference = parts
+    scorer = new_scorer(reference=reference.select(range(50)))
+    with pytest.raises(SAFTUndecidedError, match=r"50 harmful and 0 benign rows"):
+        scorer.fit(pool)
+    assert isinstance(scorer.fitted_.score, PublishedScore)
+    assert np.isfinite(scorer.score_dataset(pool)["saft_score"]).all()
+
+
+def test_the_built_in_reference_set_is_the_default_without_labels(new_scorer: Any, demo_pool: Dataset) -> None:
+    scorer = new_scorer().fit(demo_pool, on_refusal="keep")
+    assert scorer.method_ == "reference"
+    assert scorer.summary_["reference"]["rows"] == 200 or scorer.summary_["refusal"]
+
+
+def test_a_reference_set_without_labels_is_refused(new_scorer: Any, parts: tuple[Dataset, Dataset]) -> None:
+    pool, reference = parts
+    with pytest.raises(SAFTInputError, match="one label column was expected"):
+        new_scorer(reference=reference.remove_columns("is_safe")).fit(pool)
