@@ -28,24 +28,33 @@ class LabelledRows:
 
     Attributes:
         identities: `uint8 [m, 16]`, digests of their tokens, different ones.
-        harmful: `bool [m]`.
+        harmful: `int8 [m]`: 1 harmful, 0 benign, -1 where equal rows were labelled as both.
     """
 
     identities: NDArray[np.uint8]
-    harmful: NDArray[np.bool_]
+    harmful: NDArray[np.int8]
 
     @classmethod
     def of(cls, identities: NDArray[np.uint8], harmful: NDArray[np.bool_]) -> LabelledRows:
-        """Rows as they were labelled; equal rows that people disagree on are left out."""
+        """Rows as they were labelled."""
         unique, place = np.unique(identities, axis=0, return_inverse=True)
         votes = [np.bincount(place.ravel(), weights=harmful == value, minlength=len(unique)) for value in (False, True)]
-        agreed = (votes[0] == 0) | (votes[1] == 0)
-        return cls(unique[agreed], votes[1][agreed] > 0)
+        return cls(unique, np.where(votes[0] == 0, 1, np.where(votes[1] == 0, 0, -1)).astype(np.int8))
+
+    @classmethod
+    def none(cls) -> LabelledRows:
+        """No row was labelled."""
+        return cls(np.zeros((0, KEY_BYTES), dtype=np.uint8), np.zeros(0, dtype=np.int8))
+
+    def used(self, identities: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Which of the given rows (`uint8 [N, 16]`) were labelled, whatever the label, rising."""
+        return np.flatnonzero(find_keys(self.identities, identities) >= 0)
 
     def among(self, identities: NDArray[np.uint8]) -> dict[int, bool]:
-        """Row -> harmful, for those of the given rows (`uint8 [N, 16]`) that were labelled."""
+        """Row -> harmful, for those of the given rows (`uint8 [N, 16]`) that have a label, and not two."""
         places = find_keys(self.identities, identities)
-        return {row: bool(self.harmful[places[row]]) for row in np.flatnonzero(places >= 0).tolist()}
+        labels = {row: int(self.harmful[places[row]]) for row in np.flatnonzero(places >= 0).tolist()}
+        return {row: label == 1 for row, label in labels.items() if label >= 0}
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,7 @@ class Fitted:
         kinds: dict[str, type[Score]] = {"published": PublishedScore, "linear": LinearScore}
         values["score"] = kinds[config["score"]["kind"]].from_parts(config["score"], tensors)
         labels = np.ascontiguousarray(tensors["labelled"].astype("<i8")).view(np.uint8)
-        harmful = tensors["labelled_harmful"].astype(np.bool_)
+        harmful = tensors["labelled_harmful"].astype(np.int8)
         values["labelled"] = LabelledRows(labels.reshape(-1, KEY_BYTES), harmful)
         return cls(**values)
 

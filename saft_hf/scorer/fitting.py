@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from saft_hf.decide import flagged, near_threshold
 from saft_hf.embed.cells import readouts_of
 from saft_hf.embed.extract import Embedded, Extractor
-from saft_hf.embed.plan import KEY_BYTES
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.render import Readout
 from saft_hf.scorer.fitted import LabelledRows
@@ -73,10 +72,9 @@ def fit_scorer(
     scored = found.scores[~np.isnan(found.scores)]
     harmful = 0 if task.harmful is None else int(task.harmful.sum())
     refusal = found.refusal or (None if found.threshold is None else degenerate(scored, found.threshold, harmful))
-    nobody = LabelledRows(np.zeros((0, KEY_BYTES), dtype=np.uint8), np.zeros(0, dtype=np.bool_))
     return Learned(
         found=found,
-        labelled=nobody if labels is None else labels.rows(),
+        labelled=LabelledRows.none() if labels is None else labels.rows(),
         plan_digest=embedded.plan.digest,
         refusal=refusal,
         summary=_summary(embedded, scored, found, task, refusal),
