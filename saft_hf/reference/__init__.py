@@ -1,9 +1,10 @@
 """The reference set: requests with answers, harmful and benign, from which a pool without labels is judged.
 
-100 harmful and 100 benign rows, written for this project. Harmful rows come in ten categories and ten formats, one of
-each pair; every one has a benign row beside it, of the same format and about its length. They name a wish mildly and
-go along with it in vague words; no answer holds anything that would help to do harm. Benign rows are what instruction
+100 harmful and 100 benign rows, written for this project. Harmful rows come in ten categories of ten formats; every one
+has a benign row beside it, of the same format and about its length. They name a wish mildly and go along with it in
+vague words; no answer holds anything that would help to do harm. Benign rows are what instruction
 data is made of: facts, sums, code, rewriting, extraction, dialogue, advice, and questions near the harmful topics.
+Refusals of harmful requests are not among them: they share those requests, and would only raise the threshold.
 """
 
 from __future__ import annotations

@@ -120,6 +120,11 @@ def learn_reference(vectors: Mapping[str, ArrayLike], harmful: ArrayLike, groups
                 f"vectors of cell {cell!r} must be finite, [{labels.size}, d], one row for each label; found shape "
                 f"{list(found.shape)}" + (", with NaN or infinity" if found.ndim == 2 else "")
             )
+    if len({found.shape for found in rows.values()}) > 1:
+        raise SAFTInputError(
+            "vectors of all cells must have one width; found "
+            + ", ".join(f"{cell}: {found.shape[1]}" for cell, found in rows.items())
+        )
     few = min(int(labels.sum()), int((~labels).sum()))
     if few < MIN_OF_A_CLASS:
         raise SAFTUndecidedError(
@@ -148,8 +153,8 @@ def choose_reference(
 
     Args:
         vectors: The reference rows' vectors at all cells, see `learn_reference`.
-        candidates: Sets of cells; by default of the package one cell a layer, at the response start. What answers
-            share with those of the reference set says less about a pool than what requests do.
+        candidates: Sets of cells, such as one cell a layer, at the response start: how a pool's answers are written
+            differs more from those of the reference set than how its requests are.
         harmful: See `learn_reference`.
         groups: See `learn_reference`.
 
@@ -204,7 +209,8 @@ def reference_threshold(reference: ReferenceScore, pool_scores: ArrayLike) -> Re
             f"{reference.auroc:.2f}, at least {MIN_AUROC} is needed"
         )
     elif above > BENIGN_LOSS:
-        gap = find_gap(scores, absolute)
+        # Nothing stands apart from a minority.
+        gap = find_gap(scores, absolute) if above <= 0.5 else None
         if gap is None:
             refusal = (
                 f"{above:.1%} of the pool's rows score above the threshold of the reference set, but they do not stand "
@@ -226,8 +232,7 @@ def find_gap(scores: NDArray[np.float64], absolute: float) -> Gap | None:
     so it is in every log-concave density, the normal, the skewed and the exponential ones among them (Barlow and
     Proschan 1965). Behind the tail of one kind the rows of another make it fall, long before they make a valley.
 
-    Of the rows beyond the place most must lie above the absolute threshold, and those that would be flagged must be a
-    minority of the pool.
+    Of the rows beyond the place at least half must lie above the absolute threshold.
 
     Args:
         scores: Sorted, [N].
@@ -257,7 +262,7 @@ def find_gap(scores: NDArray[np.float64], absolute: float) -> Gap | None:
     flagged = scores.size - np.searchsorted(scores, np.maximum(places, absolute), "right")
     depth = held / np.maximum(expected, 1e-12)
     clear = expected - held >= SIGMAS * np.sqrt(expected + expected**2 / np.maximum(at_highest, 1))
-    fit = clear & (depth <= DEPTH) & (beyond <= 2 * flagged) & (2 * flagged <= scores.size)
+    fit = clear & (depth <= DEPTH) & (beyond <= 2 * flagged)
     if not fit.any():
         return None
     at = int(np.argmin(np.where(fit, depth, np.inf)))
