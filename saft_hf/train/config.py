@@ -13,6 +13,7 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "saft_label_sampling": ("uniform", "other"),
     "saft_on_refusal": (None, "raise", "keep"),
     "saft_on_error": ("exclude", "keep", "raise"),
+    "saft_eval": ("leave", "score", "filter"),
 }
 
 
@@ -55,6 +56,9 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
             it raises, since labels, a scorer, a share or a threshold were given.
         saft_on_error (`str`, *optional*, defaults to `"exclude"`):
             Rows that cannot be scored: `exclude` them from training, `keep` them, or `raise`.
+        saft_eval (`str`, *optional*, defaults to `"leave"`):
+            What to do with `eval_dataset`: `leave` it alone; `score` it, so that the summary says how many of its rows
+            the filter would remove, and evaluate on all of them; or `filter` it like the training rows.
         saft_trust_scores (`bool`, *optional*, defaults to `False`):
             Decide by the columns `saft_score` and `saft_status` that the data brings, whoever wrote them, without
             loading a model. Needs a threshold, a share or a scorer. Otherwise such columns are ignored: the rows are
@@ -105,6 +109,9 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
     )
     saft_on_error: str = field(
         default="exclude", metadata={"help": "Rows without a score: `exclude` them, `keep` them, or `raise`."}
+    )
+    saft_eval: str = field(
+        default="leave", metadata={"help": "Rows to evaluate on: `leave` them alone, `score` them, or `filter` them."}
     )
     saft_trust_scores: bool = field(
         default=False, metadata={"help": "Decide by the `saft_score` column of the data, whoever wrote it."}

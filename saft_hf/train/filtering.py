@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset, IterableDataset
@@ -15,100 +15,98 @@ from torch import nn
 from saft_hf.artifact import load_artifact
 from saft_hf.decide import decide, near_threshold, threshold_for_share
 from saft_hf.embed.architecture import describe_model
-from saft_hf.embed.world import World
-from saft_hf.errors import SAFTInputError, SAFTUndecidedError
+from saft_hf.embed.world import World, describe
+from saft_hf.errors import SAFTError, SAFTInputError, SAFTUndecidedError
 from saft_hf.result import FilterResult
 from saft_hf.scorer import SCORE, STATUS, SAFTScorer
 from saft_hf.train.config import setting
+from saft_hf.train.evaluating import score_eval
 from saft_hf.train.inputs import loading_options, model_name, render_config, training_tokenizer, warn_of_added_tokens
+from saft_hf.train.request import Filtered, Request, quantiles, without_scores
 from saft_hf.train.stream import BATCH_ROWS, StreamFilter, first_rows
 
+logger = logging.getLogger(__name__)
+
 STREAM_FIT_ROWS = 1000
+_IMAGES = "the rows have images, and SAFT scores text only"
 NOT_FILTERED = "no labels, no scorer, no `saft_expected_share` and no `saft_threshold` were given"
 
-_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _OF_THE_SCORER = ("layer", "readout", "method", "k", "threshold", "expected_share", "fit_rows")
-
-
-@dataclass
-class Request:
-    """What a trainer was called with, as far as the filter needs it."""
-
-    model: Any
-    args: Any
-    dataset: Any
-    processing_class: Any
-    quantization_config: Any
-    formatting_func: Any
-    labelled: Dataset | None
-    scorer: SAFTScorer | str | Path | None
-
-    def get(self, name: str) -> Any:
-        """An option, without its prefix `saft_`."""
-        return setting(self.args, f"saft_{name}")
-
-    @property
-    def keeps_on_refusal(self) -> bool:
-        """Whether every row stays where nothing can be decided."""
-        return bool(self.get("on_refusal") == "keep")
-
-    @property
-    def decides(self) -> bool:
-        """Whether anything was given to decide rows by."""
-        given = (self.labelled, self.scorer, self.get("expected_share"), self.get("threshold"))
-        return any(value is not None for value in given)
-
-
-@dataclass
-class Filtered:
-    """What training starts with.
-
-    Attributes:
-        dataset: the rows to train on, of the type that was given.
-        summary: counts and figures; `filtered` says whether any decision was taken.
-        result: of a dataset that was filtered.
-        scorer: that the decisions come from.
-        stream: of a stream that is filtered while the model trains.
-    """
-
-    dataset: Any
-    summary: dict[str, Any]
-    result: FilterResult | None = None
-    scorer: SAFTScorer | None = None
-    stream: StreamFilter | None = None
 
 
 def filter_rows(request: Request, world: World) -> Filtered:
     """Filter the rows that a trainer was given. Every process calls it, and gets the same rows.
+
+    Where nothing was given to decide by and the rows cannot be scored, training goes on with all of them.
 
     Raises:
         SAFTInputError: data, labels or arguments are not what they must be, or do not go together.
         SAFTUndecidedError: no decision can honestly be taken.
     """
     begin = time.perf_counter()
-    check_request(request)
-    if request.get("trust_scores"):
-        done = _by_given_scores(request)
-    elif isinstance(request.dataset, IterableDataset):
-        done = _stream(request, world)
-    else:
-        done = _dataset(request, world)
+    done = _unfiltered(request, _IMAGES) if _has_images(request) else _filtered(request, world)
+    done.eval_dataset = request.eval_dataset
+    score_eval(request, done, world)
     done.summary["saft_seconds"] = round(time.perf_counter() - begin, 3)
     return done
+
+
+def _filtered(request: Request, world: World) -> Filtered:
+    if request.decides or request.get("on_refusal") == "raise":
+        return _by_scores(request, world)
+    try:
+        return _by_default(request, world)
+    except Exception as error:  # nothing was asked for: SFTTrainer gets what it was given, and we say what is wrong
+        logger.debug("The rows could not be scored.", exc_info=True)
+        return _unfiltered(request, f"the rows could not be scored: {_public(error, request.model)}")
+
+
+def _by_default(request: Request, world: World) -> Filtered:
+    return _unfiltered(request, NOT_FILTERED)
+
+
+def _by_scores(request: Request, world: World) -> Filtered:
+    check_request(request)
+    if request.get("trust_scores"):
+        return _by_given_scores(request)
+    return _stream(request, world) if isinstance(request.dataset, IterableDataset) else _dataset(request, world)
+
+
+def _unfiltered(request: Request, why: str) -> Filtered:
+    return Filtered(request.dataset, {"filtered": False, "why": why})
+
+
+def _public(error: Exception, model: Any) -> str:
+    """What a summary, which may be published, says of an error: only our own words, and no folder of this machine."""
+    if not isinstance(error, SAFTError):
+        return type(error).__name__
+    name = model_name(model)
+    return describe(error) if name is None else describe(error).replace(name, "the model")
+
+
+def _has_images(request: Request) -> bool:
+    """Whether the rows have images and may be trained on unfiltered.
+
+    Raises:
+        SAFTInputError: they have, and something was given to filter them by.
+    """
+    columns = request.dataset.column_names or list(next(iter(request.dataset), {}))
+    if not {"image", "images"} & set(columns):
+        return False
+    if request.keeps_on_refusal:
+        return True
+    raise SAFTInputError(
+        f"`train_dataset` has images (columns {columns}): SAFT scores text only. Train on every row with "
+        "`saft_on_refusal='keep'`, or turn the filter off with `saft_enabled=False`."
+    )
 
 
 def check_request(request: Request) -> None:
     """Refuse what cannot be filtered, before anything is loaded.
 
     Raises:
-        SAFTInputError: images, worker processes for a stream, or options that contradict each other.
+        SAFTInputError: worker processes for a stream, or options that contradict each other.
     """
-    columns = request.dataset.column_names or list(next(iter(request.dataset), {}))
-    if {"image", "images"} & set(columns):
-        raise SAFTInputError(
-            f"`train_dataset` has images (columns {columns}): SAFT scores text only. Train unfiltered with "
-            "`saft_enabled=False`."
-        )
     workers = setting(request.args, "dataloader_num_workers")
     if isinstance(request.dataset, IterableDataset) and workers:
         raise SAFTInputError(
@@ -126,10 +124,15 @@ def check_request(request: Request) -> None:
 
 
 def _dataset(request: Request, world: World) -> Filtered:
-    rows = _without_scores(request.dataset)
+    rows = without_scores(request.dataset)
     scorer = _fitted(request, rows, request.model, world)
-    result = scorer.filter(rows, on_error=request.get("on_error"), on_refusal=request.get("on_refusal"))
+    result = scorer.filter(rows, on_error=request.get("on_error"), on_refusal=_on_refusal(request))
     return _of_result(result, scorer, result.summary["threshold"], rows)
+
+
+def _on_refusal(request: Request) -> Literal["raise", "keep"] | None:
+    """What was asked for; None where a scorer that was fitted before knows it."""
+    return "keep" if request.keeps_on_refusal else request.get("on_refusal")
 
 
 def _of_result(result: FilterResult, scorer: SAFTScorer | None, threshold: float | None, rows: Dataset) -> Filtered:
@@ -139,20 +142,13 @@ def _of_result(result: FilterResult, scorer: SAFTScorer | None, threshold: float
             f"no row is left to train on: {result.decisions.reason_counts()}. Check the threshold and the statuses."
         )
     scores = result.scores[~np.isnan(result.scores)]
-    figures = np.quantile(scores, _QUANTILES).tolist() if len(scores) else []
     result.summary |= {
         "filtered": threshold is not None,
         "threshold": threshold,
         "near_threshold": None if threshold is None else near_threshold(scores, threshold),
-        "score_quantiles": dict(zip(map(str, _QUANTILES), figures, strict=False)),
+        "score_quantiles": quantiles(scores),
     }
     return Filtered(rows if len(kept) == len(rows) else kept, result.summary, result, scorer)
-
-
-def _without_scores(dataset: Any) -> Any:
-    """Score columns that came with the data are neither used nor handed on."""
-    found = [name for name in (SCORE, STATUS) if name in (dataset.column_names or ())]
-    return dataset.remove_columns(found) if found else dataset
 
 
 def _by_given_scores(request: Request) -> Filtered:
@@ -185,7 +181,7 @@ def _by_given_scores(request: Request) -> Filtered:
         )
     statuses = list(request.dataset[STATUS])
     decisions = decide(scores, statuses, threshold, on_error=request.get("on_error"))
-    rows = _without_scores(request.dataset)
+    rows = without_scores(request.dataset)
     result = FilterResult(rows, scores, statuses, decisions, {"threshold_from": "the data's own scores, trusted"})
     return _of_result(result, scorer, threshold, rows)
 
@@ -195,7 +191,7 @@ def _by_given_scores(request: Request) -> Filtered:
 
 def _stream(request: Request, world: World) -> Filtered:
     fit_rows = request.get("fit_rows") or STREAM_FIT_ROWS
-    rows = _without_scores(first_rows(request.dataset, fit_rows, world))
+    rows = without_scores(first_rows(request.dataset, fit_rows, world))
     # A model object is about to be trained: scores come from what it is now.
     model = copy.deepcopy(request.model) if isinstance(request.model, nn.Module) else request.model
     scorer = _fitted(request, rows, model, world)
@@ -213,7 +209,7 @@ def _filtered_stream(request: Request, scorer: SAFTScorer | None, threshold: flo
     kept = StreamFilter(score, threshold, request.get("on_error"))
     rows = request.dataset.filter(kept, batched=True, batch_size=BATCH_ROWS)
     summary = {**(scorer.summary_ if scorer else {}), "filtered": True, "stream": True, "threshold": threshold}
-    return Filtered(_without_scores(rows), summary, scorer=scorer, stream=kept)
+    return Filtered(without_scores(rows), summary, scorer=scorer, stream=kept)
 
 
 # -- the scorer --------------------------------------------------------------------------------------------------------
@@ -234,7 +230,7 @@ def _fitted(request: Request, rows: Dataset, model: Any, world: World) -> SAFTSc
             harmful_value=request.get("harmful_value"),
             label_sampling=request.get("label_sampling"),
             fit_rows=request.get("fit_rows"),
-            on_refusal=request.get("on_refusal") or "raise",
+            on_refusal=_on_refusal(request) or "raise",
         )
     if request.labelled is not None:
         raise SAFTInputError(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow.parquet as pq
 from transformers.trainer_utils import get_last_checkpoint
@@ -15,7 +16,7 @@ from saft_hf.atomic import replacing
 from saft_hf.errors import SAFTInputError
 from saft_hf.result import AUDIT_FILE, SUMMARY_FILE
 from saft_hf.scorer import SAFTScorer
-from saft_hf.train.filtering import Filtered
+from saft_hf.train.request import Filtered
 
 PRIVATE_FOLDER = "_saft"
 """Holds what tells of single rows. `Trainer.push_to_hub` uploads nothing whose name starts with `_`."""
@@ -106,6 +107,8 @@ def write_results(done: Filtered, output_dir: str, on_error: str) -> Record:
         data = sha256("".join(digests.to_pylist()).encode()).hexdigest()
         codes = done.result.decisions
         decisions = sha256(codes.codes.tobytes() + bytes([codes.train_on_errored])).hexdigest()
+    for name, result in done.eval_results.items():
+        result.save_audit(private / f"eval-{quote(name, safe='')}.parquet")
     write_summary(done.summary, output_dir)
     return Record(
         filtered=bool(done.summary["filtered"]),

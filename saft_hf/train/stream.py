@@ -72,8 +72,14 @@ class StreamFilter:
         return {word: add([counts[word] for _, counts in reports]) for word in self._counts}
 
 
-def first_rows(stream: IterableDataset, count: int, world: World) -> Dataset:
+def first_rows(stream: IterableDataset, count: int | None, world: World, name: str = "train_dataset") -> Dataset:
     """The first rows of a stream, those of the first process on every one.
+
+    Args:
+        stream: the rows.
+        count: how many; None for all of them.
+        world: the processes that work together.
+        name: of the stream, for people.
 
     Raises:
         SAFTInputError: the stream is empty.
@@ -83,5 +89,5 @@ def first_rows(stream: IterableDataset, count: int, world: World) -> Dataset:
         if world.is_main:
             rows = list(islice(stream, count))
             if not rows:
-                raise SAFTInputError("`train_dataset` is an empty stream: there is no row to fit on.")
+                raise SAFTInputError(f"`{name}` is an empty stream: there is no row to score.")
     return Dataset.from_list(world.share(rows), features=stream.features)

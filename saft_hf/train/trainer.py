@@ -17,10 +17,11 @@ from saft_hf.embed.world import World
 from saft_hf.result import FilterResult
 from saft_hf.scorer import SAFTScorer
 from saft_hf.train.config import SAFTSFTConfig, setting
-from saft_hf.train.filtering import NOT_FILTERED, Filtered, Request, filter_rows
+from saft_hf.train.filtering import filter_rows
 from saft_hf.train.inputs import model_name
 from saft_hf.train.record import Record, checkpoint_folder, write_results, write_summary
 from saft_hf.train.report import FilterCallback, Numbers, card_section, log_numbers
+from saft_hf.train.request import Filtered, Request
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,9 @@ class SAFTSFTTrainer(SFTTrainer):  # type: ignore[misc] # trl is not typed
 
     It takes every argument that SFTTrainer takes, in the same order, and those below by keyword. The raw rows of
     `train_dataset` are scored with the hidden states of the model that is about to be trained, rendered as they will be
-    trained on; the kept rows go to SFTTrainer, and everything after that is TRL's. `eval_dataset` is never filtered.
-    Random generators are left as they were found: training on a filtered pool equals SFTTrainer on its kept rows.
+    trained on; the kept rows go to SFTTrainer, and everything after that is TRL's. `eval_dataset` is left alone unless
+    `saft_eval` says otherwise. Random generators are left as they were found: training on a filtered pool equals
+    SFTTrainer on its kept rows.
 
     Where neither labels nor a scorer, `saft_expected_share` or `saft_threshold` are given, nothing is filtered, and a
     warning says so. An `IterableDataset` is filtered while the model trains, by a frozen copy of the model.
@@ -101,13 +103,14 @@ class SAFTSFTTrainer(SFTTrainer):  # type: ignore[misc] # trl is not typed
             quantization_config=given.get("quantization_config"),
             formatting_func=given.get("formatting_func"),
             labelled=saft_labelled,
+            eval_dataset=given.get("eval_dataset"),
             scorer=saft_scorer if saft_scorer is not None else setting(given["args"], "saft_scorer"),
         )
         self._saft_record = Record()
         self._saft_totals: Numbers = {}
         self._saft = self._saft_filter(request)
         if self._saft is not None:
-            given["train_dataset"] = self._saft.dataset
+            given |= {"train_dataset": self._saft.dataset, "eval_dataset": self._saft.eval_dataset}
             if self._saft.summary["filtered"]:
                 self._tag_names = [*super()._tag_names, "saft"]
         super().__init__(*bound.args[1:], **bound.kwargs)
@@ -118,8 +121,6 @@ class SAFTSFTTrainer(SFTTrainer):  # type: ignore[misc] # trl is not typed
         # Other kinds of `train_dataset` are for SFTTrainer to refuse.
         if not request.get("enabled") or not isinstance(request.dataset, Dataset | IterableDataset):
             return None
-        if not request.decides and not request.get("trust_scores"):
-            return Filtered(request.dataset, {"filtered": False, "why": NOT_FILTERED, "saft_seconds": 0.0})
         _ = request.args.device  # the arguments tell Accelerate of devices and processes before anybody else asks
         world = World()
         with rng_untouched(world.device):

@@ -118,14 +118,6 @@ def test_what_sft_trainer_refuses_is_refused_by_it(model: str, tmp_path: Path) -
         SAFTSFTTrainer(model, make_args(tmp_path), train_dataset=[{"text": "a"}])
 
 
-def test_eval_rows_are_never_filtered(model: str, tmp_path: Path) -> None:
-    for form in (pool_rows(seed=1), {"a": pool_rows(seed=1), "b": pool_rows(seed=2)}):
-        trainer = trainer_for(model, tmp_path, call={"eval_dataset": form})
-        sets = trainer.eval_dataset.values() if isinstance(form, dict) else [trainer.eval_dataset]
-        assert [len(rows) for rows in sets] == [40] * len(sets)
-        assert len(trainer.train_dataset) == 30
-
-
 # -- what decides ------------------------------------------------------------------------------------------------------
 
 
@@ -169,6 +161,28 @@ def test_scores_that_came_with_the_data_do_not_decide(model: str, tmp_path: Path
     assert SCORE not in trainer.train_dataset.column_names
 
 
+@pytest.mark.smoke
+def test_rows_that_were_scored_before_are_read_from_the_store(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, options = pool_rows(), {"expected_share": 0.25, "cache_dir": tmp_path / "cache"}
+    scorer = SAFTScorer(model, **options).fit(pool)  # type: ignore[arg-type]
+    scorer.save_pretrained(tmp_path / "scorer")
+    scored = scorer.score_dataset(pool).shuffle(seed=1)
+    kept = scorer.filter(scored).kept_indices.tolist()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a hidden state was computed again")
+
+    monkeypatch.setattr(Backbone, "read", refuse)
+    assert kept_of(trainer_for(model, tmp_path, scored)) == kept  # fitted again, from the same vectors
+    monkeypatch.setattr(Backbone, "load", refuse)
+    for given in (scorer, tmp_path / "scorer"):
+        assert kept_of(trainer_for(model, tmp_path, scored, {"saft_scorer": given}, **NOTHING)) == kept
+    with pytest.raises(AssertionError, match="computed again"):
+        trainer_for(model, tmp_path, pool_rows(seed=5), {"saft_scorer": scorer}, **NOTHING)
+
+
 @pytest.mark.usefixtures("no_scoring")
 def test_trusted_scores_decide_without_a_model(model: str, tmp_path: Path) -> None:
     rows = pool_rows().add_column(SCORE, np.arange(40, dtype=np.float32)).add_column(STATUS, ["ok"] * 40)
@@ -210,13 +224,11 @@ def test_rows_without_a_score(model: str, tmp_path: Path) -> None:
         trainer_for(model, tmp_path, rows, saft_on_error="raise")
 
 
-@pytest.mark.parametrize("case", ["images", "everything", "transform", "model_init_kwargs"])
+@pytest.mark.parametrize("case", ["everything", "transform", "model_init_kwargs"])
 def test_what_cannot_be_filtered_is_refused(case: str, model: str, tmp_path: Path) -> None:
     rows, options = pool_rows(), {}
     match = case
-    if case == "images":
-        rows, match = rows.add_column("image", [0] * len(rows)), "saft_enabled=False"
-    elif case == "everything":
+    if case == "everything":
         options, match = {"saft_threshold": -1.0, **NOTHING}, "removes .* scored rows"
     elif case == "transform":
         rows = rows.with_transform(lambda batch: batch)
