@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from saft_hf.errors import SAFTInputError
 from saft_hf.render.chat import ROW_ERRORS, ChatEncoder, common_prefix, describe, encode_each
-from saft_hf.render.rendering import RenderConfig, Rendering, Span, TokenIds
+from saft_hf.render.probes import NO_CLOCK, PROBES
+from saft_hf.render.rendering import Readout, RenderConfig, Rendering, Span, TokenIds
 from saft_hf.render.rows import (
     CHAT_COLUMNS,
     FORMATTED_COLUMN,
@@ -102,17 +103,18 @@ class Renderer:
         done |= {i: row for i, row in enumerate(rows) if isinstance(row, Tokens | Rejected)}
         return [self._finish(done[i]) for i in range(len(rows))]
 
-    @cached_property
-    def template_digest(self) -> str:
-        """SHA-256 (hex) of the chat template in use and of what in the tokenizer changes token ids.
+    def template_digest(self, readouts: Sequence[Readout]) -> str:
+        """SHA-256 (hex) of the tokens that template and tokenizer make of a few fixed rows, as `readouts` see them.
 
-        Equal in every process. The padding token, which SFTTrainer sets where it is missing, is left out
-        unless the template mentions it.
+        Templates that differ in text alone, such as one with `{% generation %}` markers added for training, count as
+        the same. Equal in every process and on every day. The padding token, which SFTTrainer sets where it is
+        missing, is left out.
+
+        Args:
+            readouts: What is read of each row: `response_start` sees the tokens before the last response, the others
+                all of them, and where the responses are.
         """
-        tokenizer, template = self.tokenizer, self.tokenizer.chat_template
-        if self.chat_template is not None:
-            named = isinstance(template, dict) and self.chat_template in template
-            template = template[self.chat_template] if named else self.chat_template
+        tokenizer = self.tokenizer
         if tokenizer.is_fast:
             model = json.loads(tokenizer.backend_tokenizer.to_str())
             for changed_by_calls in ("truncation", "padding"):
@@ -120,12 +122,25 @@ class Renderer:
         else:
             added = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items()}
             model = [type(tokenizer).__name__, tokenizer.get_vocab(), added]
-        source = json.dumps(template, sort_keys=True)
-        special = {
-            name: token for name, token in tokenizer.special_tokens_map.items() if name == "eos_token" or name in source
-        }
-        parts = [source, special, model, bool(getattr(tokenizer, "split_special_tokens", False))]
+        parts = [model, bool(getattr(tokenizer, "split_special_tokens", False)), self._probe(readouts)]
         return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _probe(self, readouts: Sequence[Readout]) -> list[str]:
+        """What each of the fixed rows becomes: its status, and what decides its vectors."""
+        found = []
+        for row in PROBES:
+            try:
+                template = NO_CLOCK + self.tokenizer.get_chat_template(self.chat_template, row.get("tools"))
+            except ValueError:  # there is none: conversations are refused, plain rows need none
+                template = None
+            renderer = Renderer(self.tokenizer, RenderConfig(max_length=None), chat_template=template)
+            try:
+                (rendering,) = renderer({name: [value] for name, value in row.items()})
+            except SAFTInputError:  # no template, or no end token: rows that need one say so when they come
+                found.append("refused")
+            else:
+                found.append(f"{rendering.status} {rendering.key(readouts).hex()}")
+        return found
 
     @cached_property
     def _vocab_size(self) -> int:

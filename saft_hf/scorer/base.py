@@ -251,7 +251,7 @@ class ScorerBase:
 
     def _renderer(self) -> Renderer:
         renderer = Renderer(self._open_source().tokenizer, self._render_config(), formatting_func=self.formatting_func)
-        if self.fitted_ and renderer.template_digest != self.fitted_.template_digest:
+        if self.fitted_ and renderer.template_digest(self.fitted_.readouts) != self.fitted_.template_digest:
             raise SAFTArtifactError(
                 f"this scorer was fitted with another chat template or tokenizer than {self._open_source().name} has "
                 "now: its directions and threshold mean nothing for these tokens. Fit again, or pass the "

@@ -11,7 +11,7 @@ from datasets import Dataset, IterableDataset
 from numpy.typing import NDArray
 
 from saft_hf.decide import OnError, ThresholdAim, check_outcome, decide, read_labels, resolve_label_column
-from saft_hf.embed.cells import Cells
+from saft_hf.embed.cells import Cells, readouts_of
 from saft_hf.embed.extract import Survey, where_finite
 from saft_hf.embed.rows import RowReader
 from saft_hf.embed.world import World
@@ -164,7 +164,7 @@ class SAFTScorer(ScorerBase):
             model=source.name,
             revision=source.revision,
             model_fingerprint=fingerprint,
-            template_digest=renderer.template_digest,
+            template_digest=renderer.template_digest(readouts_of(found.score.cells)),
             num_layers=source.shape.num_layers,
             captured=cells,
             method=method,

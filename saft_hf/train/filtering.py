@@ -222,6 +222,8 @@ def _fitted(request: Request, rows: Dataset, model: Any, world: World) -> SAFTSc
         scorer = _load(request, model)
     elif scorer is None:
         scorer = _new(request, model, world)
+    elif scorer.fitted_ is not None:
+        scorer = _reading_as_trained(scorer, request)
     if scorer.fitted_ is None:
         return scorer.fit(
             rows,
@@ -268,8 +270,22 @@ def _load(request: Request, model: Any) -> SAFTScorer:
         model=model if own else None,
         cache_dir=request.get("cache_dir"),
         trust_remote_code=setting(request.args, "trust_remote_code"),
-        processing_class=training_tokenizer(request.model, request.args, request.processing_class) if own else None,
     )
+    return _set_rendering(scorer, request, own)
+
+
+def _reading_as_trained(scorer: SAFTScorer, request: Request) -> SAFTScorer:
+    """The same for a scorer that was handed over; it stays as it is."""
+    twin = copy.copy(scorer)
+    twin.model = scorer.model  # a model object does not travel in a copy
+    name = model_name(scorer.model)
+    own = scorer.model is request.model or (name is not None and name == model_name(request.model))
+    return _set_rendering(twin, request, own)
+
+
+def _set_rendering(scorer: SAFTScorer, request: Request, own: bool) -> SAFTScorer:
+    if own:
+        scorer.processing_class = training_tokenizer(request.model, request.args, request.processing_class)
     scorer.render = render_config(request.args)
     scorer.formatting_func = request.formatting_func
     return scorer

@@ -16,13 +16,26 @@ import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from render_kit import CHATML, INST, SENTENCES, TAGS, TURNS, dialogue, make_tokenizer, same, without_markers
+from render_kit import (
+    CHATML,
+    INST,
+    MARKED,
+    SENTENCES,
+    TAGS,
+    TURNS,
+    UNMARKED,
+    dialogue,
+    make_tokenizer,
+    same,
+    without_markers,
+)
 from transformers import AutoTokenizer
 
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Readout, RenderConfig, Renderer, Rendering
 from saft_hf.status import RowStatus
 
+START, ALL = (Readout.START,), tuple(Readout)
 ASK = {"role": "user", "content": "Why does bread rise?"}
 ANSWER = {"role": "assistant", "content": "It is warm."}
 TEMPLATES = {"marked": CHATML, "unmarked": without_markers(CHATML), "inst": INST, "turns": TURNS, "tags": TAGS}
@@ -298,7 +311,7 @@ def test_tokenizer_is_not_changed() -> None:
     before = repr(tokenizer), tokenizer.chat_template, dict(tokenizer.special_tokens_map)
     renderer = Renderer(tokenizer, RenderConfig(max_length=4), chat_template=INST, formatting_func=str)
     renderer({"messages": [[ASK, ANSWER], None]})
-    assert renderer.template_digest
+    assert renderer.template_digest(ALL)
     assert (repr(tokenizer), tokenizer.chat_template, dict(tokenizer.special_tokens_map)) == before
     assert tokenizer.backend_tokenizer.to_str() == core
 
@@ -308,40 +321,69 @@ def test_pickle() -> None:
     copied = pickle.loads(pickle.dumps(renderer))
     batch = {"messages": [[ASK, ANSWER], None]}
     assert all(same(one, other) for one, other in zip(renderer(batch), copied(batch), strict=True))
-    assert copied.template_digest == renderer.template_digest
+    assert copied.template_digest(ALL) == renderer.template_digest(ALL)
 
 
-def test_template_digest_names_what_changes_the_tokens(tmp_path: Path) -> None:
-    digest = Renderer(make_tokenizer()).template_digest
-    assert len(digest) == 64
-    others = [
-        Renderer(make_tokenizer(INST)),
-        Renderer(make_tokenizer(bos=True)),
-        Renderer(make_tokenizer(), chat_template=INST),
-    ]
-    ending, longer = make_tokenizer(), make_tokenizer()
+@pytest.mark.parametrize("readouts", [START, ALL])
+def test_template_digest_tells_tokens_apart(readouts: tuple[Readout, ...], tmp_path: Path) -> None:
+    def digest(tokenizer: Any, **options: Any) -> str:
+        return Renderer(tokenizer, **options).template_digest(readouts)
+
+    own = digest(make_tokenizer())
+    assert len(own) == 64
+    ending, longer, plain, wordy = (make_tokenizer() for _ in range(4))
     ending.eos_token = "<|im_end|>"
     longer.add_tokens(["harbour"])
-    others += [Renderer(ending), Renderer(longer)]
-    assert len({digest, *(other.template_digest for other in others)}) == len(others)  # INST is there twice
+    plain.chat_template = None
+    wordy.chat_template = CHATML.replace("{% if add_generation_prompt %}", "{% if add_generation_prompt %}Well: ")
+    others = [digest(t) for t in (make_tokenizer(INST), make_tokenizer(bos=True), longer, plain, wordy)]
+    others += [digest(make_tokenizer(t)) for t in UNMARKED.values() if t not in (INST, without_markers(CHATML))]
+    if readouts == ALL:
+        others.append(digest(ending))  # it ends plain text, which `response_start` does not read
+    assert len({own, *others}) == len(others) + 1
+    assert digest(make_tokenizer(), chat_template=INST) == digest(make_tokenizer(INST))
 
     padding = make_tokenizer()
     padding.pad_token = padding.eos_token
     padding.padding_side = "left"
     padding(["a", "b c d"], padding=True, truncation=True, max_length=2)
-    assert Renderer(padding, RenderConfig(max_length=5)).template_digest == digest
+    assert digest(padding, config=RenderConfig(max_length=5), formatting_func=str) == own
     make_tokenizer().save_pretrained(tmp_path)
-    assert Renderer(AutoTokenizer.from_pretrained(tmp_path)).template_digest == digest
+    assert digest(AutoTokenizer.from_pretrained(tmp_path)) == own
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_template_digest_does_not_see_what_changes_no_token(name: str) -> None:
+    marked, unmarked = Renderer(make_tokenizer(MARKED[name])), Renderer(make_tokenizer(UNMARKED[name]))
+    assert marked.template_digest(START) == unmarked.template_digest(START)
+    # The tokens are the same; whether a response ends where its marker does, is not.
+    row = {"messages": [[ASK, ANSWER]]}
+    same_spans = marked(row)[0].spans == unmarked(row)[0].spans
+    assert (marked.template_digest(ALL) == unmarked.template_digest(ALL)) is same_spans
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_template_digest_does_not_know_what_day_it_is(named: bool) -> None:
+    def digest(words: str) -> str:
+        template = CHATML.replace("{% for m", words + "{% for m", 1)
+        tokenizer = make_tokenizer(template)
+        if named:
+            tokenizer.chat_template = {"default": template, "tool_use": template}
+        return Renderer(tokenizer).template_digest(START)
+
+    assert (
+        digest("{% set day = strftime_now('%d %B %Y') %}{{ day }}") == digest("{{ '01 January 2000' }}") != digest("")
+    )
 
 
 def test_template_digest_is_equal_in_another_process(tmp_path: Path) -> None:
     make_tokenizer().save_pretrained(tmp_path)
     code = (
-        "import sys; from transformers import AutoTokenizer; from saft_hf.render import Renderer;"
-        "print(Renderer(AutoTokenizer.from_pretrained(sys.argv[1])).template_digest)"
+        "import sys; from transformers import AutoTokenizer; from saft_hf.render import Readout, Renderer;"
+        "print(Renderer(AutoTokenizer.from_pretrained(sys.argv[1])).template_digest(list(Readout)))"
     )
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == Renderer(make_tokenizer()).template_digest
+    assert run.stdout.strip() == Renderer(make_tokenizer()).template_digest(ALL)
 
 
 def test_render_knows_nothing_of_the_trainer() -> None:

@@ -54,7 +54,6 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "mistral": lambda: tf.MistralConfig(**_SIZES),
     "cohere2": lambda: tf.Cohere2Config(**_SIZES),
     "gpt_neox": lambda: tf.GPTNeoXConfig(**{k: v for k, v in _SIZES.items() if k != "num_key_value_heads"}),
-    "falcon_mamba": lambda: tf.FalconMambaConfig(vocab_size=320, hidden_size=16, num_hidden_layers=2, state_size=4),
     "qwen3_moe": lambda: tf.Qwen3MoeConfig(
         **_SIZES, head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8
     ),

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from train_kit import losses, make_args, make_model, make_tokenizer, pool_rows, prepared, save_model
+from train_kit import TEMPLATE, losses, make_args, make_model, make_tokenizer, pool_rows, prepared, save_model
 from transformers import TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
-from saft_hf import SAFTInputError, SAFTScorer, SAFTSFTConfig, SAFTSFTTrainer, SAFTUndecidedError
+from saft_hf import SAFTArtifactError, SAFTInputError, SAFTScorer, SAFTSFTConfig, SAFTSFTTrainer, SAFTUndecidedError
 from saft_hf.embed.backbone import Backbone
 from saft_hf.scorer import SCORE, STATUS
 
@@ -159,6 +159,28 @@ def test_scores_that_came_with_the_data_do_not_decide(model: str, tmp_path: Path
     trainer = trainer_for(model, tmp_path, zeros)
     assert kept_of(trainer) == kept_of(plain)
     assert SCORE not in trainer.train_dataset.column_names
+
+
+@pytest.mark.parametrize("given", ["object", "folder"])
+def test_a_scorer_fitted_offline_serves_where_the_tokens_are_the_same(given: str, model: str, tmp_path: Path) -> None:
+    pool, unmarked = pool_rows("messages"), TEMPLATE
+    for marker in ("{% generation %}", "{% endgeneration %}"):
+        unmarked = unmarked.replace(marker, "")
+    offline = make_tokenizer(unmarked)
+    scorer = SAFTScorer(model, expected_share=0.25, cache_dir=tmp_path / "cache", processing_class=offline).fit(pool)
+    kept = scorer.filter(pool).kept_indices.tolist()
+    scorer.save_pretrained(tmp_path / "scorer")
+    call = {"saft_scorer": scorer if given == "object" else tmp_path / "scorer", "processing_class": offline}
+    path = tmp_path / "training.jinja"
+    for template in (TEMPLATE, unmarked + "{# the same #}"):
+        path.write_text(template)
+        options = {"chat_template_path": str(path), "assistant_only_loss": template == TEMPLATE, **NOTHING}
+        assert kept_of(trainer_for(model, tmp_path, pool, call, **options)) == kept
+    path.write_text(TEMPLATE.replace("{{ m.role }}|>", "{{ m.role }}|> "))
+    with pytest.raises(SAFTArtifactError, match="another chat template"):
+        trainer_for(model, tmp_path, pool, call, chat_template_path=str(path), **NOTHING)
+    assert offline.chat_template == unmarked
+    assert scorer.processing_class is offline
 
 
 @pytest.mark.smoke
