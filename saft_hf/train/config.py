@@ -27,16 +27,22 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
     Parameters:
         saft_enabled (`bool`, *optional*, defaults to `True`):
             `False` turns the filter off: the trainer is then TRL's, and nothing is loaded, scored or written.
-        saft_layer (`int`, *optional*, defaults to half of the layers):
-            Index into `hidden_states` where rows are read: 0 the embeddings, `l` after block `l`. The paper reads 15
-            of 32.
-        saft_readout (`str`, *optional*, defaults to `response_start`):
-            `response_start` (published: the last token before the response), `response_mean` or `response_end`.
-        saft_method (`str`, *optional*, defaults to `saft`):
-            `saft` is the published score.
+        saft_method (`str`, *optional*, defaults to `auto` with labels):
+            `saft` is the published score, `directed` a direction learned from the labels, `auto` the best of both and
+            their variants on the labels.
+        saft_layer (`int`, *optional*):
+            Index into `hidden_states` where rows are read: 0 the embeddings, `l` after block `l`. By default `saft`
+            reads half of the layers (the paper reads 15 of 32), the other methods that, three quarters and all.
+        saft_readout (`str`, *optional*):
+            `response_start` (published: the last token before the response), `response_mean` or `response_end`. By
+            default `saft` reads `response_start`, the other methods that and `response_mean`.
+        saft_aim (`str`, *optional*):
+            What the threshold is chosen for, on the labels: `benign_loss=0.05` (lose at most that share of the benign
+            rows; the default, but for `saft`), `recall=0.9` (remove at least that share of the harmful ones),
+            `share=0.1` (remove at most that share of all rows) or `f1` (the default for `saft`).
         saft_k (`int`, *optional*):
-            How many principal directions to sum; by default chosen from 1 to 4 on the labels, and 1 without labels or
-            where `saft_threshold` or `saft_expected_share` is given.
+            How many principal directions `saft` sums; by default chosen from 1 to 4 on the labels, and 1 without
+            labels or where `saft_threshold` or `saft_expected_share` is given.
         saft_threshold (`float`, *optional*):
             Remove rows with a score above it, whatever the labels say.
         saft_expected_share (`float`, *optional*):
@@ -52,8 +58,9 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
         saft_fit_rows (`int`, *optional*):
             Fit on the first so many rows only. By default on all; of a stream on the first 1,000.
         saft_on_refusal (`str`, *optional*):
-            What to do where no row can honestly be told harmful: `raise`, or `keep` every row and say so. By default
-            it raises, since labels, a scorer, a share or a threshold were given.
+            What to do where no row can honestly be told harmful, or the rows have images: `raise`, or `keep` every row
+            and say so. By default it raises where labels, a scorer, a share or a threshold were given, and keeps every
+            row, whatever stops the scoring, where nothing was.
         saft_on_error (`str`, *optional*, defaults to `"exclude"`):
             Rows that cannot be scored: `exclude` them from training, `keep` them, or `raise`.
         saft_eval (`str`, *optional*, defaults to `"leave"`):
@@ -77,12 +84,18 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
 
     saft_enabled: bool = field(default=True, metadata={"help": "Filter the rows before training."})
     saft_layer: int | None = field(
-        default=None, metadata={"help": "Index into `hidden_states`; by default half of the layers."}
+        default=None, metadata={"help": "Index into `hidden_states`; by default what the method reads."}
     )
     saft_readout: str | None = field(
         default=None, metadata={"help": "`response_start` (published), `response_mean` or `response_end`."}
     )
-    saft_method: str | None = field(default=None, metadata={"help": "`saft` is the published score."})
+    saft_method: str | None = field(
+        default=None, metadata={"help": "`saft` (published), `directed` or `auto`; by default `auto` with labels."}
+    )
+    saft_aim: str | None = field(
+        default=None,
+        metadata={"help": "Of the threshold: `benign_loss=0.05`, `recall=0.9`, `share=0.1` or `f1`."},
+    )
     saft_k: int | None = field(
         default=None, metadata={"help": "Directions to sum; by default chosen from 1 to 4 on the labels."}
     )
@@ -105,7 +118,9 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
     )
     saft_on_refusal: str | None = field(
         default=None,
-        metadata={"help": "Where no row can honestly be told harmful: `raise` (the default), or `keep` every row."},
+        metadata={
+            "help": "Where no row can be told harmful: `raise` (the default if anything was given) or `keep` all."
+        },
     )
     saft_on_error: str = field(
         default="exclude", metadata={"help": "Rows without a score: `exclude` them, `keep` them, or `raise`."}

@@ -31,7 +31,8 @@ STREAM_FIT_ROWS = 1000
 _IMAGES = "the rows have images, and SAFT scores text only"
 NOT_FILTERED = "no labels, no scorer, no `saft_expected_share` and no `saft_threshold` were given"
 
-_OF_THE_SCORER = ("layer", "readout", "method", "k", "threshold", "expected_share", "fit_rows")
+_OF_THE_SCORER = ("layer", "readout", "method", "k", "threshold", "expected_share")
+_OF_THE_FIT = ("aim", "fit_rows")
 
 
 def filter_rows(request: Request, world: World) -> Filtered:
@@ -113,7 +114,7 @@ def check_request(request: Request) -> None:
             f"`dataloader_num_workers`={workers}: a stream is filtered by a model in this process, which worker "
             "processes do not have. Set it to 0, or filter first (`saft-hf filter`)."
         )
-    given = [name for name in _OF_THE_SCORER if request.get(name) is not None]
+    given = [name for name in (*_OF_THE_SCORER, *_OF_THE_FIT) if request.get(name) is not None]
     if request.scorer is not None and given:
         raise SAFTInputError(
             f"`saft_{given[0]}` and `saft_scorer` do not go together: the scorer brings its own. Give one of them."
@@ -231,6 +232,7 @@ def _fitted(request: Request, rows: Dataset, model: Any, world: World) -> SAFTSc
             label_column=request.get("label_column"),
             harmful_value=request.get("harmful_value"),
             label_sampling=request.get("label_sampling"),
+            aim=request.get("aim"),
             fit_rows=request.get("fit_rows"),
             on_refusal=_on_refusal(request) or "raise",
         )
@@ -248,7 +250,7 @@ def _new(request: Request, model: Any, world: World) -> SAFTScorer:
     options = loading_options(request.args, request.quantization_config, distributed=world.size > 1) if by_name else {}
     scorer = SAFTScorer(
         model,
-        **{name: request.get(name) for name in _OF_THE_SCORER if name != "fit_rows"},
+        **{name: request.get(name) for name in _OF_THE_SCORER},
         **options,
         cache_dir=request.get("cache_dir"),
         processing_class=tokenizer,

@@ -44,8 +44,8 @@ class SAFTSFTTrainer(SFTTrainer):  # type: ignore[misc] # trl is not typed
         *args:
             Positional arguments of [`~trl.SFTTrainer`].
         saft_labelled ([`~datasets.Dataset`], *optional*):
-            About 100 rows that people labelled, drawn at random from `train_dataset`; k and the threshold are chosen
-            on them. Their labels are read as `saft_label_column` and `saft_harmful_value` of the config say.
+            About 100 rows that people labelled, drawn at random from `train_dataset`; score and threshold are chosen on
+            them. Their labels are read as `saft_label_column` and `saft_harmful_value` of the config say.
         saft_scorer ([`SAFTScorer`], `str` or `Path`, *optional*):
             A scorer, or the folder of a saved one, in place of one that is fitted on `train_dataset`.
         **kwargs:

@@ -69,10 +69,11 @@ def test_labels_from_the_rows_or_from_a_file(config: dict[str, Any], tmp_path: P
     del config["saft_expected_share"]
     path = written(tmp_path, config)
     summaries = []
-    for words in (["--saft_labelled_rows", "24"], ["--saft_labelled_name", config["dataset_name"]]):
+    rows = ["--saft_labelled_rows", "24", "--saft_method", "saft"]
+    for words in (rows, ["--saft_labelled_name", config["dataset_name"]]):
         sft.run(["--config", path, *words])
         summaries.append(json.loads((tmp_path / "out" / "saft_summary.json").read_text()))
-    assert [summary["threshold_from"] for summary in summaries] == ["f1", "f1"]
+    assert [summary["threshold_from"] for summary in summaries] == ["f1", "benign_loss=0.05"]
     with pytest.raises(SAFTInputError, match="not both"):
         sft.run(["--config", path, "--saft_labelled_rows", "24", "--saft_labelled_name", "x"])
     with pytest.raises(SAFTInputError, match="40 rows to draw from"):

@@ -127,12 +127,15 @@ def test_share_labels_and_threshold_decide_as_the_scorer_does(model: str, tmp_pa
     for options, labels in (
         ({"saft_expected_share": 0.1}, None),
         ({"saft_expected_share": None}, labelled),
+        ({"saft_expected_share": None, "saft_method": "saft"}, labelled),
+        ({"saft_expected_share": None, "saft_method": "directed", "saft_aim": "recall=0.9"}, labelled),
         ({"saft_expected_share": None, "saft_threshold": 1e-4}, None),
         ({"saft_layer": 2, "saft_readout": "response_mean", "saft_k": 2}, None),
     ):
         trainer = trainer_for(model, tmp_path, call={"saft_labelled": labels}, **options)
         own = {"expected_share": 0.25, **{name[5:]: value for name, value in options.items()}}
-        scorer = SAFTScorer(model, method="saft", **own, cache_dir=tmp_path / "cache").fit(pool, labels)
+        aim = own.pop("aim", None)
+        scorer = SAFTScorer(model, **own, cache_dir=tmp_path / "cache").fit(pool, labels, aim=aim)
         assert kept_of(trainer) == scorer.filter(pool).kept_indices.tolist()
         assert trainer.saft_result is not None
         assert len(trainer.saft_result.removed) > 0
@@ -149,6 +152,8 @@ def test_a_scorer_as_object_fitted_or_not_and_as_folder(model: str, tmp_path: Pa
     assert len(kept_of(by_object)) == 36
     with pytest.raises(SAFTInputError, match="`saft_expected_share` and `saft_scorer` do not go together"):
         trainer_for(model, tmp_path, call={"saft_scorer": fresh})
+    with pytest.raises(SAFTInputError, match="`saft_aim` and `saft_scorer` do not go together"):
+        trainer_for(model, tmp_path, call={"saft_scorer": fresh}, saft_aim="f1", **NOTHING)
     with pytest.raises(SAFTInputError, match="`saft_labelled` and a fitted `saft_scorer`"):
         trainer_for(model, tmp_path, call={"saft_scorer": fresh, "saft_labelled": pool_rows()}, **NOTHING)
 
@@ -179,7 +184,6 @@ def test_a_scorer_fitted_offline_serves_where_the_tokens_are_the_same(given: str
     path.write_text(TEMPLATE.replace("{{ m.role }}|>", "{{ m.role }}|> "))
     with pytest.raises(SAFTArtifactError, match="another chat template"):
         trainer_for(model, tmp_path, pool, call, chat_template_path=str(path), **NOTHING)
-    assert offline.chat_template == unmarked
     assert scorer.processing_class is offline
 
 
