@@ -36,6 +36,10 @@ class LabelArguments:
         default=None,
         metadata={"help": "Labelled rows: a Hub id, a folder, or a json, jsonl, csv or parquet file."},
     )
+    saft_fresh_labels_name: str | None = field(
+        default=None,
+        metadata={"help": "Rows labelled afterwards, to certify `--saft_alpha` with; named like `saft_labelled_name`."},
+    )
     saft_labelled_rows: int | None = field(
         default=None,
         metadata={"help": "Draw this many labelled rows at random from the training rows, which have the labels."},
@@ -101,6 +105,7 @@ def train(script: Any, args: SAFTSFTConfig, model: Any, mixture: Any, labels: La
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
         saft_labelled=_labelled(labels, rows, args.seed),
+        saft_fresh_labels=load_rows(labels.saft_fresh_labels_name) if labels.saft_fresh_labels_name else None,
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model(args.output_dir)

@@ -63,6 +63,12 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
             row, whatever stops the scoring, where nothing was.
         saft_on_error (`str`, *optional*, defaults to `"exclude"`):
             Rows that cannot be scored: `exclude` them from training, `keep` them, or `raise`.
+        saft_alpha (`float`, *optional*):
+            With `saft_fresh_labels`: the largest harmful share that the rows trained on may have. Of the rows that the
+            scorer keeps, the largest set is trained on that the labels certify. Where they certify none it raises, or,
+            with `saft_on_refusal="keep"`, trains on the scorer's rows and says that nothing is certified.
+        saft_delta (`float`, *optional*, defaults to 0.1):
+            Chance, over the draw of the fresh labels, that a certificate is issued and false.
         saft_eval (`str`, *optional*, defaults to `"leave"`):
             What to do with `eval_dataset`: `leave` it alone; `score` it, so that the summary says how many of its rows
             the filter would remove, and evaluate on all of them; or `filter` it like the training rows.
@@ -125,6 +131,10 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
     saft_on_error: str = field(
         default="exclude", metadata={"help": "Rows without a score: `exclude` them, `keep` them, or `raise`."}
     )
+    saft_alpha: float | None = field(
+        default=None, metadata={"help": "Largest harmful share to certify on fresh labels; only such rows are kept."}
+    )
+    saft_delta: float = field(default=0.1, metadata={"help": "Chance that a certificate is issued and false."})
     saft_eval: str = field(
         default="leave", metadata={"help": "Rows to evaluate on: `leave` them alone, `score` them, or `filter` them."}
     )

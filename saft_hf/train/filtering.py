@@ -19,6 +19,7 @@ from saft_hf.embed.world import World, describe
 from saft_hf.errors import SAFTError, SAFTInputError, SAFTUndecidedError
 from saft_hf.result import FilterResult
 from saft_hf.scorer import SCORE, STATUS, SAFTScorer
+from saft_hf.train.certifying import certify, check_certificate
 from saft_hf.train.config import setting
 from saft_hf.train.evaluating import score_eval
 from saft_hf.train.inputs import loading_options, model_name, render_config, training_tokenizer, warn_of_added_tokens
@@ -45,6 +46,7 @@ def filter_rows(request: Request, world: World) -> Filtered:
         SAFTUndecidedError: no decision can honestly be taken.
     """
     begin = time.perf_counter()
+    check_certificate(request)
     done = _unfiltered(request, _IMAGES) if _has_images(request) else _filtered(request, world)
     done.eval_dataset = request.eval_dataset
     score_eval(request, done, world)
@@ -128,6 +130,8 @@ def _dataset(request: Request, world: World) -> Filtered:
     rows = without_scores(request.dataset)
     scorer = _fitted(request, rows, request.model, world)
     result = scorer.filter(rows, on_error=request.get("on_error"), on_refusal=_on_refusal(request))
+    if request.fresh_labels is not None:
+        result = certify(request, scorer, rows, result)
     return _of_result(result, scorer, result.summary["threshold"], rows)
 
 

@@ -109,6 +109,8 @@ def write_results(done: Filtered, output_dir: str, on_error: str) -> Record:
         decisions = sha256(codes.codes.tobytes() + bytes([codes.train_on_errored])).hexdigest()
     for name, result in done.eval_results.items():
         result.save_audit(private / f"eval-{quote(name, safe='')}.parquet")
+    if (certificate := done.summary.get("certificate")) is not None:
+        write_json(private / "certificate.json", certificate)
     write_summary(done.summary, output_dir)
     return Record(
         filtered=bool(done.summary["filtered"]),

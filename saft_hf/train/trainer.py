@@ -48,6 +48,10 @@ class SAFTSFTTrainer(SFTTrainer):  # type: ignore[misc] # trl is not typed
             them. Their labels are read as `saft_label_column` and `saft_harmful_value` of the config say.
         saft_scorer ([`SAFTScorer`], `str` or `Path`, *optional*):
             A scorer, or the folder of a saved one, in place of one that is fitted on `train_dataset`.
+        saft_fresh_labels ([`~datasets.Dataset`], *optional*):
+            Rows of `train_dataset` that people labelled, drawn at random from those with a score and used for no choice
+            before. With `saft_alpha` of the config they certify that at most such a share of the rows that are trained
+            on is harmful; `saft_summary["certificate"]` has the figures and says what they mean.
         **kwargs:
             Keyword arguments of [`~trl.SFTTrainer`]: `model`, `args` ([`SAFTSFTConfig`], or a plain
             [`~trl.SFTConfig`] or [`~transformers.TrainingArguments`]), `train_dataset`, and so on.
@@ -77,7 +81,7 @@ class SAFTSFTTrainer(SFTTrainer):  # type: ignore[misc] # trl is not typed
             *list(_SIGNATURE.parameters.values())[1:],
             *(
                 inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
-                for name in ("saft_labelled", "saft_scorer")
+                for name in ("saft_labelled", "saft_scorer", "saft_fresh_labels")
             ),
         ]
     )
@@ -87,6 +91,7 @@ class SAFTSFTTrainer(SFTTrainer):  # type: ignore[misc] # trl is not typed
         *args: Any,
         saft_labelled: Dataset | None = None,
         saft_scorer: SAFTScorer | str | Path | None = None,
+        saft_fresh_labels: Dataset | None = None,
         **kwargs: Any,
     ) -> None:
         # Bound to TRL's own signature: what another version of TRL adds or drops is added or dropped here.
@@ -103,6 +108,7 @@ class SAFTSFTTrainer(SFTTrainer):  # type: ignore[misc] # trl is not typed
             quantization_config=given.get("quantization_config"),
             formatting_func=given.get("formatting_func"),
             labelled=saft_labelled,
+            fresh_labels=saft_fresh_labels,
             eval_dataset=given.get("eval_dataset"),
             scorer=saft_scorer if saft_scorer is not None else setting(given["args"], "saft_scorer"),
         )

@@ -1,0 +1,91 @@
+"""What fresh labels certify about the rows that are trained on, and which rows these are then."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+
+from saft_hf.decide import Decision, OnError, Reason, decide
+from saft_hf.errors import SAFTInputError, SAFTUndecidedError
+from saft_hf.result import FilterResult
+from saft_hf.train.request import Request
+
+logger = logging.getLogger(__name__)
+
+
+def check_certificate(request: Request) -> None:
+    """Refuse what cannot be certified, before anything is loaded.
+
+    Raises:
+        SAFTInputError: labels without a share to certify or the other way round, a stream, or scores that are trusted.
+    """
+    fresh, alpha = request.fresh_labels, request.get("alpha")
+    if (fresh is None) != (alpha is None):
+        raise SAFTInputError(
+            "`saft_fresh_labels` and `saft_alpha` go together: labels certify that at most that share of the rows is "
+            f"harmful. Found `saft_alpha`={alpha}, fresh labels: {'none' if fresh is None else 'given'}."
+        )
+    if fresh is None:
+        return
+    if isinstance(request.dataset, IterableDataset) or request.get("trust_scores"):
+        raise SAFTInputError(
+            "`saft_fresh_labels` certify a dataset whose rows are scored here: not a stream, and not scores that are "
+            "trusted (`saft_trust_scores`)."
+        )
+
+
+def certify(request: Request, scorer: Any, rows: Dataset, result: FilterResult) -> FilterResult:
+    """Keep, of the rows that the scorer keeps, the largest set that fresh labels certify.
+
+    The share is a ceiling: no row that the scorer removes comes back, even where more could be certified. The sets that
+    were tested are certified together, so the largest one within the scorer's threshold is certified too. Where that is
+    below all of them, the scorer's rows stay, and the bound on them is what the labels say.
+
+    Args:
+        request: with `fresh_labels`.
+        scorer: fitted.
+        rows: that were filtered.
+        result: what the scorer keeps and removes.
+
+    Returns:
+        The result at the certified threshold; its summary has the certificate.
+
+    Raises:
+        SAFTInputError: the labels are not of rows of the dataset, or were used for fitting.
+        SAFTUndecidedError: nothing can be certified, and `saft_on_refusal` is not `keep`.
+    """
+    on_error = request.get("on_error")
+    certificate = scorer.certify(
+        rows,
+        request.fresh_labels,
+        alpha=request.get("alpha"),
+        delta=request.get("delta"),
+        label_column=request.get("label_column"),
+        harmful_value=request.get("harmful_value"),
+        on_error="keep" if on_error == "keep" else "exclude",
+    )
+    result.summary["certificate"] = {**certificate.as_dict(), "says": certificate.says()}
+    own = result.summary["threshold"]
+    if certificate.certified is None:
+        if request.get("on_refusal") != "keep":
+            raise SAFTUndecidedError(
+                f"{certificate.says()} Label more rows; or train on the rows that the scorer keeps, uncertified, with "
+                "`saft_on_refusal='keep'`."
+            )
+        logger.warning("Nothing is certified about the rows that are trained on. %s", certificate.says())
+        return result
+    passed = [step.threshold for step in certificate.steps if step.p_value <= certificate.delta]
+    within = [threshold for threshold in passed if own is None or threshold <= own]
+    result.summary["certificate"]["trained_on"] = bool(within)
+    return _at(max(within), rows, result, on_error) if within else result
+
+
+def _at(threshold: float, rows: Dataset, result: FilterResult, on_error: OnError) -> FilterResult:
+    """The same rows, decided by another threshold; people's labels hold."""
+    words, reasons = result.decisions.words(), result.decisions.reasons
+    labels = {row: words[row] == Decision.REMOVED for row, reason in enumerate(reasons) if reason == Reason.LABEL}
+    decisions = decide(result.scores, result.statuses, threshold, on_error=on_error, labels=labels)
+    summary = {**result.summary, "threshold": threshold, "threshold_from": "certificate", "refusal": None}
+    return FilterResult(rows, result.scores, result.statuses, decisions, summary)

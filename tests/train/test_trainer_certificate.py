@@ -1,0 +1,105 @@
+"""Fresh labels decide which rows are trained on, and the summary says what they certify."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from train_kit import make_args, pool_rows, save_model
+
+from saft_hf import SAFTInputError, SAFTScorer, SAFTSFTTrainer, SAFTUndecidedError
+from saft_hf.decide.certificate import certify_kept
+from saft_hf.scorer import SCORE
+
+ROWS = 240
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    return save_model(tmp_path / "model")
+
+
+@pytest.fixture(autouse=True)
+def certify(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The certificate from scores alone; rows are told by their text."""
+
+    def certify(self: SAFTScorer, dataset: Dataset, fresh: Dataset, *, alpha: float, delta: float, **_: Any) -> Any:
+        scores = np.asarray(self.score_dataset(dataset)[SCORE], dtype=np.float32)
+        return certify_kept(scores, fresh["row"], fresh["is_harmful"], alpha=alpha, delta=delta)
+
+    monkeypatch.setattr(SAFTScorer, "certify", certify, raising=False)
+
+
+def fresh_labels(harmful: bool | None = None) -> Dataset:
+    rows = pool_rows(rows=ROWS)
+    rows = rows.add_column("row", list(range(ROWS))).select(range(0, ROWS, 3))
+    return rows if harmful is None else rows.map(lambda _: {"is_harmful": harmful})
+
+
+def trained(model: str, folder: Path, fresh: Dataset | None, **options: Any) -> SAFTSFTTrainer:
+    args = make_args(folder, saft_layer=2, **options)
+    return SAFTSFTTrainer(model, args, train_dataset=pool_rows(rows=ROWS), saft_fresh_labels=fresh)
+
+
+def test_no_row_comes_back_however_much_is_certified(model: str, tmp_path: Path) -> None:
+    plain = trained(model, tmp_path / "plain", None)
+    assert plain.saft_result is not None
+    assert len(plain.saft_result.kept) == ROWS * 3 / 4
+    trainer = trained(model, tmp_path, fresh_labels(harmful=False), saft_alpha=0.2)
+    assert trainer.saft_result is not None
+    assert trainer.saft_summary is not None
+    certificate = trainer.saft_summary["certificate"]
+    assert certificate["certified"]["kept"] == ROWS  # by these labels nothing is harmful
+    assert certificate["trained_on"] is True
+    kept = set(trainer.saft_result.kept_indices.tolist())
+    assert kept <= set(plain.saft_result.kept_indices.tolist())
+    assert len(kept) > 0.95 * len(plain.saft_result.kept)  # the largest certified set within the scorer's threshold
+    assert trainer.saft_summary["threshold"] in [step["threshold"] for step in certificate["steps"]]
+    assert (trainer.saft_summary["threshold_from"], trainer.saft_summary["filtered"]) == ("certificate", True)
+    assert len(trainer.train_dataset) == len(kept)
+
+
+def test_a_smaller_set_is_trained_on_where_only_that_is_certified(model: str, tmp_path: Path) -> None:
+    options = {"saft_expected_share": None, "saft_threshold": 1e30}
+    scorer = SAFTScorer(model, layer=2, threshold=1e30, cache_dir=tmp_path / "cache").fit(pool_rows(rows=ROWS))
+    scores = np.asarray(scorer.score_dataset(pool_rows(rows=ROWS))[SCORE])
+    fresh = fresh_labels()
+    harmful = [bool(scores[row] > np.quantile(scores, 0.6)) for row in fresh["row"]]
+    fresh = fresh.remove_columns("is_harmful").add_column("is_harmful", harmful)
+    trainer = trained(model, tmp_path, fresh, saft_alpha=0.1, saft_delta=0.2, **options)
+    assert trainer.saft_summary is not None
+    certificate = trainer.saft_summary["certificate"]
+    assert certificate["delta"] == 0.2
+    assert trainer.saft_summary["kept"] == certificate["certified"]["kept"] == len(trainer.train_dataset)
+    assert 0.5 * ROWS < trainer.saft_summary["kept"] < 0.75 * ROWS
+    assert trainer.saft_summary["threshold"] == certificate["certified"]["threshold"]
+    written = json.loads((tmp_path / "out" / "_saft" / "certificate.json").read_text())
+    assert written == certificate
+    assert "confidence 80%" in written["says"]
+
+
+def test_where_nothing_is_certified_it_raises_or_says_so(
+    model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fresh = fresh_labels(harmful=True)
+    with pytest.raises(SAFTUndecidedError, match="Not certifiable"):
+        trained(model, tmp_path, fresh, saft_alpha=0.05)
+    trainer = trained(model, tmp_path, fresh, saft_alpha=0.05, saft_on_refusal="keep")
+    assert trainer.saft_summary is not None
+    assert trainer.saft_summary["certificate"]["certified"] is None
+    assert trainer.saft_summary["kept"] == ROWS * 3 / 4
+    assert "Nothing is certified" in caplog.text
+
+
+def test_what_does_not_go_together_is_said(model: str, tmp_path: Path) -> None:
+    for fresh, options in ((fresh_labels(), {}), (None, {"saft_alpha": 0.1})):
+        with pytest.raises(SAFTInputError, match="`saft_fresh_labels` and `saft_alpha` go together"):
+            trained(model, tmp_path, fresh, **options)
+    args = make_args(tmp_path, saft_alpha=0.1)
+    stream = pool_rows().to_iterable_dataset()
+    with pytest.raises(SAFTInputError, match="not a stream"):
+        SAFTSFTTrainer(model, args, train_dataset=stream, saft_fresh_labels=fresh_labels())
