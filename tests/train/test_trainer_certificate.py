@@ -65,7 +65,9 @@ def test_no_row_comes_back_however_much_is_certified(model: str, tmp_path: Path)
 
 def test_a_smaller_set_is_trained_on_where_only_that_is_certified(model: str, tmp_path: Path) -> None:
     options = {"saft_expected_share": None, "saft_threshold": 1e30}
-    scorer = SAFTScorer(model, layer=2, threshold=1e30, cache_dir=tmp_path / "cache").fit(pool_rows(rows=ROWS))
+    scorer = SAFTScorer(model, method="saft", layer=2, threshold=1e30, cache_dir=tmp_path / "cache").fit(
+        pool_rows(rows=ROWS)
+    )
     scores = np.asarray(scorer.score_dataset(pool_rows(rows=ROWS))[SCORE])
     fresh = fresh_labels()
     harmful = [bool(scores[row] > np.quantile(scores, 0.6)) for row in fresh["row"]]

@@ -127,13 +127,13 @@ def test_share_labels_and_threshold_decide_as_the_scorer_does(model: str, tmp_pa
     for options, labels in (
         ({"saft_expected_share": 0.1}, None),
         ({"saft_expected_share": None}, labelled),
-        ({"saft_expected_share": None, "saft_method": "saft"}, labelled),
+        ({"saft_expected_share": None, "saft_method": None}, labelled),
         ({"saft_expected_share": None, "saft_method": "directed", "saft_aim": "recall=0.9"}, labelled),
         ({"saft_expected_share": None, "saft_threshold": 1e-4}, None),
         ({"saft_layer": 2, "saft_readout": "response_mean", "saft_k": 2}, None),
     ):
         trainer = trainer_for(model, tmp_path, call={"saft_labelled": labels}, **options)
-        own = {"expected_share": 0.25, **{name[5:]: value for name, value in options.items()}}
+        own = {"method": "saft", "expected_share": 0.25, **{name[5:]: value for name, value in options.items()}}
         aim = own.pop("aim", None)
         scorer = SAFTScorer(model, **own, cache_dir=tmp_path / "cache").fit(pool, labels, aim=aim)
         assert kept_of(trainer) == scorer.filter(pool).kept_indices.tolist()
@@ -172,7 +172,9 @@ def test_a_scorer_fitted_offline_serves_where_the_tokens_are_the_same(given: str
     for marker in ("{% generation %}", "{% endgeneration %}"):
         unmarked = unmarked.replace(marker, "")
     offline = make_tokenizer(unmarked)
-    scorer = SAFTScorer(model, expected_share=0.25, cache_dir=tmp_path / "cache", processing_class=offline).fit(pool)
+    scorer = SAFTScorer(
+        model, method="saft", expected_share=0.25, cache_dir=tmp_path / "cache", processing_class=offline
+    ).fit(pool)
     kept = scorer.filter(pool).kept_indices.tolist()
     scorer.save_pretrained(tmp_path / "scorer")
     call = {"saft_scorer": scorer if given == "object" else tmp_path / "scorer", "processing_class": offline}
@@ -191,7 +193,7 @@ def test_a_scorer_fitted_offline_serves_where_the_tokens_are_the_same(given: str
 def test_rows_that_were_scored_before_are_read_from_the_store(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool, options = pool_rows(), {"expected_share": 0.25, "cache_dir": tmp_path / "cache"}
+    pool, options = pool_rows(), {"method": "saft", "expected_share": 0.25, "cache_dir": tmp_path / "cache"}
     scorer = SAFTScorer(model, **options).fit(pool)  # type: ignore[arg-type]
     scorer.save_pretrained(tmp_path / "scorer")
     scored = scorer.score_dataset(pool).shuffle(seed=1)

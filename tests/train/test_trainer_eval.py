@@ -47,7 +47,7 @@ def sizes(prepared: Any) -> dict[str, int]:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_left_scored_or_filtered(form: str, model: str, tmp_path: Path) -> None:
-    scorer = SAFTScorer(model, expected_share=0.25, cache_dir=tmp_path / "cache").fit(pool_rows())
+    scorer = SAFTScorer(model, method="saft", expected_share=0.25, cache_dir=tmp_path / "cache").fit(pool_rows())
     expected = {name: scorer.filter(rows) for name, rows in sets_of(form).items()}
     whole = {name: len(rows) for name, rows in sets_of(form).items()}
     kept = {name: len(result.kept) for name, result in expected.items()}
@@ -82,7 +82,7 @@ def test_every_form_is_left_scored_or_filtered(form: str, model: str, tmp_path: 
 
 def test_what_is_left_or_scored_is_what_sft_trainer_evaluates_on(model: str, tmp_path: Path) -> None:
     options = {"eval_strategy": "steps", "eval_steps": 3}
-    scorer = SAFTScorer(model, expected_share=0.25, cache_dir=tmp_path / "cache").fit(pool_rows())
+    scorer = SAFTScorer(model, method="saft", expected_share=0.25, cache_dir=tmp_path / "cache").fit(pool_rows())
     kept = scorer.filter(pool_rows()).kept
     losses = []
     for trainer_class, folder, more in (
@@ -123,7 +123,9 @@ def test_what_cannot_be_done_is_said(model: str, tmp_path: Path) -> None:
             eval_dataset=rows.to_iterable_dataset().take(0),
         )
     tools = rows.filter(lambda row: row["is_harmful"])
-    scorer = SAFTScorer(model, threshold=0.0, cache_dir=tmp_path / "cache").fit(pool_rows(), on_refusal="keep")
+    scorer = SAFTScorer(model, method="saft", threshold=0.0, cache_dir=tmp_path / "cache").fit(
+        pool_rows(), on_refusal="keep"
+    )
     assert scorer.fitted_ is not None
     scorer.fitted_ = replace(scorer.fitted_, threshold=min(scorer.score_dataset(tools)[SCORE]) / 2)
     args = make_args(tmp_path, saft_eval="filter", saft_expected_share=None)
