@@ -23,7 +23,7 @@ from saft_hf.train import filtering
 
 NO_MARKERS = TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
 TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}" + NO_MARKERS.replace("{{ m.content }}", "{{ m.content or '' }}")
-NOTHING: dict[str, Any] = {"saft_expected_share": None}
+NOTHING: dict[str, Any] = {"saft_method": None, "saft_expected_share": None}
 EVERYTHING: dict[str, Any] = {"saft_expected_share": None, "saft_threshold": 1e30}
 
 _SIZES: dict[str, Any] = {

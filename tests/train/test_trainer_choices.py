@@ -151,7 +151,7 @@ def test_a_scorer_as_object_fitted_or_not_and_as_folder(model: str, tmp_path: Pa
     assert kept_of(by_object) == kept_of(by_fitted) == kept_of(by_folder)
     assert len(kept_of(by_object)) == 36
     with pytest.raises(SAFTInputError, match="`saft_expected_share` and `saft_scorer` do not go together"):
-        trainer_for(model, tmp_path, call={"saft_scorer": fresh})
+        trainer_for(model, tmp_path, call={"saft_scorer": fresh}, saft_method=None)
     with pytest.raises(SAFTInputError, match="`saft_aim` and `saft_scorer` do not go together"):
         trainer_for(model, tmp_path, call={"saft_scorer": fresh}, saft_aim="f1", **NOTHING)
     with pytest.raises(SAFTInputError, match="`saft_labelled` and a fitted `saft_scorer`"):

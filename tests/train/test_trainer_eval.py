@@ -128,6 +128,6 @@ def test_what_cannot_be_done_is_said(model: str, tmp_path: Path) -> None:
     )
     assert scorer.fitted_ is not None
     scorer.fitted_ = replace(scorer.fitted_, threshold=min(scorer.score_dataset(tools)[SCORE]) / 2)
-    args = make_args(tmp_path, saft_eval="filter", saft_expected_share=None)
+    args = make_args(tmp_path, saft_eval="filter", saft_method=None, saft_expected_share=None)
     with pytest.raises(SAFTUndecidedError, match=r"no row of `eval_dataset` \(eval\) would be left"):
         SAFTSFTTrainer(model, args, train_dataset=pool_rows(), eval_dataset=tools, saft_scorer=scorer)
