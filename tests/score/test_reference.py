@@ -157,6 +157,15 @@ def test_a_group_of_which_few_look_harmful_is_refused() -> None:
     assert reference_threshold(found, scores).refusal is not None
 
 
+def test_a_gap_below_the_threshold_does_not_lower_it() -> None:
+    found, rng = learned(), np.random.default_rng(0)
+    scores = np.concatenate([rng.normal(-6, 1, 2700), rng.normal(found.threshold + 0.5, 0.7, 300)])
+    decision = reference_threshold(found, scores)
+    assert decision.refusal is None
+    assert decision.figures["gap"] < decision.threshold == found.threshold
+    assert not decision.raised
+
+
 def test_a_far_group_raises_the_threshold_to_the_gap() -> None:
     found, rng = learned(), np.random.default_rng(0)
     scores = np.concatenate([rng.normal(found.threshold - 1.5, 1, 2700), rng.normal(found.threshold + 8, 1, 300)])
