@@ -65,7 +65,7 @@ class ScorerArguments:
     )
     method: str | None = field(
         default=None,
-        metadata={"help": "`saft` (published), `directed` or `auto`; by default `auto` with labels."},
+        metadata={"help": "`saft` (published), `directed`, `auto` (the default with labels), `reference` (without)."},
     )
     layer: int | None = field(
         default=None, metadata={"help": "Index into `hidden_states`; by default what the method reads."}

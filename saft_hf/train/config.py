@@ -29,7 +29,8 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
             `False` turns the filter off: the trainer is then TRL's, and nothing is loaded, scored or written.
         saft_method (`str`, *optional*, defaults to `auto` with labels):
             `saft` is the published score, `directed` a direction learned from the labels, `auto` the best of both and
-            their variants on the labels.
+            their variants on the labels. Without labels the default is `reference`: a direction from rows that are
+            known to be harmful or benign, and ship with the package.
         saft_layer (`int`, *optional*):
             Index into `hidden_states` where rows are read: 0 the embeddings, `l` after block `l`. By default `saft`
             reads half of the layers (the paper reads 15 of 32), the other methods that, three quarters and all.
@@ -96,7 +97,8 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
         default=None, metadata={"help": "`response_start` (published), `response_mean` or `response_end`."}
     )
     saft_method: str | None = field(
-        default=None, metadata={"help": "`saft` (published), `directed` or `auto`; by default `auto` with labels."}
+        default=None,
+        metadata={"help": "`saft` (published), `directed`, `auto` (the default with labels), `reference` (without)."},
     )
     saft_aim: str | None = field(
         default=None,

@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 STREAM_FIT_ROWS = 1000
 _IMAGES = "the rows have images, and SAFT scores text only"
-NOT_FILTERED = "no labels, no scorer, no `saft_expected_share` and no `saft_threshold` were given"
 
 _OF_THE_SCORER = ("layer", "readout", "method", "k", "threshold", "expected_share")
 _OF_THE_FIT = ("aim", "fit_rows")
@@ -58,14 +57,10 @@ def _filtered(request: Request, world: World) -> Filtered:
     if request.decides or request.get("on_refusal") == "raise":
         return _by_scores(request, world)
     try:
-        return _by_default(request, world)
+        return _by_scores(request, world)
     except Exception as error:  # nothing was asked for: SFTTrainer gets what it was given, and we say what is wrong
         logger.debug("The rows could not be scored.", exc_info=True)
         return _unfiltered(request, f"the rows could not be scored: {_public(error, request.model)}")
-
-
-def _by_default(request: Request, world: World) -> Filtered:
-    return _unfiltered(request, NOT_FILTERED)
 
 
 def _by_scores(request: Request, world: World) -> Filtered:

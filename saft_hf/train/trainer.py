@@ -37,8 +37,9 @@ class SAFTSFTTrainer(SFTTrainer):  # type: ignore[misc] # trl is not typed
     `saft_eval` says otherwise. Random generators are left as they were found: training on a filtered pool equals
     SFTTrainer on its kept rows.
 
-    Where neither labels nor a scorer, `saft_expected_share` or `saft_threshold` are given, nothing is filtered, and a
-    warning says so. An `IterableDataset` is filtered while the model trains, by a frozen copy of the model.
+    Where neither labels nor a scorer, `saft_expected_share` or `saft_threshold` are given, a reference set decides, and
+    a warning says what was removed; where it cannot tell, all rows are trained on, and a warning says that. An
+    `IterableDataset` is filtered while the model trains, by a frozen copy of the model.
 
     Args:
         *args:
@@ -143,9 +144,11 @@ class SAFTSFTTrainer(SFTTrainer):  # type: ignore[misc] # trl is not typed
                 summary.get("refusal") or summary.get("why", "no threshold could be chosen"),
             )
         elif is_main and self._saft.result is not None:
-            logger.info("%r: decided by %s.", self._saft.result, summary.get("threshold_from"))
-            logger.info("What was decided for each row, and why: %s/_saft/audit.parquet.", self.args.output_dir)
-            logger.info("`saft_enabled=False` turns the filter off.")
+            # Who asked for nothing should not find out later that rows are missing.
+            level = logging.INFO if request.decides else logging.WARNING
+            logger.log(level, "%r: decided by %s.", self._saft.result, summary.get("threshold_from"))
+            logger.log(level, "What was decided for each row, and why: %s/_saft/audit.parquet.", self.args.output_dir)
+            logger.log(level, "`saft_enabled=False` turns the filter off.")
         if "why" in summary:  # nothing was asked for: nothing that other processes wait for
             if is_main:
                 write_summary(summary, self.args.output_dir)

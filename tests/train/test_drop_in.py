@@ -374,7 +374,7 @@ def test_whatever_stops_the_scoring_does_not_stop_a_run_that_asked_for_nothing(
     def fail(*_: Any) -> None:
         raise type(error)(str(error).replace("{model}", saved()))
 
-    monkeypatch.setattr(filtering, "_by_default", fail)
+    monkeypatch.setattr(filtering, "_by_scores", fail)
     with caplog.at_level(logging.WARNING, logger="saft_hf"):
         saft = SAFTSFTTrainer(saved(), make_args(tmp_path, **NOTHING), train_dataset=pool_rows())
     assert ["filters NOTHING" in record.message for record in caplog.records] == [True]

@@ -70,7 +70,7 @@ def test_labels_from_the_rows_or_from_a_file(config: dict[str, Any], tmp_path: P
     path = written(tmp_path, config)
     summaries = []
     rows = ["--saft_labelled_rows", "24", "--saft_method", "saft"]
-    for words in (rows, ["--saft_labelled_name", config["dataset_name"]]):
+    for words in (rows, ["--saft_labelled_name", config["dataset_name"], "--saft_method", "auto"]):
         sft.run(["--config", path, *words])
         summaries.append(json.loads((tmp_path / "out" / "saft_summary.json").read_text()))
     assert [summary["threshold_from"] for summary in summaries] == ["f1", "benign_loss=0.05"]

@@ -20,6 +20,7 @@ from trl import SFTConfig, SFTTrainer
 
 from saft_hf import SAFTArtifactError, SAFTInputError, SAFTScorer, SAFTSFTConfig, SAFTSFTTrainer, SAFTUndecidedError
 from saft_hf.embed.backbone import Backbone
+from saft_hf.score.reference import ReferenceDecision
 from saft_hf.scorer import SCORE, STATUS
 
 NOTHING = {"saft_method": None, "saft_expected_share": None}
@@ -53,8 +54,7 @@ def no_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.smoke
-@pytest.mark.usefixtures("no_scoring")
-def test_with_nothing_given_it_trains_on_the_input_and_says_so(
+def test_with_nothing_given_a_model_that_tells_nothing_apart_trains_on_the_input_and_it_says_so(
     model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="saft_hf"):
@@ -65,14 +65,32 @@ def test_with_nothing_given_it_trains_on_the_input_and_says_so(
     assert prepared(trainer) == prepared(plain)
     trainer.train(), plain.train()
     assert losses(trainer) == losses(plain)
-    assert trainer.saft_result is None
     assert trainer.saft_summary == json.loads((tmp_path / "out" / "saft_summary.json").read_text())
     assert trainer.saft_summary["filtered"] is False
+    assert trainer.saft_summary["method"] == "reference"
     assert not any(name.startswith("saft_") for entry in trainer.state.log_history for name in entry)
     trainer.create_model_card(model_name="m")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "not filtered" in card
     assert "- saft\n" not in card
+
+
+def test_with_nothing_given_rows_that_the_reference_set_tells_are_left_out_aloud(
+    model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a model that tells the reference set apart leads to; this one is told where to cut."""
+
+    def decide(learned: Any, scores: np.ndarray) -> ReferenceDecision:
+        return ReferenceDecision(float(np.sort(scores)[29]), True, None, {})
+
+    monkeypatch.setattr("saft_hf.scorer.referenced.reference_threshold", decide)
+    with caplog.at_level(logging.WARNING, logger="saft_hf"):
+        trainer = trainer_for(model, tmp_path, **NOTHING)
+    assert len(kept_of(trainer)) == len(trainer.train_dataset) == 30
+    said = " ".join(record.message for record in caplog.records)
+    assert "removed=10" in said
+    assert "decided by reference" in said
+    assert "`saft_enabled=False` turns the filter off" in said
 
 
 @pytest.mark.usefixtures("no_scoring")
@@ -87,9 +105,9 @@ def test_switched_off_it_is_trl_s_trainer(model: str, tmp_path: Path, caplog: py
     }
 
 
-@pytest.mark.usefixtures("no_scoring")
 def test_plain_arguments_of_either_kind_and_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
     options = {"use_cpu": True, "bf16": False, "report_to": "none"}
     # The default one asks for a GPU, in SFTTrainer too.
     monkeypatch.setattr("saft_hf.train.trainer.SAFTSFTConfig", partial(SAFTSFTConfig, **options))

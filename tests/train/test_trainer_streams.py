@@ -55,7 +55,7 @@ def test_a_stream_trains_as_its_kept_rows_do(tuned: str, model: str, tmp_path: P
 def test_a_fitted_scorer_filters_a_stream(model: str, tmp_path: Path) -> None:
     pool = pool_rows()
     scorer = SAFTScorer(model, method="saft", expected_share=0.25, cache_dir=tmp_path / "cache").fit(pool)
-    args = make_args(tmp_path, saft_expected_share=None)
+    args = make_args(tmp_path, saft_method=None, saft_expected_share=None)
     trainer = SAFTSFTTrainer(model, args, train_dataset=pool.to_iterable_dataset(), saft_scorer=scorer)
     kept = list(trainer.train_dataset.remove_columns("is_harmful"))
     assert len(kept) == len(scorer.filter(pool).kept)
@@ -91,7 +91,7 @@ def test_what_a_stream_cannot_do(model: str, tmp_path: Path) -> None:
     with pytest.raises(SAFTInputError, match="empty stream"):
         SAFTSFTTrainer(model, make_args(tmp_path), train_dataset=stream.take(0))
     scorer = SAFTScorer(model, method="saft", cache_dir=tmp_path / "cache").fit(pool_rows())
-    args = make_args(tmp_path, saft_expected_share=None)
+    args = make_args(tmp_path, saft_method=None, saft_expected_share=None)
     with pytest.raises(SAFTUndecidedError, match="saft_on_refusal='keep'"):
         SAFTSFTTrainer(model, args, train_dataset=stream, saft_scorer=scorer)
 
