@@ -1,0 +1,193 @@
+"""What else a score may measure: length, format, language; what it costs a group of rows; whom it hangs on."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
+
+from saft_hf.decide.estimate import clopper_pearson
+from saft_hf.errors import SAFTInputError
+
+WARN_CORRELATION = 0.3
+"""|Spearman's rho| above which a confound is named in a warning."""
+
+WARN_LEVERAGE = 0.2
+"""Share of the pool's energy above which one row, or the copies of one, is named in a warning."""
+
+_LIST = re.compile(r"^\s*(?:[-*+\u2022]|\d{1,3}[.)])\s", re.MULTILINE)
+_MARKDOWN = re.compile(r"^#{1,6}\s|\*\*\S|__\S|^\s*\|.*\|\s*$|^>\s|\[[^\]\n]+\]\(", re.MULTILINE)
+_CODE = re.compile(r"^(?: {4}|\t)\S|^```|[{};]\s*$|^\s*(?:def|class|import|from|return|#include)\b", re.MULTILINE)
+_MATHS = re.compile(r"[0-9=+*/^<>%\u00b1\u00d7\u00f7\u2200-\u22ff]|\\[a-z]{2,}")
+
+
+def text_features(texts: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    r"""Crude measures of length, format and language.
+
+    Args:
+        texts: What the score has read of each row, [n].
+
+    Returns:
+        float64 [n] for each of `characters`; `lists`, `markdown` and `code` (marks a line); `maths` (share of the
+        characters that are digits or operators); `not_ascii` (share of the letters; foreign scripts and accents).
+
+    Example:
+        >>> found = text_features(["- one\n- two", "\u043f\u0440\u0438\u0432\u0435\u0442"])
+        >>> found["lists"].tolist(), found["not_ascii"].tolist()
+        ([1.0, 0.0], [0.0, 1.0])
+    """
+    lines = np.array([text.count("\n") + 1 for text in texts], dtype=np.float64)
+    characters = np.array([len(text) for text in texts], dtype=np.float64)
+    marks = {
+        name: np.array([len(pattern.findall(text)) for text in texts], dtype=np.float64)
+        for name, pattern in (("lists", _LIST), ("markdown", _MARKDOWN), ("code", _CODE), ("maths", _MATHS))
+    }
+    return {
+        "characters": characters,
+        **{name: marks[name] / lines for name in ("lists", "markdown", "code")},
+        "maths": marks["maths"] / np.maximum(characters, 1),
+        "not_ascii": np.array([_not_ascii(text) for text in texts], dtype=np.float64),
+    }
+
+
+def correlations(scores: ArrayLike, features: Mapping[str, ArrayLike]) -> dict[str, Any]:
+    """Spearman's correlation of the score with each feature.
+
+    Args:
+        scores: Scores, [n]; rows without one (NaN) are left out.
+        features: Name -> values, [n].
+
+    Returns:
+        JSON-ready: `rows`, `spearman` (name -> rho, None where the feature or the score is the same in every row),
+        `warn_above`, and `warnings`, a sentence for each feature past it.
+
+    Raises:
+        SAFTInputError: A feature has another number of rows.
+
+    Example:
+        >>> found = correlations([1.0, 2.0, 3.0], {"tokens": [5, 6, 9]})
+        >>> found["spearman"], found["warnings"]
+        ({'tokens': 1.0}, ['The score rises with tokens (Spearman 1.00 on 3 rows): it may measure that, not harm.'])
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    scored = ~np.isnan(values)
+    found: dict[str, float | None] = {}
+    for name, given in features.items():
+        feature = np.asarray(given, dtype=np.float64)
+        if feature.shape != values.shape:
+            raise SAFTInputError(f"{name} must hold one number for each of {values.size} rows; found {feature.shape}")
+        found[name] = _spearman(values[scored], feature[scored])
+    rows = int(scored.sum())
+    warnings = [
+        f"The score {'rises' if rho > 0 else 'falls'} with {name} (Spearman {rho:.2f} on {rows} rows): it may measure "
+        "that, not harm."
+        for name, rho in found.items()
+        if rho is not None and abs(rho) > WARN_CORRELATION
+    ]
+    return {"rows": rows, "spearman": found, "warn_above": WARN_CORRELATION, "warnings": warnings}
+
+
+def kept_share(kept: ArrayLike, member: ArrayLike, *, confidence: float = 0.95) -> dict[str, Any]:
+    """How much of a group of rows is kept, such as of the safe refusals, the most valuable rows for safety.
+
+    Args:
+        kept: Whether each row is trained on, bool [N].
+        member: Whether each row is of the group, bool [N].
+        confidence: Of the interval, between 0 and 1.
+
+    Returns:
+        JSON-ready: `rows` of the group, `kept` of them, their `share` with `low` and `high` (Clopper-Pearson: what the
+        filter would do to more rows of this kind) and `confidence`; the shares are None where the group is empty.
+
+    Raises:
+        SAFTInputError: The lengths differ.
+
+    Example:
+        >>> kept_share([True, True, False, True], [True, True, True, False])["kept"]
+        2
+    """
+    stays, inside = np.asarray(kept, dtype=np.bool_), np.asarray(member, dtype=np.bool_)
+    if stays.shape != inside.shape:
+        raise SAFTInputError(f"member must hold one value for each of {stays.size} rows; found {inside.shape}")
+    rows, count = int(inside.sum()), int((stays & inside).sum())
+    if not rows:
+        return {"rows": 0, "kept": 0, "share": None, "low": None, "high": None, "confidence": confidence}
+    found = clopper_pearson(count, rows, confidence=confidence)
+    return {
+        "rows": rows,
+        "kept": count,
+        "share": found.share,
+        "low": found.low,
+        "high": found.high,
+        "confidence": confidence,
+    }
+
+
+def leverage(energies: ArrayLike, keys: ArrayLike) -> dict[str, Any]:
+    """How much of the pool's energy along the directions in use hangs on one row, or on the copies of one.
+
+    One row of giant norm, or a text that stands in the pool a hundred times, can make a direction its own.
+
+    Args:
+        energies: Squared distance of each row from the pool's mean along the directions, [N]: the published score, or
+            the squared deviation of a signed one; NaN where a row has none.
+        keys: A value for each row, [N] or uint8 [N, b]; rows with equal values are copies.
+
+    Returns:
+        JSON-ready: `top_row_share`, `top_copies_share` and `top_copies` (their number), `warn_above`, `warnings`. No
+        row is named.
+
+    Raises:
+        SAFTInputError: The lengths differ.
+
+    Example:
+        >>> found = leverage([1.0, 1.0, 97.0, 1.0], ["a", "a", "b", "c"])
+        >>> found["top_row_share"], found["top_copies"]
+        (0.97, 1)
+    """
+    values, names = np.asarray(energies, dtype=np.float64), np.asarray(keys)
+    if len(names) != values.size:
+        raise SAFTInputError(f"keys must hold one value for each of {values.size} rows; found {len(names)}")
+    values = np.nan_to_num(values, nan=0.0)
+    total = float(values.sum())
+    copy = np.unique(names, axis=0, return_inverse=True)[1].ravel()
+    by_copy = np.bincount(copy, weights=values)
+    top = int(by_copy.argmax())
+    row_share, share, copies = (
+        (float(values.max()) / total, float(by_copy[top]) / total, int((copy == top).sum()))
+        if total > 0
+        else (0.0, 0.0, 0)
+    )
+    warnings = []
+    if row_share > WARN_LEVERAGE:
+        warnings.append(f"One row carries {row_share:.0%} of the pool's energy along the directions in use.")
+    elif share > WARN_LEVERAGE:
+        warnings.append(
+            f"{copies} copies of one row carry {share:.0%} of the pool's energy along the directions in use."
+        )
+    return {
+        "top_row_share": row_share,
+        "top_copies_share": share,
+        "top_copies": copies,
+        "warn_above": WARN_LEVERAGE,
+        "warnings": warnings,
+    }
+
+
+def _not_ascii(text: str) -> float:
+    if text.isascii():
+        return 0.0
+    letters = [letter for letter in text if letter.isalpha()]
+    return sum(letter > "\x7f" for letter in letters) / max(len(letters), 1)
+
+
+def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
+    if a.size < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    left, right = (rankdata(values) - (values.size + 1) / 2 for values in (a, b))
+    return float(np.clip(left @ right / math.sqrt((left @ left) * (right @ right)), -1, 1))

@@ -1,0 +1,126 @@
+"""Which rows people should label next: some drawn uniformly, some where a label tells most."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from saft_hf.errors import SAFTInputError
+
+_WINDOW = 4
+"""The informative rows are spread over so many times their number of rows next to the threshold."""
+
+
+class Purpose(StrEnum):
+    """What a row was drawn for."""
+
+    UNIFORM = "uniform"
+    """Drawn uniformly: its label may certify and estimate shares."""
+    INFORMATIVE = "informative"
+    """Drawn near the threshold: its label is for fitting alone."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Suggestion:
+    """Rows to label, and what each is for.
+
+    Attributes:
+        rows: Their indices, int64 [m], rising.
+        purposes: What each was drawn for, [m].
+    """
+
+    rows: NDArray[np.int64]
+    purposes: tuple[Purpose, ...]
+
+    def of(self, purpose: Purpose) -> NDArray[np.int64]:
+        """The rows drawn for one purpose, rising."""
+        return self.rows[np.array([found is purpose for found in self.purposes], dtype=np.bool_)]
+
+
+def suggest_rows(
+    scores: ArrayLike,
+    *,
+    uniform: int,
+    informative: int = 0,
+    threshold: float | None = None,
+    labelled: ArrayLike = (),
+    groups: Sequence[Hashable] | None = None,
+    seed: int = 0,
+) -> Suggestion:
+    """Choose rows to label.
+
+    The informative rows are chosen first: the scores next to the threshold, as many on either side as there are, cut
+    into strata of score, and one row from each. The uniform ones are then drawn from all other scored rows that are
+    not labelled yet. In this order, because rows that are chosen around a uniform sample would leave it uniform in
+    nothing: it is a uniform sample of the scored rows less the labelled and the informative ones, which a certificate
+    must leave out.
+
+    Args:
+        scores: Scores of all rows, [N]; rows without one (NaN) are not suggested.
+        uniform: How many rows to draw uniformly without replacement.
+        informative: How many to draw near the threshold.
+        threshold: Rows with a score above it are removed; None spreads the informative rows over all scores.
+        labelled: Rows that have a label, indices into `scores`: not suggested again.
+        groups: A value for each row, [N], such as its prompt or rendering: no two informative rows share one while
+            there are others.
+        seed: Of the draw; the same arguments give the same rows.
+
+    Returns:
+        The rows, each once.
+
+    Raises:
+        SAFTInputError: A number is negative, none is asked for, or more rows than there are.
+
+    Example:
+        >>> found = suggest_rows(np.arange(100.0), uniform=3, informative=2, threshold=50.0)
+        >>> len(found.rows), bool((abs(found.of(Purpose.INFORMATIVE) - 50) <= 4).all())
+        (5, True)
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if min(uniform, informative) < 0 or uniform + informative == 0:
+        raise SAFTInputError(
+            f"uniform and informative must be 0 or more, one of them at least 1; found {uniform} and {informative}"
+        )
+    open_rows = ~np.isnan(values)
+    open_rows[np.asarray(labelled, dtype=np.int64)] = False
+    rest = np.flatnonzero(open_rows)
+    if uniform + informative > rest.size:
+        raise SAFTInputError(
+            f"{uniform} uniform and {informative} informative rows were asked for; {rest.size} of {values.size} rows "
+            "have a score and no label: ask for fewer"
+        )
+    rng = np.random.default_rng(seed)
+    near = _informative(values, rest, informative, threshold, groups, rng)
+    drawn = rng.choice(np.setdiff1d(rest, near), size=uniform, replace=False)
+    rows = np.concatenate([drawn, near])
+    purposes = [Purpose.UNIFORM] * uniform + [Purpose.INFORMATIVE] * informative
+    order = np.argsort(rows)
+    return Suggestion(rows=rows[order], purposes=tuple(purposes[at] for at in order))
+
+
+def _informative(
+    scores: NDArray[np.float64],
+    rest: NDArray[np.int64],
+    count: int,
+    threshold: float | None,
+    groups: Sequence[Hashable] | None,
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    if count == 0:
+        return np.zeros(0, dtype=np.int64)
+    shuffled = rng.permutation(rest)
+    if groups is not None:
+        first = {groups[row]: row for row in reversed(shuffled.tolist())}
+        apart = np.fromiter(first.values(), dtype=np.int64)
+        shuffled = np.concatenate([apart, np.setdiff1d(rest, apart)])[: max(count, apart.size)]
+    ordered = shuffled[np.argsort(scores[shuffled], kind="stable")]
+    if threshold is not None:
+        width = min(_WINDOW * count, ordered.size)
+        middle = int(np.searchsorted(scores[ordered], threshold, side="right"))
+        start = min(max(middle - width // 2, 0), ordered.size - width)
+        ordered = ordered[start : start + width]
+    return np.array([rng.choice(stratum) for stratum in np.array_split(ordered, count)], dtype=np.int64)

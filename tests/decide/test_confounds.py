@@ -1,0 +1,90 @@
+"""What else a score measures, what it costs a group, and whom it hangs on."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import binomtest, spearmanr
+
+from saft_hf.decide.confounds import correlations, kept_share, leverage, text_features
+from saft_hf.errors import SAFTInputError
+
+
+@given(arrays(np.int64, (12, 2), elements=st.integers(0, 5)))
+def test_the_correlation_is_spearmans_and_warns_past_its_level(values: np.ndarray) -> None:
+    scores, feature = values.T.astype(np.float64)
+    found = correlations([*scores, np.nan], {"tokens": [*feature, 99.0]})
+    assert found["rows"] == 12
+    rho = found["spearman"]["tokens"]
+    if np.ptp(scores) == 0 or np.ptp(feature) == 0:
+        assert rho is None
+    else:
+        assert rho == pytest.approx(spearmanr(scores, feature).statistic)
+    assert len(found["warnings"]) == (rho is not None and abs(rho) > found["warn_above"])
+    json.dumps(found, allow_nan=False)
+
+
+def test_each_feature_sees_its_own_format_and_plain_words_have_none() -> None:
+    texts = {
+        "plain": "A walk by the river. It rained, and we went home.",
+        "lists": "Bring these:\n- bread\n- salt\n1. a cup",
+        "markdown": "# Title\n\nThe **second** part, see [here](there).",
+        "code": "```\ndef f(x):\n    return x;\n```",
+        "maths": "3 * (4 + 5) = 27, so x^2 = 729",
+        "not_ascii": "\u041f\u0440\u043e\u0433\u0443\u043b\u043a\u0430 \u0443 \u0440\u0435\u043a\u0438",
+    }
+    found = text_features(list(texts.values()))
+    for at, name in enumerate(texts):
+        for feature in ("lists", "markdown", "code", "maths", "not_ascii"):
+            if feature == name:
+                assert found[feature].argmax() == at, feature
+            if name == "plain":
+                assert found[feature][at] == 0, feature
+    assert found["characters"].tolist() == [len(text) for text in texts.values()]
+    assert all(values.tolist() == [0] for values in text_features([""]).values())
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
+def test_the_kept_share_has_scipys_interval(rows: list[tuple[bool, bool]]) -> None:
+    kept, member = zip(*rows, strict=True)
+    found = kept_share(kept, member)
+    assert found["rows"] == sum(member)
+    assert found["kept"] == sum(a and b for a, b in rows)
+    if found["rows"]:
+        interval = binomtest(found["kept"], found["rows"]).proportion_ci(0.95, method="exact")
+        assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high))
+    else:
+        assert found["share"] is None
+    json.dumps(found, allow_nan=False)
+
+
+def test_one_giant_row_and_many_copies_are_told_and_an_even_pool_is_not() -> None:
+    even = np.random.default_rng(0).chisquare(3, size=400)
+    keys = np.arange(400, dtype=np.int64).view(np.uint8).reshape(400, 8)
+    assert leverage(even, keys)["warnings"] == []
+    giant = even.copy()
+    giant[7] = 1e6
+    found = leverage([*giant, np.nan], np.concatenate([keys, keys[:1]]))
+    assert found["top_row_share"] > 0.99
+    assert "One row carries" in found["warnings"][0]
+    copied, copies = even.copy(), keys.copy()
+    copied[:100], copies[:100] = 9.0, keys[0]
+    found = leverage(copied, copies)
+    assert found["top_copies"] == 100
+    assert found["top_copies_share"] == pytest.approx(900 / copied.sum())
+    assert "100 copies" in found["warnings"][0]
+    assert leverage([np.nan, np.nan], ["a", "b"])["top_row_share"] == 0
+
+
+def test_lengths_that_differ_are_errors() -> None:
+    with pytest.raises(SAFTInputError, match="tokens must hold one number for each of 2 rows"):
+        correlations([1.0, 2.0], {"tokens": [1]})
+    with pytest.raises(SAFTInputError, match="member must hold one value for each of 2 rows"):
+        kept_share([True, False], [True])
+    with pytest.raises(SAFTInputError, match="keys must hold one value for each of 2 rows"):
+        leverage([1.0, 2.0], ["a"])

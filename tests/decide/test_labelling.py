@@ -1,0 +1,83 @@
+"""Which rows to label: what is drawn for what, and that the uniform part is uniform."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from saft_hf.decide.labelling import Purpose, suggest_rows
+from saft_hf.errors import SAFTInputError
+
+
+@given(st.data())
+def test_the_parts_are_disjoint_of_the_size_asked_for_scored_and_new(data: st.DataObject) -> None:
+    total = data.draw(st.integers(4, 60))
+    scores = np.array(data.draw(st.lists(st.sampled_from([0.0, 1.0, 2.5, np.nan]), min_size=total, max_size=total)))
+    labelled = data.draw(st.lists(st.integers(0, total - 1), max_size=5))
+    groups = data.draw(st.none() | st.lists(st.integers(0, 5), min_size=total, max_size=total))
+    free = set(np.flatnonzero(~np.isnan(scores)).tolist()) - set(labelled)
+    uniform, informative = data.draw(st.integers(0, 20)), data.draw(st.integers(0, 20))
+    options = {
+        "uniform": uniform,
+        "informative": informative,
+        "threshold": data.draw(st.sampled_from([None, -1.0, 1.0, 9.0])),
+        "labelled": labelled,
+        "groups": groups,
+        "seed": data.draw(st.integers(0, 9)),
+    }
+    if not 0 < uniform + informative <= len(free):
+        with pytest.raises(SAFTInputError, match="uniform"):
+            suggest_rows(scores, **options)
+        return
+    found = suggest_rows(scores, **options)
+    assert set(found.rows.tolist()) <= free
+    assert len(set(found.rows.tolist())) == len(found.rows) == uniform + informative
+    assert (np.diff(found.rows) > 0).all()
+    assert len(found.of(Purpose.UNIFORM)) == uniform
+    assert len(found.of(Purpose.INFORMATIVE)) == informative
+    again = suggest_rows(scores, **options)
+    assert found.rows.tolist() == again.rows.tolist()
+    assert found.purposes == again.purposes
+    if groups is not None and informative:
+        different = len({groups[row] for row in free})
+        assert len({groups[row] for row in found.of(Purpose.INFORMATIVE)}) == min(different, informative)
+
+
+def test_the_uniform_part_is_a_uniform_sample_of_all_rows_that_are_neither_labelled_nor_informative() -> None:
+    scores = np.sort(np.random.default_rng(0).normal(size=40))
+    counts = np.zeros(40)
+    for seed in range(4000):
+        found = suggest_rows(scores, uniform=6, informative=2, threshold=-9.0, labelled=[15, 19], seed=seed)
+        assert found.of(Purpose.INFORMATIVE).max() < 8
+        counts[found.of(Purpose.UNIFORM)] += 1
+    assert counts[[15, 19]].sum() == 0
+    assert chisquare(np.delete(counts, [*range(8), 15, 19])).pvalue > 1e-3
+
+
+def test_which_uniform_rows_are_drawn_says_nothing_about_the_informative_ones() -> None:
+    # Drawn the other way round, the rows next to the threshold that are not informative would all be uniform ones.
+    scores = np.arange(12.0)
+    open_near, drawn_near = 0, 0
+    for seed in range(4000):
+        found = suggest_rows(scores, uniform=4, informative=1, threshold=5.5, seed=seed)
+        near = set(range(4, 8)) - set(found.of(Purpose.INFORMATIVE).tolist())
+        open_near += len(near)
+        drawn_near += len(near & set(found.of(Purpose.UNIFORM).tolist()))
+    assert drawn_near / open_near == pytest.approx(4 / 11, abs=0.02)
+
+
+def test_the_informative_part_lies_next_to_the_threshold_and_on_both_sides() -> None:
+    scores = np.random.default_rng(1).permutation(1000) / 10
+    found = suggest_rows(scores, uniform=50, informative=20, threshold=70.0).of(Purpose.INFORMATIVE)
+    ranks = np.abs(scores[found] - 70.0) * 10
+    assert ranks.max() <= 41
+    assert 8 <= (scores[found] > 70.0).sum() <= 12
+
+
+def test_without_a_threshold_the_informative_part_spreads_over_all_scores() -> None:
+    scores = np.random.default_rng(1).permutation(1000).astype(float)
+    found = suggest_rows(scores, uniform=0, informative=10, threshold=None)
+    assert sorted(scores[found.rows] // 100) == list(range(10))
