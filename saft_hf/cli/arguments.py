@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from trl import TrlParser
 from yaml import YAMLError
@@ -121,10 +121,59 @@ def parse(command: str, argv: Sequence[str], defaults: dict[str, Any] | None = N
     Raises:
         SAFTInputError: an option is unknown, or the YAML cannot be read.
     """
-    parser = TrlParser((ModelArguments, DatasetArguments, ScorerArguments, OutputArguments), prog=f"saft-hf {command}")
+    parsed: Arguments = _read(command, argv, (), defaults)
+    return parsed
+
+
+@dataclass
+class CertifyArguments:
+    """Fresh labels, and what they shall show."""
+
+    fresh_labels: str | None = field(
+        default=None,
+        metadata={
+            "help": "Rows of the dataset that people labelled, drawn at random from those that the scorer was not "
+            "fitted on; named like `dataset_name`. `saft-hf suggest-labels` draws them."
+        },
+    )
+    alpha: float = field(default=0.05, metadata={"help": "Largest harmful share of the rows that are kept."})
+    delta: float = field(default=0.1, metadata={"help": "Chance that a certificate is issued and false."})
+    stratify_by: str | None = field(
+        default=None, metadata={"help": "A column, where labels were drawn from each of its values on its own."}
+    )
+
+
+@dataclass
+class SuggestArguments:
+    """Which rows people should label next."""
+
+    uniform: int = field(
+        default=100, metadata={"help": "Rows drawn at random: their labels may fit, certify or estimate shares."}
+    )
+    informative: int = field(
+        default=0, metadata={"help": "Rows near the threshold, spread out: their labels are for fitting alone."}
+    )
+    labels_file: str = field(
+        default="labels.jsonl",
+        metadata={"help": "Name of the file in `output_dir`, `.jsonl` or `.csv` (for columns of plain values)."},
+    )
+
+
+Own = TypeVar("Own")
+
+
+def parse_with(command: str, argv: Sequence[str], own: type[Own]) -> tuple[Arguments, Own]:
+    """As `parse`, with the options of one command's own."""
+    *shared, options = _read(command, argv, (own,), None)
+    arguments: Arguments = tuple(shared)
+    return arguments, options
+
+
+def _read(command: str, argv: Sequence[str], own: tuple[type, ...], defaults: dict[str, Any] | None) -> Any:
+    kinds = (ModelArguments, DatasetArguments, ScorerArguments, OutputArguments, *own)
+    parser = TrlParser(kinds, prog=f"saft-hf {command}")
     parser.set_defaults(**(defaults or {}))
     try:
-        parsed: Arguments = tuple(parser.parse_args_and_config(list(argv), fail_with_unknown_args=True))
+        return tuple(parser.parse_args_and_config(list(argv), fail_with_unknown_args=True))
     except (OSError, ValueError, YAMLError) as error:
         raise SAFTInputError(f"{error} (`saft-hf {command} --help` lists the options.)") from error
-    return parsed

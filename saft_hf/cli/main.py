@@ -12,10 +12,12 @@ from accelerate import PartialState
 from saft_hf import __version__
 from saft_hf.errors import SAFTError
 
-# Command -> what it does, in a line; the module of the same name has `run(argv)`.
+# Command -> what it does, in a line; the module of the same name (with `_` for `-`) has `run(argv)`.
 COMMANDS = {
     "score": "add a saft_score column to a dataset, and save the scorer",
     "filter": "score a dataset, and save the rows that are kept, an audit and the scorer",
+    "suggest-labels": "lay out rows for people to label",
+    "certify": "bound the harmful share of what is kept, with labels that chose nothing",
     "sft": "fine-tune on the rows that are kept: what `trl sft` does, and its options",
     "demo": "score and filter the rows that ship with the package, offline, in a minute",
 }
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"saft-hf: there is no command {words[0]!r}.\n\n{_usage()}", file=sys.stderr)
         return 2
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    run: Callable[[Sequence[str]], None] = import_module(f"saft_hf.cli.{words[0]}").run
+    run: Callable[[Sequence[str]], None] = import_module(f"saft_hf.cli.{words[0].replace('-', '_')}").run
     try:
         run(words[1:])
         if PartialState._shared_state:
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _usage() -> str:
-    lines = [f"  {name:<8} {about}" for name, about in COMMANDS.items()]
+    lines = [f"  {name:<14} {about}" for name, about in COMMANDS.items()]
     return "\n".join(
         [
             "usage: saft-hf COMMAND [--options] [--config file.yaml]",

@@ -20,6 +20,9 @@ WARN_CORRELATION = 0.3
 WARN_LEVERAGE = 0.2
 """Share of the pool's energy above which one row, or the copies of one, is named in a warning."""
 
+WARN_KEPT = 0.8
+"""Kept share of a group below which its loss is named in a warning."""
+
 _LIST = re.compile(r"^\s*(?:[-*+\u2022]|\d{1,3}[.)])\s", re.MULTILINE)
 _MARKDOWN = re.compile(r"^#{1,6}\s|\*\*\S|__\S|^\s*\|.*\|\s*$|^>\s|\[[^\]\n]+\]\(", re.MULTILINE)
 _CODE = re.compile(r"^(?: {4}|\t)\S|^```|[{};]\s*$|^\s*(?:def|class|import|from|return|#include)\b", re.MULTILINE)
@@ -92,39 +95,42 @@ def correlations(scores: ArrayLike, features: Mapping[str, ArrayLike]) -> dict[s
     return {"rows": rows, "spearman": found, "warn_above": WARN_CORRELATION, "warnings": warnings}
 
 
-def kept_share(kept: ArrayLike, member: ArrayLike, *, confidence: float = 0.95) -> dict[str, Any]:
+def kept_share(group: str, kept: ArrayLike, member: ArrayLike, *, confidence: float = 0.95) -> dict[str, Any]:
     """How much of a group of rows is kept, such as of the safe refusals, the most valuable rows for safety.
 
     Args:
+        group: Its name, for the warning.
         kept: Whether each row is trained on, bool [N].
         member: Whether each row is of the group, bool [N].
         confidence: Of the interval, between 0 and 1.
 
     Returns:
         JSON-ready: `rows` of the group, `kept` of them, their `share` with `low` and `high` (Clopper-Pearson: what the
-        filter would do to more rows of this kind) and `confidence`; the shares are None where the group is empty.
+        filter would do to more rows of this kind) and `confidence`, `warn_below` and `warnings`. The shares are None
+        where the group is empty.
 
     Raises:
         SAFTInputError: The lengths differ.
 
     Example:
-        >>> kept_share([True, True, False, True], [True, True, True, False])["kept"]
-        2
+        >>> kept_share("refusals", [True, True, False, True], [True, True, True, False])["warnings"]
+        ['Only 67% of the 3 rows of refusals are kept.']
     """
     stays, inside = np.asarray(kept, dtype=np.bool_), np.asarray(member, dtype=np.bool_)
     if stays.shape != inside.shape:
         raise SAFTInputError(f"member must hold one value for each of {stays.size} rows; found {inside.shape}")
     rows, count = int(inside.sum()), int((stays & inside).sum())
-    if not rows:
-        return {"rows": 0, "kept": 0, "share": None, "low": None, "high": None, "confidence": confidence}
-    found = clopper_pearson(count, rows, confidence=confidence)
+    found = clopper_pearson(count, rows, confidence=confidence) if rows else None
+    low_share = found is not None and found.share < WARN_KEPT
     return {
         "rows": rows,
         "kept": count,
-        "share": found.share,
-        "low": found.low,
-        "high": found.high,
+        "share": found and found.share,
+        "low": found and found.low,
+        "high": found and found.high,
         "confidence": confidence,
+        "warn_below": WARN_KEPT,
+        "warnings": [f"Only {count / rows:.0%} of the {rows} rows of {group} are kept."] if low_share else [],
     }
 
 

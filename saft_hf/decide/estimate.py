@@ -73,6 +73,13 @@ class ShareReport:
         """The figures for JSON."""
         return asdict(self)
 
+    def says(self) -> str:
+        """One sentence for a report."""
+        helped = [share.says() if share else "unknown" for share in (self.before_predicted, self.after_predicted)]
+        plain = f"Estimated harmful share before filtering: {self.before.says()}, after: "
+        plain += self.after.says() if self.after else "unknown, no label falls among the kept rows"
+        return plain + (f"; with the scores helping {helped[0]} and {helped[1]}." if self.before_predicted else ".")
+
 
 def clopper_pearson(harmful: int, labels: int, *, confidence: float = 0.95) -> ShareEstimate:
     """A share and its exact binomial interval, from labels drawn uniformly.

@@ -29,7 +29,7 @@ class Suggestion:
     """Rows to label, and what each is for.
 
     Attributes:
-        rows: Their indices, int64 [m], rising.
+        rows: Their indices, int64 [m], in random order: who stops half way has labelled a uniform sample all the same.
         purposes: What each was drawn for, [m].
     """
 
@@ -37,7 +37,7 @@ class Suggestion:
     purposes: tuple[Purpose, ...]
 
     def of(self, purpose: Purpose) -> NDArray[np.int64]:
-        """The rows drawn for one purpose, rising."""
+        """The rows drawn for one purpose."""
         return self.rows[np.array([found is purpose for found in self.purposes], dtype=np.bool_)]
 
 
@@ -98,7 +98,7 @@ def suggest_rows(
     drawn = rng.choice(np.setdiff1d(rest, near), size=uniform, replace=False)
     rows = np.concatenate([drawn, near])
     purposes = [Purpose.UNIFORM] * uniform + [Purpose.INFORMATIVE] * informative
-    order = np.argsort(rows)
+    order = rng.permutation(rows.size)
     return Suggestion(rows=rows[order], purposes=tuple(purposes[at] for at in order))
 
 

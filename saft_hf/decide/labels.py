@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from saft_hf.errors import SAFTInputError
 
 _HARMFUL_VALUE = {"is_safe": False, "safe": False, "is_harmful": True, "harmful": True, "unsafe": True}
+LABEL_COLUMNS = tuple(_HARMFUL_VALUE)
+"""Names whose polarity is known."""
+
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 _SHOWN = 5
 _SHOWN_LENGTH = 24

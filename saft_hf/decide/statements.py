@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from saft_hf.decide.estimate import ShareReport
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -25,106 +27,6 @@ class Step:
     harmful: int
     limit: int
     p_value: float
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """What fresh labels say about the harmful share of a kept set, or that they say too little.
-
-    Attributes:
-        alpha: Largest harmful share.
-        delta: Chance, over the draw of the labels, that a certificate is issued and false.
-        population: Rows the statement is about: those with a score, less those labelled for fitting.
-        labels: Fresh labels on them.
-        harmful_labels: Harmful ones among those.
-        unscored_labels: Fresh labels on rows without a score, left out.
-        strata: Independent samples; 1 where labels were drawn from the whole population.
-        errored_kept: Rows without a score that are trained on all the same, each counted as harmful.
-        steps: The kept sets tested, smallest first; all but the last passed, and the last too where all did.
-        labels_needed: Where nothing is certified: about how many labels in all it would take at the harmful rates
-            seen (0 where none was seen); None where no number would do.
-    """
-
-    alpha: float
-    delta: float
-    population: int
-    labels: int
-    harmful_labels: int
-    unscored_labels: int
-    strata: int
-    errored_kept: int
-    steps: tuple[Step, ...]
-    labels_needed: int | None
-
-    @property
-    def certified(self) -> Step | None:
-        """The largest kept set that passed; None where nothing can be certified with these labels."""
-        passed = [step for step in self.steps if step.p_value <= self.delta]
-        return passed[-1] if passed else None
-
-    @property
-    def issued(self) -> bool:
-        """Whether a kept set is certified."""
-        return self.certified is not None
-
-    @property
-    def threshold(self) -> float | None:
-        """Keep the rows with a score at or below it; None where nothing is certified."""
-        return self.certified.threshold if self.certified else None
-
-    @property
-    def kept(self) -> int:
-        """Rows of the population in the certified set."""
-        return self.certified.kept if self.certified else 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """The figures for JSON; no row numbers, no text."""
-        certified = asdict(self.certified) if self.certified else None
-        return {**asdict(self), "steps": [asdict(step) for step in self.steps], "certified": certified}
-
-    def says(self) -> str:
-        """What it bounds and what not, for a report."""
-        drawn = f"{self.labels} fresh labels ({self.harmful_labels} harmful)"
-        if self.strata > 1:
-            drawn += f" in {self.strata} strata"
-        step = self.certified
-        if step is None:
-            return f"Not certifiable: {self._shortfall(drawn)}"
-        errored = ""
-        if self.errored_kept:
-            errored = f", and of the {_rows(self.errored_kept)} without a score that are kept too, all taken as harmful"
-        return (
-            f"With confidence {1 - self.delta:.0%}, at most {self.alpha:.2%} are harmful of the {_rows(step.kept)} "
-            f"with a score up to {step.threshold:.6g}, {step.kept / self.population:.1%} of the "
-            f"{self.population} that were scored and not labelled for fitting{errored}. This rests on {drawn}; "
-            f"{step.labels} of them fall in the kept set, {step.harmful} harmful. The confidence is over the draw of "
-            "the labels, which must be uniform and must have chosen nothing before. It stays true when rows labelled "
-            "harmful leave the set, not when rows labelled benign do. It counts what the labellers call harmful in "
-            "this dataset: it says nothing about other data, wrong labels, or what a model tuned on the kept rows "
-            "will say."
-        )
-
-    def _shortfall(self, drawn: str) -> str:
-        what = (
-            f"{drawn} cannot show, with confidence {1 - self.delta:.0%}, that any kept set holds at most "
-            f"{self.alpha:.2%} harmful rows"
-        )
-        if self.errored_kept:
-            what += f" ({_rows(self.errored_kept)} without a score are kept and taken as harmful)"
-        if self.steps:
-            first = self.steps[0]
-            what += (
-                f": the smallest set tried, {_rows(first.kept)}, has {first.harmful} harmful of {first.labels} labels "
-                f"(p = {first.p_value:.2g})"
-            )
-        else:
-            what += ", were none of them harmful"
-        if self.labels_needed is None:
-            return f"{what}. At the rates seen no number of labels would do: a better score or a larger alpha would."
-        return (
-            f"{what}. About {self.labels_needed - self.labels} more labels would be needed, if harmful ones turn up "
-            "at the rates seen; nothing is said about the rows that are kept."
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +67,131 @@ class Bound:
             f"With confidence {1 - self.delta:.0%}, at most {self.share:.2%} of the {_rows(self.kept)} kept at "
             f"threshold {self.threshold:.6g}{errored} are harmful ({self.harmful_labels} of {self.labels} fresh "
             "labels there are). This is a statement of its own, beside a certificate, with its own chance of error."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What fresh labels say about the harmful share of a kept set, or that they say too little.
+
+    Attributes:
+        alpha: Largest harmful share.
+        delta: Chance, over the draw of the labels, that a certificate is issued and false.
+        population: Rows the statement is about: those with a score, less those labelled for fitting.
+        labels: Fresh labels on them.
+        harmful_labels: Harmful ones among those.
+        unscored_labels: Fresh labels on rows without a score, left out.
+        strata: Independent samples; 1 where labels were drawn from the whole population.
+        errored_kept: Rows without a score that are trained on all the same, each counted as harmful.
+        steps: The kept sets tested, smallest first; all but the last passed, and the last too where all did.
+        labels_needed: Where nothing is certified: about how many labels in all it would take at the harmful rates
+            seen (0 where none was seen); None where no number would do.
+        in_use: A bound at the threshold in use, a statement of its own with its own chance of error, where that was
+            asked for.
+        shares: Estimates of the harmful share before and after filtering at the threshold in use, likewise.
+        unanswered: Rows that were drawn to be labelled for this, and have no label.
+        informative: Rows that were suggested near the threshold: no part of the population.
+    """
+
+    alpha: float
+    delta: float
+    population: int
+    labels: int
+    harmful_labels: int
+    unscored_labels: int
+    strata: int
+    errored_kept: int
+    steps: tuple[Step, ...]
+    labels_needed: int | None
+    in_use: Bound | None = None
+    shares: ShareReport | None = None
+    unanswered: int = 0
+    informative: int = 0
+
+    @property
+    def certified(self) -> Step | None:
+        """The largest kept set that passed; None where nothing can be certified with these labels."""
+        passed = [step for step in self.steps if step.p_value <= self.delta]
+        return passed[-1] if passed else None
+
+    @property
+    def issued(self) -> bool:
+        """Whether a kept set is certified."""
+        return self.certified is not None
+
+    @property
+    def threshold(self) -> float | None:
+        """Keep the rows with a score at or below it; None where nothing is certified."""
+        return self.certified.threshold if self.certified else None
+
+    @property
+    def kept(self) -> int:
+        """Rows of the population in the certified set."""
+        return self.certified.kept if self.certified else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures for JSON; no row numbers, no text."""
+        certified = asdict(self.certified) if self.certified else None
+        in_use = self.in_use.as_dict() if self.in_use else None
+        return {**asdict(self), "certified": certified, "in_use": in_use, "says": self.says()}
+
+    def says(self) -> str:
+        """What it bounds and what not, for a report; then what is known of the rows kept at the threshold in use."""
+        parts = [self._verdict()]
+        if self.in_use:
+            parts.append(self.in_use.says())
+        if self.shares:
+            parts.append(self.shares.says())
+        if self.unanswered:
+            parts.append(
+                f"{_rows(self.unanswered)} drawn for this without a label: what is said holds only where it is chance "
+                "that they have none, not where they were hard to judge."
+            )
+        if self.informative:
+            parts.append(f"Set aside: {_rows(self.informative)} suggested near the threshold, no uniform sample.")
+        return " ".join(parts)
+
+    def _verdict(self) -> str:
+        drawn = f"{self.labels} fresh labels ({self.harmful_labels} harmful)"
+        if self.strata > 1:
+            drawn += f" in {self.strata} strata"
+        step = self.certified
+        if step is None:
+            return f"Not certifiable: {self._shortfall(drawn)}"
+        errored = ""
+        if self.errored_kept:
+            errored = f", and of the {_rows(self.errored_kept)} without a score that are kept too, all taken as harmful"
+        return (
+            f"With confidence {1 - self.delta:.0%}, at most {self.alpha:.2%} are harmful of the {_rows(step.kept)} "
+            f"with a score up to {step.threshold:.6g}, {step.kept / self.population:.1%} of the "
+            f"{self.population} that were scored and not labelled for fitting{errored}. This rests on {drawn}; "
+            f"{step.labels} of them fall in the kept set, {step.harmful} harmful. The confidence is over the draw of "
+            "the labels, which must be uniform and must have chosen nothing before. It stays true when rows labelled "
+            "harmful leave the set, not when rows labelled benign do. It counts what the labellers call harmful in "
+            "this dataset: it says nothing about other data, wrong labels, or what a model tuned on the kept rows "
+            "will say."
+        )
+
+    def _shortfall(self, drawn: str) -> str:
+        what = (
+            f"{drawn} cannot show, with confidence {1 - self.delta:.0%}, that any kept set holds at most "
+            f"{self.alpha:.2%} harmful rows"
+        )
+        if self.errored_kept:
+            what += f" ({_rows(self.errored_kept)} without a score are kept and taken as harmful)"
+        if self.steps:
+            first = self.steps[0]
+            what += (
+                f": the smallest set tried, {_rows(first.kept)}, has {first.harmful} harmful of {first.labels} labels "
+                f"(p = {first.p_value:.2g})"
+            )
+        else:
+            what += ", were none of them harmful"
+        if self.labels_needed is None:
+            return f"{what}. At the rates seen no number of labels would do: a better score or a larger alpha would."
+        return (
+            f"{what}. About {self.labels_needed - self.labels} more labels would be needed, if harmful ones turn up "
+            "at the rates seen; nothing is said about the rows that are kept."
         )
 
 

@@ -19,12 +19,13 @@ from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.render import Readout, Renderer
 from saft_hf.result import FilterResult
 from saft_hf.scorer import inputs
-from saft_hf.scorer.base import ScorerBase
 from saft_hf.scorer.card import public_name
+from saft_hf.scorer.certifying import CertifyingScorer
 from saft_hf.scorer.fitted import Fitted
 from saft_hf.scorer.fitting import final_statuses, fit_scorer, undecided
 from saft_hf.scorer.pool import pool_scores
 from saft_hf.scorer.referenced import Reference
+from saft_hf.scorer.suggested import answered, is_informative
 from saft_hf.scorer.task import PUBLISHED_KS, Task
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 SCORE, STATUS = "saft_score", "saft_status"
 
 
-class SAFTScorer(ScorerBase):
+class SAFTScorer(CertifyingScorer):
     """Scores rows of fine-tuning data by the hidden states of the model that is to be tuned.
 
     The constructor loads nothing. `fit` learns from a pool; after that the scorer is a callable for
@@ -105,7 +106,8 @@ class SAFTScorer(ScorerBase):
             label_column: their label; by default the one column named `is_safe`, `safe`, `is_harmful`, `harmful` or
                 `unsafe`.
             harmful_value: the value that marks a harmful row, where the column's name does not say.
-            label_sampling: `uniform` where the labelled rows were drawn at random from the pool, else `other`.
+            label_sampling: `uniform` where the labelled rows were drawn at random from the pool, else `other`. Rows
+                that `suggest_labels` laid out say so themselves, and may be labelled in part.
             aim: what the threshold is chosen for, on the labels. `benign_loss=0.05`: lose at most that share of the
                 benign rows (the default, but for `saft`). `recall=0.9`: remove at least that share of the harmful rows.
                 `share=0.1`: remove at most that share of all rows. `f1`: the best F1 (the default for `saft`).
@@ -126,11 +128,13 @@ class SAFTScorer(ScorerBase):
         if label_sampling not in ("uniform", "other"):
             raise SAFTInputError(f"`label_sampling` must be 'uniform' or 'other', not {label_sampling!r}.")
         pool = inputs.as_pool(pool, fit_rows)
-        harmful, column = None, None
+        harmful, column, uniform = None, None, label_sampling == "uniform"
         if labelled is not None:
             inputs.check_dataset(labelled)
             column = resolve_label_column(labelled.column_names, label_column)
-            harmful = read_labels(labelled[column], column, harmful_value)
+            labelled, labels = answered(labelled, column)
+            harmful = read_labels(labels, column, harmful_value)
+            uniform = uniform and not is_informative(labelled).any()
         self.fitted_, self._reader = None, None
         world, source = World(), self._open_source()
         renderer = self._renderer()
@@ -154,7 +158,7 @@ class SAFTScorer(ScorerBase):
                     aim=None if aim is None else ThresholdAim.parse(aim),
                     harmful=harmful,
                     label_column=column,
-                    uniform=label_sampling == "uniform",
+                    uniform=uniform,
                 ),
             )
         finally:

@@ -52,12 +52,13 @@ def test_each_feature_sees_its_own_format_and_plain_words_have_none() -> None:
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
 def test_the_kept_share_has_scipys_interval(rows: list[tuple[bool, bool]]) -> None:
     kept, member = zip(*rows, strict=True)
-    found = kept_share(kept, member)
+    found = kept_share("refusals", kept, member)
     assert found["rows"] == sum(member)
     assert found["kept"] == sum(a and b for a, b in rows)
     if found["rows"]:
         interval = binomtest(found["kept"], found["rows"]).proportion_ci(0.95, method="exact")
         assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high))
+        assert len(found["warnings"]) == (found["kept"] / found["rows"] < found["warn_below"])
     else:
         assert found["share"] is None
     json.dumps(found, allow_nan=False)
@@ -85,6 +86,6 @@ def test_lengths_that_differ_are_errors() -> None:
     with pytest.raises(SAFTInputError, match="tokens must hold one number for each of 2 rows"):
         correlations([1.0, 2.0], {"tokens": [1]})
     with pytest.raises(SAFTInputError, match="member must hold one value for each of 2 rows"):
-        kept_share([True, False], [True])
+        kept_share("refusals", [True, False], [True])
     with pytest.raises(SAFTInputError, match="keys must hold one value for each of 2 rows"):
         leverage([1.0, 2.0], ["a"])

@@ -35,7 +35,6 @@ def test_the_parts_are_disjoint_of_the_size_asked_for_scored_and_new(data: st.Da
     found = suggest_rows(scores, **options)
     assert set(found.rows.tolist()) <= free
     assert len(set(found.rows.tolist())) == len(found.rows) == uniform + informative
-    assert (np.diff(found.rows) > 0).all()
     assert len(found.of(Purpose.UNIFORM)) == uniform
     assert len(found.of(Purpose.INFORMATIVE)) == informative
     again = suggest_rows(scores, **options)
@@ -81,3 +80,11 @@ def test_without_a_threshold_the_informative_part_spreads_over_all_scores() -> N
     scores = np.random.default_rng(1).permutation(1000).astype(float)
     found = suggest_rows(scores, uniform=0, informative=10, threshold=None)
     assert sorted(scores[found.rows] // 100) == list(range(10))
+
+
+def test_the_first_rows_are_as_uniform_as_all_of_them() -> None:
+    counts = np.zeros(20)
+    for seed in range(3000):
+        found = suggest_rows(np.arange(20.0), uniform=8, seed=seed)
+        counts[found.rows[:2]] += 1
+    assert chisquare(counts).pvalue > 1e-3
