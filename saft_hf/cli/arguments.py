@@ -95,6 +95,10 @@ class ScorerArguments:
     cache_dir: str | None = field(
         default=None, metadata={"help": "Where vectors are kept; by default `saft` in the Hugging Face home."}
     )
+    refusal_column: str | None = field(
+        default=None,
+        metadata={"help": "A column of booleans that says which rows are safe refusals, to see their loss."},
+    )
 
 
 @dataclass

@@ -90,7 +90,11 @@ def filter_and_save(arguments: Arguments) -> tuple[FilterResult, SAFTScorer, Dat
     world = World()
     pool, labelled = load_pool_and_labels(dataset)
     scorer = fitted_scorer(arguments, pool, labelled)
-    result = scorer.filter(pool, on_error=options.on_error)  # type: ignore[arg-type] # filter says what it takes
+    result = scorer.filter(
+        pool,
+        on_error=options.on_error,  # type: ignore[arg-type] # filter says what it takes
+        refusal_column=options.refusal_column,
+    )
     with world.together("saving"):
         if world.is_main:
             result.save(folder, file_format=output.output_format)  # type: ignore[arg-type]

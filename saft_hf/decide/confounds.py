@@ -15,7 +15,7 @@ from saft_hf.decide.estimate import clopper_pearson
 from saft_hf.errors import SAFTInputError
 
 WARN_CORRELATION = 0.3
-"""|Spearman's rho| above which a confound is named in a warning."""
+"""|Spearman's rho| above which a confound is named in a warning; on few rows three standard errors, if that is more."""
 
 WARN_LEVERAGE = 0.2
 """Share of the pool's energy above which one row, or the copies of one, is named in a warning."""
@@ -73,9 +73,8 @@ def correlations(scores: ArrayLike, features: Mapping[str, ArrayLike]) -> dict[s
         SAFTInputError: A feature has another number of rows.
 
     Example:
-        >>> found = correlations([1.0, 2.0, 3.0], {"tokens": [5, 6, 9]})
-        >>> found["spearman"], found["warnings"]
-        ({'tokens': 1.0}, ['The score rises with tokens (Spearman 1.00 on 3 rows): it may measure that, not harm.'])
+        >>> correlations(np.arange(150), {"tokens": np.arange(150)})["warnings"]
+        ['The score rises with tokens (Spearman 1.00 on 150 rows): it may measure that, not harm.']
     """
     values = np.asarray(scores, dtype=np.float64)
     scored = ~np.isnan(values)
@@ -86,13 +85,14 @@ def correlations(scores: ArrayLike, features: Mapping[str, ArrayLike]) -> dict[s
             raise SAFTInputError(f"{name} must hold one number for each of {values.size} rows; found {feature.shape}")
         found[name] = _spearman(values[scored], feature[scored])
     rows = int(scored.sum())
+    level = max(WARN_CORRELATION, min(1.0, 3 / math.sqrt(max(rows - 1, 1))))
     warnings = [
         f"The score {'rises' if rho > 0 else 'falls'} with {name} (Spearman {rho:.2f} on {rows} rows): it may measure "
         "that, not harm."
         for name, rho in found.items()
-        if rho is not None and abs(rho) > WARN_CORRELATION
+        if rho is not None and abs(rho) > level
     ]
-    return {"rows": rows, "spearman": found, "warn_above": WARN_CORRELATION, "warnings": warnings}
+    return {"rows": rows, "spearman": found, "warn_above": level, "warnings": warnings}
 
 
 def kept_share(group: str, kept: ArrayLike, member: ArrayLike, *, confidence: float = 0.95) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from saft_hf.result import FilterResult
 from saft_hf.scorer import inputs
 from saft_hf.scorer.card import public_name
 from saft_hf.scorer.certifying import CertifyingScorer
+from saft_hf.scorer.confounding import side_effects
 from saft_hf.scorer.fitted import Fitted
 from saft_hf.scorer.fitting import final_statuses, fit_scorer, undecided
 from saft_hf.scorer.pool import pool_scores
@@ -262,6 +263,7 @@ class SAFTScorer(CertifyingScorer):
         on_refusal: Literal["raise", "keep"] | None = None,
         label_column: str | None = None,
         harmful_value: str | int | bool | None = None,
+        refusal_column: str | None = None,
     ) -> FilterResult:
         """Remove the rows whose score is above the threshold.
 
@@ -275,9 +277,12 @@ class SAFTScorer(CertifyingScorer):
                 it overrides the score (reason `label`). The rows that `fit` was given labels for are decided by them
                 in every method but `saft`, which knows scores only.
             harmful_value: the value that marks a harmful row, where the column's name does not say.
+            refusal_column: a column of booleans that says which rows are safe refusals, the most valuable rows for
+                safety: the summary tells how many of them are kept.
 
         Returns:
-            Kept, removed and errored rows, with counts and reasons.
+            Kept, removed and errored rows, with counts and reasons. The summary warns where the score follows length,
+            format or language, or hangs on one row.
 
         Raises:
             SAFTUndecidedError: there is no threshold, or nothing would be kept, and neither this call nor `fit` was
@@ -318,5 +323,6 @@ class SAFTScorer(CertifyingScorer):
             "threshold": threshold,
             "filtered": threshold is not None,
             "refusal": refusal,
+            **side_effects(self._renderer(), dataset, scores, survey, decisions, fitted.k is not None, refusal_column),
         }
         return FilterResult(dataset, scores, statuses, decisions, summary)

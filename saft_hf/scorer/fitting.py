@@ -12,6 +12,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from saft_hf.decide import flagged, near_threshold
+from saft_hf.decide.estimate import clopper_pearson
 from saft_hf.embed.cells import readouts_of
 from saft_hf.embed.extract import Embedded, Extractor
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
@@ -145,6 +146,7 @@ def _summary(
         "pool": pool,
         "padding_share": round(embedded.plan.padding_share, 4),
         "labels": None if task.harmful is None else _labels(task.harmful, task.label_column),
+        "harmful_share": _share(task),
         "threshold_from": found.threshold_from,
         "expected_share": task.expected_share,
         "refusal": refusal,
@@ -158,6 +160,13 @@ def _labels(labels: NDArray[np.bool_], column: str | None) -> Mapping[str, Any]:
     rows, harmful = len(labels), int(labels.sum())
     says = f"{harmful} of {rows} labelled rows are harmful"
     return {"rows": rows, "harmful": harmful, "column": column, "says": says}
+
+
+def _share(task: Task) -> Mapping[str, Any] | None:
+    """The pool's harmful share before filtering, which labels tell only where they were drawn uniformly from it."""
+    if task.harmful is None or not task.uniform:
+        return None
+    return clopper_pearson(int(task.harmful.sum()), len(task.harmful)).as_dict()
 
 
 _NOTES = {

@@ -1,0 +1,86 @@
+"""`saft-hf suggest-labels` and `saft-hf certify` do what the Python API does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from saft_hf import SAFTScorer
+from saft_hf.cli.data import load_rows
+from saft_hf.cli.main import main
+from saft_hf.demo import demo_rows_path
+
+
+@pytest.fixture(autouse=True)
+def own_datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def basics(scorer: SAFTScorer, store_dir: Path, tmp_path: Path) -> list[str]:
+    scorer.save_pretrained(tmp_path / "fitted")
+    words = {
+        "scorer": tmp_path / "fitted",
+        "dataset_name": demo_rows_path(),
+        "cache_dir": store_dir,
+        "output_dir": tmp_path / "out",
+    }
+    return [str(word) for name, value in words.items() for word in (f"--{name}", value)]
+
+
+def test_suggest_then_certify(
+    basics: list[str], scorer: SAFTScorer, demo_pool: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["suggest-labels", *basics, "--uniform", "150", "--informative", "20", "--seed", "5"]) == 0
+    path = tmp_path / "out" / "labels.jsonl"
+    assert str(path) in capsys.readouterr().out
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows == scorer.suggest_labels(demo_pool, uniform=150, informative=20, seed=5).to_list()
+
+    labelled = [{**row, "is_harmful": not demo_pool["is_safe"][row["saft_row"]]} for row in rows]
+    labelled[-1]["is_harmful"] = None
+    path.write_text("".join(json.dumps(row) + "\n" for row in labelled))
+    words = ["--fresh_labels", str(path), "--alpha", "0.2", "--delta", "0.2"]
+    assert main(["certify", *basics, *words]) == 0
+    expected = scorer.certify(demo_pool, load_rows(str(path)), alpha=0.2, delta=0.2)
+    assert json.loads((tmp_path / "out" / "certificate.json").read_text()) == json.loads(json.dumps(expected.as_dict()))
+    assert expected.says() in capsys.readouterr().out
+    assert (tmp_path / "out" / "scorer" / "config.json").read_bytes() == (
+        tmp_path / "fitted" / "config.json"
+    ).read_bytes()
+
+
+def test_a_file_of_labels_is_never_written_over(
+    basics: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "labels.jsonl").write_text("{}")
+    assert main(["suggest-labels", *basics]) == 2
+    assert "is there already and may hold labels" in capsys.readouterr().err
+    assert (tmp_path / "out" / "labels.jsonl").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "message"),
+    [
+        ("certify", [], "`--fresh_labels` is needed"),
+        ("certify", ["--fresh_labels", "/no/such.jsonl"], "no file /no/such.jsonl"),
+        ("certify", ["--fresh_labels", "DEMO"], "100 of 600 fresh labels"),
+        ("suggest-labels", ["--labels_file", "../labels.jsonl"], "must be a name that ends in .jsonl or .csv"),
+        ("suggest-labels", ["--labels_file", "labels.xlsx"], "must be a name that ends in .jsonl or .csv"),
+        ("suggest-labels", ["--labels_file", "labels.csv"], "columns ['messages'] are no plain values"),
+        ("suggest-labels", ["--uniform", "9999"], "9999 uniform and 0 informative rows were asked for"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    command: str, words: list[str], message: str, basics: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(demo_rows_path()) if word == "DEMO" else word for word in words]
+    assert main([command, *basics, *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
