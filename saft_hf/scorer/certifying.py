@@ -42,8 +42,8 @@ class CertifyingScorer(ScorerBase):
         Args:
             dataset: the rows to draw from.
             uniform: how many to draw at random; their labels may certify, estimate shares, or fit.
-            informative: how many to take near the threshold, spread over prompts and scores; their labels are for
-                fitting alone.
+            informative: how many to take near the threshold, spread over different rows and scores; their labels are
+                for fitting alone.
             seed: of the draw.
 
         Returns:
@@ -132,19 +132,18 @@ class CertifyingScorer(ScorerBase):
             )
         used = list(fitted.labelled.among(survey.identities))
         excluded = np.union1d(np.asarray(used, dtype=np.int64), rows[given.informative])
-        drawn, harmful = rows[given.counts], given.harmful
-        population: dict[str, Any] = {"excluded": excluded, "strata": strata and strata[0]}
         errored = np.setdiff1d(np.flatnonzero(np.isnan(scores)), excluded).size if on_error == "keep" else 0
-        found = certify_kept(scores, drawn, harmful, alpha=alpha, delta=delta, errored_kept=errored, **population)
+        own, labels = scores.astype(np.float64), (rows[given.counts], given.harmful)
+        population: dict[str, Any] = {"excluded": excluded, "strata": strata and strata[0]}
+        found = certify_kept(own, *labels, alpha=alpha, delta=delta, errored_kept=errored, **population)
         found = replace(found, unanswered=given.unanswered, informative=int(given.informative.sum()))
-        if fitted.threshold is None or not (scores <= fitted.threshold).any() or found.labels == 0:
-            return found
+        at = fitted.threshold
+        if at is None or not found.labels or not np.setdiff1d(np.flatnonzero(own <= at), excluded).size:
+            return found  # there is no row kept at a threshold in use, or no label to tell
         return replace(
             found,
-            in_use=certify_at(
-                scores, drawn, harmful, fitted.threshold, delta=delta, errored_kept=errored, **population
-            ),
-            shares=harmful_shares(scores, drawn, harmful, fitted.threshold, **population),
+            in_use=certify_at(own, *labels, at, delta=delta, errored_kept=errored, **population),
+            shares=harmful_shares(own, *labels, at, **population),
         )
 
 

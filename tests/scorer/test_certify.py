@@ -132,6 +132,15 @@ def test_rows_without_a_score_that_are_kept_count_as_harmful(scorer: SAFTScorer,
         scorer.certify(pool, fresh, alpha=0.2, on_error="raise")
 
 
+def test_where_no_row_is_kept_at_the_threshold_only_the_certificate_is_left(
+    scorer: SAFTScorer, demo_model: str, shuffled: Dataset, store_dir: Path
+) -> None:
+    empty = SAFTScorer(demo_model, method="saft", layer=2, k=1, threshold=-1.0, cache_dir=store_dir)
+    empty.fit(shuffled, on_refusal="keep")
+    found = empty.certify(shuffled, shuffled.select(alone(shuffled)[:100]), alpha=0.4)
+    assert (found.in_use, found.shares, found.population) == (None, None, len(shuffled))
+
+
 # -- suggested rows ------------------------------------------------------------------------------------------------
 
 
