@@ -166,9 +166,11 @@ class SuggestArguments:
 Own = TypeVar("Own")
 
 
-def parse_with(command: str, argv: Sequence[str], own: type[Own]) -> tuple[Arguments, Own]:
+def parse_with(
+    command: str, argv: Sequence[str], own: type[Own], defaults: dict[str, Any] | None = None
+) -> tuple[Arguments, Own]:
     """As `parse`, with the options of one command's own."""
-    *shared, options = _read(command, argv, (own,), None)
+    *shared, options = _read(command, argv, (own,), defaults)
     arguments: Arguments = tuple(shared)
     return arguments, options
 

@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Value
 from saft_hf.atomic import replacing
 from saft_hf.cli.arguments import SuggestArguments, parse_with
 from saft_hf.cli.data import load_pool_and_labels
-from saft_hf.cli.pipeline import SCORER, fitted_scorer, output_folder, print_table
+from saft_hf.cli.pipeline import fitted_scorer, output_folder, print_table
 from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError
 
@@ -18,12 +18,13 @@ _KINDS = (".jsonl", ".csv")
 
 
 def run(argv: Sequence[str]) -> None:
-    """Fit or load a scorer, choose rows, write them with an empty label column, save the scorer.
+    """Fit or load a scorer, choose rows, write them with an empty label column.
 
     Raises:
         SAFTInputError: the file's kind is unknown, or cannot hold the rows; or the file is there already.
     """
-    arguments, own = parse_with("suggest-labels", argv, SuggestArguments)
+    # Where no decision can be taken, labels are what helps: that must not stop their draw.
+    arguments, own = parse_with("suggest-labels", argv, SuggestArguments, {"on_refusal": "keep"})
     _, dataset, _, output = arguments
     if Path(own.labels_file).name != own.labels_file or not own.labels_file.endswith(_KINDS):
         raise SAFTInputError(
@@ -41,10 +42,7 @@ def run(argv: Sequence[str]) -> None:
         if not world.is_main:
             return
         _write(rows, target)
-        scorer.save_pretrained(folder / SCORER)
-        print_table(
-            {"to label at random": own.uniform, "near the threshold": own.informative, "scorer": folder / SCORER}
-        )
+        print_table({"drawn at random": own.uniform, "near the threshold": own.informative})
         print(
             f"Fill in the column `is_harmful` of {target} (true or false), from the top. Then give the file as "
             "`--labelled_name` to fit on it, or as `--fresh_labels` to `saft-hf certify`: not to both. It holds the "

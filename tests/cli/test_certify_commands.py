@@ -54,6 +54,17 @@ def test_suggest_then_certify(
     ).read_bytes()
 
 
+def test_a_fit_that_cannot_tell_does_not_stop_the_draw(
+    basics: list[str], demo_model: str, demo_pool: Dataset, tmp_path: Path
+) -> None:
+    words = [*basics[2:], "--model_name_or_path", demo_model, "--method", "saft", "--layer", "2", "--threshold", "-1"]
+    assert main(["filter", *words]) == 2
+    assert main(["suggest-labels", *words, "--uniform", "5", "--labels_file", "some.jsonl"]) == 0
+    rows = load_rows(str(tmp_path / "out" / "some.jsonl"))
+    assert rows["messages"][:] == demo_pool.select(rows["saft_row"])["messages"][:]
+    assert not (tmp_path / "out" / "scorer").exists()
+
+
 def test_a_file_of_labels_is_never_written_over(
     basics: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
