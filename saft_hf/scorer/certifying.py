@@ -60,7 +60,7 @@ class CertifyingScorer(ScorerBase):
             uniform=uniform,
             informative=informative,
             threshold=fitted.threshold,
-            labelled=list(fitted.labelled.among(survey.identities)),
+            labelled=fitted.labelled.used(survey.identities),
             groups=[key.tobytes() for key in survey.keys],
             seed=seed,
         )
@@ -122,18 +122,17 @@ class CertifyingScorer(ScorerBase):
         scores, _, survey = self._scores(dataset)
         fresh = survey_dataset(fresh_labels, self._renderer(), fitted.captured, World())
         rows = match_rows(survey.identities, fresh.identities, strata)
-        overlap = find_keys(fitted.labelled.identities, fresh.identities[given.counts]) >= 0
-        if overlap.any():
+        counts = np.flatnonzero(given.counts)
+        if (overlap := counts[fitted.labelled.used(fresh.identities[counts])]).size:
             raise SAFTInputError(
-                f"{int(overlap.sum())} of {int(given.counts.sum())} fresh labels are of rows that the scorer was "
-                f"fitted on (rows {_show(np.flatnonzero(given.counts)[overlap])} of fresh_labels), by their tokens: a "
+                f"{overlap.size} of {counts.size} fresh labels are of rows that the scorer was fitted on (rows "
+                f"{_show(overlap)} of fresh_labels), by their tokens: a "
                 "certificate needs labels that chose nothing. Draw and label other rows, for example those that "
                 "`suggest_labels` gives."
             )
-        used = list(fitted.labelled.among(survey.identities))
-        excluded = np.union1d(np.asarray(used, dtype=np.int64), rows[given.informative])
+        excluded = np.union1d(fitted.labelled.used(survey.identities), rows[given.informative])
         errored = np.setdiff1d(np.flatnonzero(np.isnan(scores)), excluded).size if on_error == "keep" else 0
-        own, labels = scores.astype(np.float64), (rows[given.counts], given.harmful)
+        own, labels = scores.astype(np.float64), (rows[counts], given.harmful)
         population: dict[str, Any] = {"excluded": excluded, "strata": strata and strata[0]}
         found = certify_kept(own, *labels, alpha=alpha, delta=delta, errored_kept=errored, **population)
         found = replace(found, unanswered=given.unanswered, informative=int(given.informative.sum()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from saft_hf.decide.certificate import certify_at, certify_kept
 from saft_hf.decide.estimate import harmful_shares
 from saft_hf.errors import SAFTInputError
 from saft_hf.scorer.certifying import match_rows
+from saft_hf.scorer.fitted import LabelledRows
 
 FITTED = 100
 
@@ -64,6 +66,16 @@ def test_labels_that_were_fitted_on_are_refused_by_their_tokens(scorer: SAFTScor
     fresh = fresh.map(lambda row: {"category": "unknown"})
     with pytest.raises(SAFTInputError, match=r"2 of 52 fresh labels .* fitted on \(rows 50, 51 of"):
         scorer.certify(shuffled, fresh, alpha=0.1)
+
+
+def test_rows_that_people_disagree_on_were_fitted_on_too(scorer: SAFTScorer, shuffled: Dataset) -> None:
+    fresh = shuffled.select(alone(shuffled)[:60])
+    known = scorer.fitted_.labelled
+    split = copy(scorer)
+    split.fitted_ = replace(scorer.fitted_, labelled=LabelledRows(known.identities, np.full_like(known.harmful, -1)))
+    assert split.certify(shuffled, fresh, alpha=0.2) == scorer.certify(shuffled, fresh, alpha=0.2)
+    with pytest.raises(SAFTInputError, match="1 of 1 fresh labels"):
+        split.certify(shuffled, shuffled.select([3]), alpha=0.2)
 
 
 def test_a_label_of_no_row_is_refused(scorer: SAFTScorer, shuffled: Dataset) -> None:
@@ -188,6 +200,7 @@ def test_only_the_uniform_rows_certify_and_the_others_leave_the_population(
 def test_suggest_label_fit_suggest_certify(
     kind: str, scorer: SAFTScorer, demo_model: str, shuffled: Dataset, store_dir: Path, tmp_path: Path
 ) -> None:
+    shuffled = shuffled.select(range(450))
     rows: Any = shuffled
     if kind == "csv":
         rows = Dataset.from_dict(
@@ -204,10 +217,10 @@ def test_suggest_label_fit_suggest_certify(
         reader = kind.removesuffix("l")
         return load_dataset(reader, data_files=path, split="train", cache_dir=str(tmp_path / "datasets"))
 
-    first = SAFTScorer(demo_model, method="saft", layer=2, cache_dir=store_dir).fit(rows)
+    options: dict[str, Any] = {"layer": 2, "readout": "response_mean", "cache_dir": store_dir}  # embedded once for both
+    first = SAFTScorer(demo_model, method="saft", **options).fit(rows)
     labelled = through_a_file(label(first.suggest_labels(rows, uniform=110), rows, answers=100), "first")
-    fitted = SAFTScorer(demo_model, method="directed", layer=2, readout="response_mean", cache_dir=store_dir)
-    fitted.fit(rows, labelled)
+    fitted = SAFTScorer(demo_model, method="directed", **options).fit(rows, labelled)
     assert fitted.summary_["labels"]["rows"] == 100
     second = through_a_file(label(fitted.suggest_labels(rows, uniform=200, informative=20), rows), "second")
     assert not set(second["saft_row"]) & set(labelled.select(range(100))["saft_row"])
