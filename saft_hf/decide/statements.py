@@ -133,7 +133,8 @@ class Certificate:
         """The figures for JSON; no row numbers, no text."""
         certified = asdict(self.certified) if self.certified else None
         in_use = self.in_use.as_dict() if self.in_use else None
-        return {**asdict(self), "certified": certified, "in_use": in_use, "says": self.says()}
+        steps = [asdict(step) for step in self.steps]
+        return {**asdict(self), "steps": steps, "certified": certified, "in_use": in_use, "says": self.says()}
 
     def says(self) -> str:
         """What it bounds and what not, for a report; then what is known of the rows kept at the threshold in use."""

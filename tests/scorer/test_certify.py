@@ -56,6 +56,7 @@ def test_it_is_certify_kept_on_the_scores_of_rows_that_were_not_fitted_on(
     for part in (expected, found.in_use, found.shares):
         assert part.says() in found.says()
     told = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert told == found.as_dict()
     assert told["in_use"]["share"] == found.in_use.share
     assert told["says"] == found.says()
 
