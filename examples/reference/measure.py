@@ -65,7 +65,10 @@ class Reader:
         embedded = self.extractor.embed(dataset)
         place = embedded.plan.row_to_unique
         place = place[place >= 0]
-        found = {name: np.concatenate([part for _, part in embedded.leaves(name)])[place] for name in self.cells.names}
+        found = {
+            name: np.concatenate([part[name] for _, part in embedded.leaves((name,))])[place]
+            for name in self.cells.names
+        }
         whole = np.all([np.isfinite(vectors).all(axis=1) for vectors in found.values()], axis=0)
         return {name: vectors[whole] for name, vectors in found.items()}
 
