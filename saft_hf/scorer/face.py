@@ -123,7 +123,7 @@ class SAFTScorer(CertifyingScorer):
             SAFTUndecidedError: the choice cannot be told from chance, a class has too few labels, or the threshold
                 would remove nearly all or nothing. Scores can be taken all the same.
         """
-        inputs.check_options(self, labelled is not None, aim)
+        method = inputs.method_of(self, labelled is not None, aim)
         if on_refusal not in ("raise", "keep"):
             raise SAFTInputError(f"`on_refusal` must be 'raise' or 'keep', not {on_refusal!r}.")
         if label_sampling not in ("uniform", "other"):
@@ -139,7 +139,6 @@ class SAFTScorer(CertifyingScorer):
         self.fitted_, self._reader = None, None
         world, source = World(), self._open_source()
         renderer = self._renderer()
-        method = self.method or ("reference" if labelled is None else "auto")
         reference = Reference.of(self.reference) if method == "reference" else None
         cells = self._cells(method, renderer, pool)
         try:

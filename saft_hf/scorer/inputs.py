@@ -112,8 +112,10 @@ def pick_readouts(renderer: Renderer, pool: Dataset) -> tuple[Readout, Readout]:
     return Readout.START, Readout.MEAN
 
 
-def check_options(scorer: ScorerBase, has_labels: bool, aim: str | None) -> None:
-    """Refuse options of a scorer that no fit can follow, before anything is loaded.
+def method_of(scorer: ScorerBase, has_labels: bool, aim: str | None) -> str:
+    """The method of a fit: `auto` with labels and `reference` without, unless one is named.
+
+    Options that no fit can follow are refused, before anything is loaded.
 
     Raises:
         SAFTInputError: an option has an unknown value, or options do not go together.
@@ -126,14 +128,19 @@ def check_options(scorer: ScorerBase, has_labels: bool, aim: str | None) -> None
         raise SAFTInputError(f"`threshold` must be a finite number, not {scorer.threshold}.")
     if scorer.expected_share is not None and not 0 < scorer.expected_share < 1:
         raise SAFTInputError(f"`expected_share` must be between 0 and 1, not {scorer.expected_share}.")
-    if scorer.method in ("directed", "auto") and not has_labels:
+    method = scorer.method or ("auto" if has_labels else "reference")
+    if method in ("directed", "auto") and not has_labels:
         raise SAFTInputError(
-            f"`method={scorer.method!r}` learns from labels: give `labelled`, about 100 rows that people labelled."
+            f"`method={method!r}` learns from labels: give `labelled`, about 100 rows that people labelled."
         )
-    if scorer.k is not None and scorer.method in ("directed", "reference"):
-        raise SAFTInputError(f"`k` belongs to the published score; `method={scorer.method!r}` has none. Leave it out.")
+    if scorer.k is not None and method in ("directed", "reference"):
+        raise SAFTInputError(
+            f"`k`={scorer.k} belongs to the published score, which `method={method!r}` does not use. Leave it out, or "
+            "say `method='saft'`."
+        )
     if aim is not None and not has_labels:
         raise SAFTInputError(
             f"`aim={aim!r}` chooses a threshold on labels: give `labelled`. Without labels, `expected_share` or "
             "`threshold` choose it."
         )
+    return method

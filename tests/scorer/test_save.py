@@ -143,7 +143,13 @@ def test_nothing_that_belongs_to_a_person_or_machine_is_kept(
 ) -> None:
     with caplog.at_level(logging.DEBUG):
         scorer = SAFTScorer(
-            demo_model, layer=2, k=1, threshold=0.3, token=TOKEN, trust_remote_code=True, cache_dir=store_dir
+            demo_model,
+            method="saft",
+            layer=2,
+            threshold=0.3,
+            token=TOKEN,
+            trust_remote_code=True,
+            cache_dir=store_dir,
         ).fit(demo_pool.select(range(30)))
         scorer.save_pretrained(tmp_path / "scorer")
         scorer.filter(demo_pool.select(range(30))).save(tmp_path / "result")
