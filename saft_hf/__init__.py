@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = version("saft-hf")
 
 if TYPE_CHECKING:
-    from saft_hf.errors import SAFTArtifactError, SAFTError, SAFTInputError, SAFTUndecidedError
+    from saft_hf.errors import SAFTArtifactError, SAFTError, SAFTHubError, SAFTInputError, SAFTUndecidedError
     from saft_hf.result import FilterResult
     from saft_hf.scorer import SAFTScorer
     from saft_hf.train import SAFTSFTConfig, SAFTSFTTrainer
@@ -19,6 +19,7 @@ _EXPORTS = {
     "FilterResult": "saft_hf.result",
     "SAFTArtifactError": "saft_hf.errors",
     "SAFTError": "saft_hf.errors",
+    "SAFTHubError": "saft_hf.errors",
     "SAFTInputError": "saft_hf.errors",
     "SAFTSFTConfig": "saft_hf.train",
     "SAFTSFTTrainer": "saft_hf.train",
@@ -30,6 +31,7 @@ __all__ = [
     "FilterResult",
     "SAFTArtifactError",
     "SAFTError",
+    "SAFTHubError",
     "SAFTInputError",
     "SAFTSFTConfig",
     "SAFTSFTTrainer",

@@ -17,3 +17,7 @@ class SAFTUndecidedError(SAFTError):
 
 class SAFTArtifactError(SAFTError):
     """A saved scorer is damaged, hostile, or belongs to another model, revision or chat template."""
+
+
+class SAFTHubError(SAFTError):
+    """The Hub was not reached, or refused. What was to be pushed is still here, and the message says where."""

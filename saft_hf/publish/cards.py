@@ -108,6 +108,12 @@ def render_card(name: str, values: Mapping[str, Any]) -> str:
     Example:
         >>> Path("README.md").write_text(render_card("scorer", card))  # doctest: +SKIP
     """
+    metadata = ModelCardData(base_model=values.get("model"), library_name="saft_hf", tags=["saft", "data-filtering"])
+    return fill(name, {**values, "metadata": metadata.to_yaml()})
+
+
+def fill(name: str, values: Mapping[str, Any]) -> str:
+    """Fill a template of `model_cards/`; a name that it asks for and that is not there is an error."""
     environment = Environment(  # noqa: S701 - Markdown, not HTML: the Hub sanitises what it shows
         loader=FileSystemLoader(_FOLDERS),
         undefined=StrictUndefined,
@@ -116,8 +122,7 @@ def render_card(name: str, values: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["code"] = _code
-    metadata = ModelCardData(base_model=values.get("model"), library_name="saft_hf", tags=["saft", "data-filtering"])
-    return environment.get_template(f"{name}.md.jinja").render(values, metadata=metadata.to_yaml())
+    return environment.get_template(f"{name}.md.jinja").render(values)
 
 
 def _code(value: object) -> str:
