@@ -10,11 +10,15 @@ from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset
+from huggingface_hub import CommitInfo
 from numpy.typing import NDArray
 
 from saft_hf.atomic import replacing, replacing_folder
 from saft_hf.decide import Decisions, write_audit
 from saft_hf.errors import SAFTInputError
+from saft_hf.publish import Destination, push_files
+from saft_hf.publish.hub import PRIVATE
+from saft_hf.pushed import PushedSplit
 
 AUDIT_FILE = "audit.parquet"
 SUMMARY_FILE = "saft_summary.json"
@@ -133,6 +137,69 @@ class FilterResult:
             path: the parquet file; its folder must exist.
         """
         write_audit(path, self._batches(), self.scores, self.statuses, self.decisions)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        config_name: str | None = None,
+        split: str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        num_shards: int | None = None,
+        source: str | None = None,
+        include_indices: bool = False,
+        include_removed: bool = False,
+    ) -> CommitInfo:
+        """Push the rows to train on, with a card that says what was filtered and how.
+
+        All of it is one commit: rows as parquet, the card merged into one that stands, counts, a picture of the
+        scores (with `saft-hf[plots]`), and in a private repository the audit. Other splits and configurations stay,
+        pushing the same again changes nothing, and what a failed push left out is kept on this machine.
+
+        Args:
+            repo_id: `user/name`, made where it is missing.
+            config_name: configuration; by default that of the input.
+            split: by default that of the input, else `train`.
+            private: None: a new repository is private, one that stands stays what it is. True: it must be private.
+                False: a new one is public.
+            revision: branch; made where it is missing.
+            token: by default the one that is logged in.
+            commit_message: of the commit.
+            create_pr: open a pull request instead.
+            num_shards: parquet files; by default one for each 500 MB.
+            source: Hub id of the dataset that was filtered, `user/name` or `user/name@revision`, for the card.
+            include_indices: the audit goes to a public repository too: indices, digests and scores of all rows.
+            include_removed: the removed rows go too, into a folder of their own; only to a private repository.
+
+        Returns:
+            The commit; with `create_pr` also the pull request.
+
+        Raises:
+            SAFTInputError: the repository is public and may not have this, or its card cannot be merged.
+            SAFTHubError: the Hub refuses, or is not reached. The message says where the files are and how to push them.
+            OSError: the files cannot be written; nothing was pushed.
+
+        Example:
+            >>> result.push_to_hub("me/filtered", source="me/rows")  # doctest: +SKIP
+        """
+        rows = self.train_rows()
+        place = PushedSplit.of(rows, repo_id, config_name, split, source or self.summary.get("source"))
+        shown = {**self.summary, "source": place.source}
+
+        def write(folder: Path) -> None:
+            private_folder = folder / PRIVATE
+            private_folder.mkdir()
+            self.save_audit(private_folder / f"audit-{place.name}.parquet")
+            if include_removed:
+                self.removed.with_format(None).to_parquet(private_folder / f"removed-{place.name}.parquet")
+            place.write(folder, rows, num_shards, self.scores, shown, removed_rows=include_removed)
+
+        to = Destination(repo_id, "dataset", revision, token, private, commit_message, create_pr, audit=include_indices)
+        return push_files(write, to, place.name)
 
     def _batches(self) -> Iterator[list[dict[str, Any]]]:
         plain = self._dataset.with_format(None)

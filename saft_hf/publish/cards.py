@@ -121,10 +121,18 @@ def fill(name: str, values: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["code"] = _code
+    environment.filters |= {"code": _code, "place": _place}
     return environment.get_template(f"{name}.md.jinja").render(values)
 
 
 def _code(value: object) -> str:
     """Show a value as inline code: names from outside must not break out of it."""
     return "`" + " ".join(str(value).replace("`", "'").split()) + "`"
+
+
+def _place(source: Mapping[str, Any]) -> str:
+    """Where rows come from, with a link."""
+    name = f"[{source['dataset']}](https://huggingface.co/datasets/{source['dataset']})"
+    parts = {"configuration": source["config"], "split": source["split"], "revision": source["revision"]}
+    told = ", ".join(f"{what} {_code(value)}" for what, value in parts.items() if value)
+    return f"{name} ({told})" if told else name

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,8 +13,9 @@ from typing import Any
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import RepositoryNotFoundError
 
+from saft_hf.atomic import replacing_folder
 from saft_hf.errors import SAFTHubError, SAFTInputError
-from saft_hf.publish.merge import merge_cards, metadata_of
+from saft_hf.publish.merge import merge_cards, metadata_of, without_private
 from saft_hf.publish.network import LOG_IN, Repository, page_of, persistently
 
 logger = logging.getLogger(__name__)
@@ -90,6 +93,32 @@ def push_folder(folder: str | Path, to: Destination) -> CommitInfo:
             f"{error}. Everything is kept in {folder}; push it again with: saft-hf push --folder {folder} {to.again}"
         ) from None
     logger.info("Pushed %s to %s.", folder, pushed.pr_url or page_of(to))
+    return pushed
+
+
+def push_files(write: Callable[[Path], None], to: Destination, part: str = "") -> CommitInfo:
+    """Write files, and push them. They stay on this machine until they are pushed.
+
+    Args:
+        write: is given a new folder, and writes the files into it.
+        to: where, and how.
+        part: names what of the repository this is, where others may be pushed beside it.
+
+    Returns:
+        The commit, as `push_folder`.
+
+    Raises:
+        SAFTHubError: as `push_folder`: the files are kept.
+        OSError: the files cannot be written: nothing was pushed.
+    """
+    name = "--".join([f"{to.repo_type}s", *to.repo_id.split("/"), *([part] if part else [])])
+    folder = Path(constants.HF_HOME) / "saft" / "pushes" / re.sub(r"[^\w.-]", "-", name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_folder(folder) as draft:
+        draft.mkdir()
+        write(draft)
+    pushed = push_folder(folder, to)
+    shutil.rmtree(folder, ignore_errors=True)
     return pushed
 
 
@@ -173,6 +202,8 @@ def _files(folder: Path, to: Destination, *, public: bool) -> dict[str, Path]:
 
 def _card(path: Path, to: Destination, info: Any, standing: set[str], ours: set[str]) -> bytes:
     text = path.read_text(encoding="utf-8")
+    if not (info.private or to.audit):
+        text = without_private(text)
     before = _standing_card(to.api, to, info) if CARD in standing else None
     if "configs" in metadata_of(text) and "configs" not in metadata_of(before or ""):
         hidden = sorted(name for name in standing - ours if _is_data(name))

@@ -75,6 +75,16 @@ def merge_cards(standing: str | None, ours: str) -> str:
     return merged.replace("\n", "\r\n") if windows else merged
 
 
+def without_private(card: str) -> str:
+    """A card of ours without the sections whose name starts with `private`: for a public repository."""
+    return re.sub(
+        f"(?:{_SECTION.pattern})\n*",
+        lambda found: "" if found["name"].strip().startswith("private") else found[0],
+        card,
+        flags=re.DOTALL,
+    )
+
+
 def _with_section(body: str, name: str, section: str, follower: str | None) -> str:
     standing = {found["name"]: found for found in _SECTION.finditer(body)}
     if name in standing:

@@ -1,0 +1,154 @@
+"""One split of a dataset as the Hub holds it: parquet shards, and what its card says about them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from datasets import Dataset, DatasetInfo
+from datasets.info import DatasetInfosDict
+from datasets.splits import SplitDict, SplitInfo
+from huggingface_hub import DatasetCardData
+from numpy.typing import ArrayLike
+
+from saft_hf import __version__
+from saft_hf.errors import SAFTInputError
+from saft_hf.publish import CARD, RowsCard, Source, dataset_card, filtered_values
+from saft_hf.publish.filtered import data_folder
+from saft_hf.publish.hub import PRIVATE, REPORT
+from saft_hf.publish.plots import score_histogram
+
+_SHARD_BYTES = 500_000_000
+_NAME = re.compile(r"\w+(?:[.-]\w+)*")
+
+
+@dataclass(frozen=True)
+class PushedSplit:
+    """Which split of which configuration rows are, and where they come from.
+
+    Attributes:
+        repo_id: where it goes.
+        config: name of the configuration.
+        split: name of the split.
+        source: where the rows come from, if that is known.
+    """
+
+    repo_id: str
+    config: str
+    split: str
+    source: Source | None
+
+    @classmethod
+    def of(
+        cls, rows: Dataset, repo_id: str, config: str | None, split: str | None, source: str | Source | None
+    ) -> PushedSplit:
+        """By default the names that the rows came with.
+
+        Raises:
+            SAFTInputError: a name that a configuration or split cannot have.
+        """
+        config = config or rows.info.config_name or "default"
+        split = split or (str(rows.split) if rows.split is not None else "train")
+        split = split.partition("[")[0]  # `train[:10%]` is rows of `train`
+        if not _NAME.fullmatch(config) or config in ("data", PRIVATE, REPORT):
+            raise SAFTInputError(f"`config_name` must be a plain word and not 'data', not {config!r}.")
+        if not re.fullmatch(r"\w+(\.\w+)*", split):
+            raise SAFTInputError(
+                f"`split` must be letters, digits, '_' and '.', not {split!r}: name one with `split=`."
+            )
+        if isinstance(source, str):
+            name, _, revision = source.partition("@")
+            if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+                raise SAFTInputError(f"`source` must be a Hub id, 'user/name' or 'user/name@revision', not {source!r}.")
+            source = {"dataset": name, "revision": revision or None, "config": None, "split": None}
+        return cls(repo_id, config, split, source)
+
+    @property
+    def name(self) -> str:
+        """Of its files beside the rows."""
+        return f"{self.config}-{self.split}"
+
+    def write(
+        self,
+        folder: Path,
+        rows: Dataset,
+        num_shards: int | None,
+        scores: ArrayLike,
+        summary: Mapping[str, Any],
+        *,
+        scored_only: bool = False,
+        removed_rows: bool = False,
+    ) -> None:
+        """Write shards, card, counts and picture.
+
+        Args:
+            folder: to push; an audit and removed rows are there already, where they go too.
+            rows: of the split.
+            num_shards: parquet files; by default one for each 500 MB.
+            scores: of all rows of the input, [N], for the picture.
+            summary: of the filter.
+            scored_only: the rows have scores, and none was removed.
+            removed_rows: the removed rows go too.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        report = folder / REPORT
+        report.mkdir()
+        info = self._write_rows(folder / data_folder(self.config), rows, num_shards)
+        picture = score_histogram(scores, summary.get("threshold"))
+        at = f"{REPORT}/scores-{self.name}.png" if picture else None
+        if picture:
+            (report / f"scores-{self.name}.png").write_bytes(picture)
+        (report / f"summary-{self.name}.json").write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n")
+        audit = folder / PRIVATE / f"audit-{self.name}.parquet"
+        values: RowsCard = {
+            "title": self.repo_id.split("/")[-1],
+            "repo_id": self.repo_id,
+            "config": self.config,
+            "split": self.split,
+            "scored_only": scored_only,
+            "audit": f"{PRIVATE}/{audit.name}" if audit.exists() else None,
+            "removed_rows": f"{PRIVATE}/removed-{self.name}.parquet" if removed_rows else None,
+            "version": __version__,
+            "dataset_info": info,
+        }
+        card = dataset_card(values, filtered_values(summary, picture=at))
+        (folder / CARD).write_text(card, encoding="utf-8")
+
+    def _write_rows(self, folder: Path, rows: Dataset, num_shards: int | None) -> Mapping[str, Any]:
+        """Write the shards as `Dataset.push_to_hub` names them; what the card says of them in `dataset_info`."""
+        folder.mkdir()
+        shards = num_shards or max(1, math.ceil(_nbytes(rows) / _SHARD_BYTES))
+        sizes: Counter[str] = Counter()
+        for number in range(shards):
+            path = folder / f"{self.split}-{number:05d}-of-{shards:05d}.parquet"
+            rows.shard(shards, number, contiguous=True).to_parquet(path)
+            groups = pq.ParquetFile(path).metadata
+            sizes["unpacked"] += sum(groups.row_group(i).total_byte_size for i in range(groups.num_row_groups))
+            sizes["packed"] += path.stat().st_size
+        split = SplitInfo(name=self.split, num_bytes=sizes["unpacked"], num_examples=len(rows))
+        info = DatasetInfo(
+            config_name=self.config,
+            features=rows.features,
+            splits=SplitDict({self.split: split}),
+            download_size=sizes["packed"],
+            dataset_size=sizes["unpacked"],
+        )
+        data = DatasetCardData()
+        DatasetInfosDict({self.config: info}).to_dataset_card_data(data)
+        described: Mapping[str, Any] = data["dataset_info"]
+        return described
+
+
+def _nbytes(rows: Dataset) -> int:
+    """About how much the rows take in memory: a selection has its share of the whole table."""
+    table = rows.data
+    return int(table.nbytes * len(rows) / max(1, len(table)))
