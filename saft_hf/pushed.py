@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo
 from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
-from huggingface_hub import DatasetCardData
+from huggingface_hub import CommitInfo, DatasetCardData
 from numpy.typing import ArrayLike
 
 from saft_hf import __version__
 from saft_hf.errors import SAFTInputError
-from saft_hf.publish import CARD, RowsCard, Source, dataset_card, filtered_values
+from saft_hf.publish import CARD, Destination, RowsCard, Source, dataset_card, filtered_values, push_files
 from saft_hf.publish.filtered import data_folder
 from saft_hf.publish.hub import PRIVATE, REPORT
 from saft_hf.publish.plots import score_histogram
@@ -146,6 +146,25 @@ class PushedSplit:
         DatasetInfosDict({self.config: info}).to_dataset_card_data(data)
         described: Mapping[str, Any] = data["dataset_info"]
         return described
+
+
+def push_scored(
+    rows: Dataset, to: Destination, split: str, scores: ArrayLike, summary: Mapping[str, Any]
+) -> CommitInfo:
+    """Push rows with their scores, none of them removed: to a private repository.
+
+    Args:
+        rows: with `saft_score` and `saft_status`.
+        to: where, and how.
+        split: their split.
+        scores: of the rows, [N], for the picture.
+        summary: counts, for the card.
+
+    Raises:
+        SAFTHubError, SAFTInputError, OSError: as `FilterResult.push_to_hub`.
+    """
+    place = PushedSplit.of(rows, to.repo_id, None, split, summary["source"])
+    return push_files(lambda folder: place.write(folder, rows, None, scores, summary, scored_only=True), to, place.name)
 
 
 def _nbytes(rows: Dataset) -> int:

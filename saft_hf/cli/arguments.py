@@ -54,6 +54,9 @@ class DatasetArguments:
         default="uniform", metadata={"help": "`uniform`: labelled rows were drawn at random from the pool; or `other`."}
     )
     seed: int = field(default=0, metadata={"help": "Of the draw of `labelled_rows`."})
+    dataset_streaming: bool = field(
+        default=False, metadata={"help": "Read a Hub dataset row by row, in place of fetching its files first."}
+    )
 
 
 @dataclass
@@ -102,13 +105,36 @@ class ScorerArguments:
 
 
 @dataclass
-class OutputArguments:
+class HubArguments:
+    """Where results are pushed to. The token is the one that is logged in, or HF_TOKEN."""
+
+    push_to_hub: str | None = field(default=None, metadata={"help": "Push to this Hub repository, `user/name`."})
+    hub_private: bool | None = field(
+        default=None,
+        metadata={
+            "help": "By default a new repository is private and one that stands stays what it is. `true`: it must be "
+            "private. `false`: a new one is public."
+        },
+    )
+    hub_revision: str | None = field(default=None, metadata={"help": "Branch to push to."})
+    hub_create_pr: bool = field(default=False, metadata={"help": "Open a pull request instead."})
+    hub_include_indices: bool = field(
+        default=False, metadata={"help": "Push indices and digests of all rows to a public repository too."}
+    )
+
+
+@dataclass
+class OutputArguments(HubArguments):
     """Where the results go."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Folder for the dataset, the audit and the scorer."})
     output_format: str = field(
         default="arrow", metadata={"help": "`arrow` (for `datasets.load_from_disk`) or `parquet`."}
     )
+    hub_include_removed: bool = field(
+        default=False, metadata={"help": "`filter`: push the removed rows too; only to a private repository."}
+    )
+    hub_scorer: str | None = field(default=None, metadata={"help": "Push the scorer to this Hub repository."})
 
 
 Arguments = tuple[ModelArguments, DatasetArguments, ScorerArguments, OutputArguments]
@@ -179,6 +205,16 @@ def _read(command: str, argv: Sequence[str], own: tuple[type, ...], defaults: di
     kinds = (ModelArguments, DatasetArguments, ScorerArguments, OutputArguments, *own)
     parser = TrlParser(kinds, prog=f"saft-hf {command}")
     parser.set_defaults(**(defaults or {}))
+    found: Arguments = parsed(parser, command, argv)
+    return found
+
+
+def parsed(parser: TrlParser, command: str, argv: Sequence[str]) -> Any:
+    """What a command's parser reads.
+
+    Raises:
+        SAFTInputError: an option is unknown, or the YAML cannot be read.
+    """
     try:
         return tuple(parser.parse_args_and_config(list(argv), fail_with_unknown_args=True))
     except (OSError, ValueError, YAMLError) as error:

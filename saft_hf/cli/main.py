@@ -18,6 +18,7 @@ COMMANDS = {
     "filter": "score a dataset, and save the rows that are kept, an audit and the scorer",
     "suggest-labels": "lay out rows for people to label",
     "certify": "bound the harmful share of what is kept, with labels that chose nothing",
+    "push": "push a folder again that could not be pushed",
     "sft": "fine-tune on the rows that are kept: what `trl sft` does, and its options",
     "demo": "score and filter the rows that ship with the package, offline, in a minute",
 }

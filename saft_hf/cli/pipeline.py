@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from saft_hf.cli.arguments import Arguments, OutputArguments
-from saft_hf.cli.data import load_pool_and_labels
+from saft_hf.cli.data import load_pool_and_labels, source_of
 from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.result import FilterResult
@@ -95,11 +95,36 @@ def filter_and_save(arguments: Arguments) -> tuple[FilterResult, SAFTScorer, Dat
         on_error=options.on_error,  # type: ignore[arg-type] # filter says what it takes
         refusal_column=options.refusal_column,
     )
+    result.summary |= {"source": source_of(dataset)} if source_of(dataset) else {}
     with world.together("saving"):
         if world.is_main:
             result.save(folder, file_format=output.output_format)  # type: ignore[arg-type]
             scorer.save_pretrained(folder / SCORER)
+    with world.together("pushing"):
+        if world.is_main:
+            push_scorer(scorer, output, result.summary)
+            if output.push_to_hub:
+                pushed = result.push_to_hub(
+                    output.push_to_hub,
+                    split=dataset.dataset_train_split,
+                    **hub_options(output),
+                    include_indices=output.hub_include_indices,
+                    include_removed=output.hub_include_removed,
+                )
+                print(f"Pushed to {pushed.pr_url or pushed}.")
     return result, scorer, pool, labelled
+
+
+def push_scorer(scorer: SAFTScorer, output: OutputArguments, summary: dict[str, Any]) -> None:
+    """Push the scorer where that is asked for, and note in the summary where it is."""
+    if output.hub_scorer:
+        print(f"Pushed the scorer to {scorer.push_to_hub(output.hub_scorer, **hub_options(output))}.")
+        summary["scorer_repo"] = output.hub_scorer
+
+
+def hub_options(output: OutputArguments) -> dict[str, Any]:
+    """How to push, as `push_to_hub` of scorers and results takes it."""
+    return {"private": output.hub_private, "revision": output.hub_revision, "create_pr": output.hub_create_pr}
 
 
 def print_table(rows: dict[str, Any]) -> None:

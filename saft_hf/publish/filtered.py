@@ -102,6 +102,9 @@ def filtered_values(summary: Mapping[str, Any], *, trained: bool = False, pictur
 
 
 def _counts(totals: Mapping[str, Any]) -> list[tuple[str, int]]:
+    if "statuses" in totals:
+        said = {status: f"without: `{status}`" for status in totals["statuses"]} | {"ok": "with a score"}
+        return [(said[status], count) for status, count in totals["statuses"].items()]
     if "reasons" not in totals:
         return [(word, totals[word]) for word in ("kept", "removed", "errored") if totals.get(word)]
     return [

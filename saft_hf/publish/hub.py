@@ -55,7 +55,7 @@ class Destination(Repository):
         words = [f"--push_to_hub {self.repo_id}", f"--hub_repo_type {self.repo_type}"]
         words += [] if self.private is None else [f"--hub_private {self.private}"]
         words += [] if self.revision is None else [f"--hub_revision {self.revision}"]
-        words += ["--hub_create_pr"] * self.create_pr + ["--hub_audit"] * self.audit
+        words += ["--hub_create_pr"] * self.create_pr + ["--hub_include_indices"] * self.audit
         return " ".join(words)
 
 

@@ -80,7 +80,7 @@ class Repository:
         return f"the {self.repo_type} repository {self.repo_id}"
 
 
-def persistently(action: Callable[[], T], where: Repository) -> T:
+def persistently(action: Callable[[], T], where: Repository, seconds: float | None = None) -> T:
     """Do something with the Hub; where the network or the Hub fails in passing, do it again.
 
     The clients repeat downloads and uploads, but not a commit: one that answers 5xx, 409, 412 or 429, or whose answer
@@ -89,16 +89,18 @@ def persistently(action: Callable[[], T], where: Repository) -> T:
     Args:
         action: called until it returns.
         where: what it talks to, for messages.
+        seconds: how long it is tried; by default `RETRY_SECONDS`.
 
     Returns:
         What the action returns.
 
     Raises:
-        SAFTHubError: the Hub refuses (the message says why), or fails for longer than `RETRY_SECONDS`. The message
-            holds no token.
+        SAFTHubError: the Hub refuses (the message says why), or fails for longer than that. The message holds no
+            token.
     """
     _check_token(where)
-    deadline = time.monotonic() + RETRY_SECONDS
+    seconds = RETRY_SECONDS if seconds is None else seconds
+    deadline = time.monotonic() + seconds
     wait = FIRST_WAIT
     with _no_endless_silence():
         while True:
@@ -111,7 +113,7 @@ def persistently(action: Callable[[], T], where: Repository) -> T:
                 pause = max(wait * uniform(0.5, 1.5), _asked_to_wait(source))  # noqa: S311 - no secret
                 if not _is_passing(source) or time.monotonic() + pause > deadline:
                     # Not `from error`: the traceback of some clients shows the request's headers.
-                    raise SAFTHubError(_why(error, source, where)) from None
+                    raise SAFTHubError(_why(error, source, where, seconds)) from None
                 logger.warning("%s: %s. Trying again in %.1f s.", where, _said(source), pause)
             time.sleep(pause)
             wait = min(2 * wait, LONGEST_WAIT)
@@ -189,7 +191,7 @@ def _said(error: BaseException) -> str:
     return line[:500] if status is None else f"status {status}: {line[:500]}"
 
 
-def _why(error: BaseException, source: BaseException, where: Repository) -> str:
+def _why(error: BaseException, source: BaseException, where: Repository, seconds: float) -> str:
     """Why it failed for good, and how to mend it."""
     status = _status(source)
     has_token = bool(where.token or get_token())
@@ -211,7 +213,7 @@ def _why(error: BaseException, source: BaseException, where: Repository) -> str:
         return _forbidden(where) + f" ({_said(source)})"
     said = scrub(" ".join(str(error).split()), where.token)[:500] if source is not error else _said(source)
     if _is_passing(source):
-        return f"{where} could not be reached for {RETRY_SECONDS:.0f} s ({said}). Try again later"
+        return f"{where} could not be reached for {seconds:.0f} s ({said}). Try again later"
     return f"{where}: the Hub refuses ({said})"
 
 

@@ -30,11 +30,12 @@ from saft_hf.publish import render_card
 from saft_hf.render import RenderConfig, Renderer
 from saft_hf.scorer.card import scorer_card
 from saft_hf.scorer.fitted import Fitted
+from saft_hf.scorer.hub import HubMixin, fetched
 
 logger = logging.getLogger(__name__)
 
 
-class ScorerBase:
+class ScorerBase(HubMixin):
     """Options, learned state, saving and loading of a `SAFTScorer`, which documents them."""
 
     def __init__(
@@ -147,6 +148,7 @@ class ScorerBase:
         cls,
         pretrained_name_or_path: str | Path,
         *,
+        revision: str | None = None,
         model: str | nn.Module | None = None,
         cache_dir: str | Path | None = None,
         trust_remote_code: bool = False,
@@ -156,12 +158,13 @@ class ScorerBase:
         """Load a scorer that `save_pretrained` wrote. The model that it names is loaded only when rows are scored.
 
         Args:
-            pretrained_name_or_path: the folder.
+            pretrained_name_or_path: the folder, or a Hub id.
+            revision: commit, branch or tag of the scorer's repository; the model's own is in the scorer.
             model: where the model is now, if not where it was; its weights must be the same.
             cache_dir: where vectors are kept, as in the constructor.
             trust_remote_code: run code that comes with the model, or an attention kernel that the file names; never
                 taken from the file.
-            token: for private models; never taken from the file.
+            token: for private scorers and models; never taken from the file.
             processing_class: tokenizer or processor; by default the one saved with the model.
 
         Returns:
@@ -169,8 +172,9 @@ class ScorerBase:
 
         Raises:
             SAFTArtifactError: a file is missing, damaged, hostile or of an unknown format.
+            SAFTHubError: there is no such repository or revision, no access to it, or no way to the Hub.
         """
-        config, tensors = load_artifact(pretrained_name_or_path)
+        config, tensors = load_artifact(fetched(pretrained_name_or_path, revision, token))
         try:
             fitted = Fitted.from_parts(config, tensors)
             options = _read_options(config["scorer"])

@@ -1,0 +1,95 @@
+"""A scorer on the Hub: pushed with its card, and fetched by its name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, constants, snapshot_download
+
+from saft_hf.artifact import CONFIG_FILE, TENSORS_FILE
+from saft_hf.publish import CARD, Destination, Repository, persistently, push_files, render_card
+from saft_hf.scorer.card import scorer_card
+
+_FETCH_SECONDS = 30.0
+
+
+class HubMixin:
+    """What a scorer can do with the Hub beside `from_pretrained`."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+    ) -> CommitInfo:
+        """Push the fitted scorer: `config.json`, `saft_scorer.safetensors` and a card. The model is not pushed.
+
+        The card is merged into one that stands, pushing the same again makes no commit, and what a failed push left
+        out is kept on this machine.
+
+        Args:
+            repo_id: `user/name`, made where it is missing.
+            private: None: a new repository is private, one that stands stays what it is. True: it must be private.
+                False: a new one is public.
+            revision: branch; made where it is missing.
+            token: by default the one that is logged in.
+            commit_message: of the commit.
+            create_pr: open a pull request instead.
+
+        Returns:
+            The commit; with `create_pr` also the pull request.
+
+        Raises:
+            SAFTInputError: the scorer is not fitted, or the repository is public and must be private.
+            SAFTHubError: the Hub refuses, or is not reached. The message says where the files are and how to push them.
+
+        Example:
+            >>> scorer.push_to_hub("me/llama-2-saft")  # doctest: +SKIP
+        """
+        scorer: Any = self
+
+        def write(folder: Path) -> None:
+            scorer.save_pretrained(folder)
+            card = render_card("scorer", {**scorer_card(scorer._fitted), "repo_id": repo_id})
+            (folder / CARD).write_text(card, encoding="utf-8")
+
+        to = Destination(repo_id, "model", revision, token, private, commit_message, create_pr)
+        _ = scorer._fitted  # says so where it is not fitted, before anything is written
+        return push_files(write, to)
+
+
+def fetched(name_or_path: str | Path, revision: str | None = None, token: str | None = None) -> Path:
+    """The folder of a saved scorer: itself, or where the Hub's copy lies on this machine.
+
+    Only the scorer's own files are fetched, whatever else the repository holds.
+
+    Args:
+        name_or_path: a folder, or a Hub id.
+        revision: commit, branch or tag.
+        token: by default the one that is logged in.
+
+    Raises:
+        SAFTHubError: there is no such repository or revision, no access to it, or no way to the Hub.
+    """
+    path = Path(name_or_path)
+    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name_or_path)) or path.parts[0] in (".", ".."):
+        return path
+    where = Repository(str(name_or_path), "model", revision, token)
+    files = [CONFIG_FILE, TENSORS_FILE, CARD]
+
+    def fetch() -> str:
+        return snapshot_download(
+            where.repo_id,
+            revision=revision,
+            token=token,
+            allow_patterns=files,
+            local_files_only=constants.HF_HUB_OFFLINE,
+        )
+
+    return Path(persistently(fetch, where, seconds=_FETCH_SECONDS))
