@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 _HERE = Path(__file__).resolve()
@@ -108,8 +108,30 @@ def render_card(name: str, values: Mapping[str, Any]) -> str:
     Example:
         >>> Path("README.md").write_text(render_card("scorer", card))  # doctest: +SKIP
     """
-    metadata = ModelCardData(base_model=values.get("model"), library_name="saft_hf", tags=["saft", "data-filtering"])
+    metadata = ModelCardData(
+        base_model=values.get("model"),
+        library_name="saft_hf",
+        tags=["saft", "data-filtering"],
+        **_results(values),
+    )
     return fill(name, {**values, "metadata": metadata.to_yaml()})
+
+
+def _results(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the Hub shows as evaluation results: the AUROC of the score in use, on labelled rows, out of fold."""
+    selection, labels = values.get("selection") or {}, values.get("labels")
+    found = [row["auroc"] for row in selection.get("candidates", ()) if row["name"] == selection["winner"]]
+    if not found or not labels:
+        return {}
+    result = EvalResult(
+        task_type="text-classification",
+        dataset_type="labelled-rows",
+        dataset_name=f"{labels['rows']} labelled rows of the pool",
+        metric_type="roc_auc",
+        metric_name="AUROC, out of fold",
+        metric_value=found[0],
+    )
+    return {"model_name": values["title"], "eval_results": [result]}
 
 
 def fill(name: str, values: Mapping[str, Any]) -> str:

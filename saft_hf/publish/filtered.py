@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from huggingface_hub import DatasetCardData, ModelCardData
@@ -19,6 +19,7 @@ _REASONS = {
 _SOURCES = {
     "f1": "the best F1 on labelled rows",
     "given": "given by hand",
+    "reference": "the scores of a harmless reference set",
 }
 
 
@@ -73,10 +74,12 @@ def filtered_values(summary: Mapping[str, Any], *, trained: bool = False, pictur
         picture: path of the histogram in the repository.
     """
     totals = summary if "rows" in summary else summary.get("stream_rows", {})
-    layer, readout = summary.get("layer"), summary.get("readout")
+    layers, readouts = summary.get("layers") or (), summary.get("readouts") or ()
     labels, share = summary.get("labels"), summary.get("expected_share")
     source = str(summary.get("threshold_from") or "")
     known = f"an expected harmful share of {share:.1%}" if source == "expected_share" and share else None
+    if summary.get("expected"):
+        known = f"the aim `{known or source}`, on labelled rows"
     certificate = summary.get("certificate")
     return {
         "trained": trained,
@@ -92,13 +95,18 @@ def filtered_values(summary: Mapping[str, Any], *, trained: bool = False, pictur
         "model_revision": summary.get("model_revision"),
         "method": summary.get("method"),
         "k": summary.get("k"),
-        "read_at": f"layer {layer}, `{readout}`" if layer is not None and readout else None,
+        "read_at": _read_at(layers, readouts) if layers and readouts else None,
         "threshold": summary.get("threshold"),
         "threshold_from": known or _SOURCES.get(source, source) or None,
         "labels": labels["says"] if labels else None,
         "certificate": certificate["says"] if isinstance(certificate, Mapping) else certificate,
         "notes": [],
     }
+
+
+def _read_at(layers: Sequence[int], readouts: Sequence[str]) -> str:
+    numbers = ", ".join(map(str, layers))
+    return f"layer{'s' * (len(layers) > 1)} {numbers}: " + ", ".join(f"`{readout}`" for readout in readouts)
 
 
 def _counts(totals: Mapping[str, Any]) -> list[tuple[str, int]]:

@@ -122,6 +122,23 @@ def push_files(write: Callable[[Path], None], to: Destination, part: str = "") -
     return pushed
 
 
+def is_public(to: Destination) -> bool:
+    """Whether everybody can read what is pushed there; True too where the Hub cannot tell now."""
+    if to.private:
+        return False
+
+    def ask() -> bool:
+        try:
+            return not to.api.repo_info(to.repo_id, repo_type=to.repo_type).private
+        except RepositoryNotFoundError:
+            return to.private is False
+
+    try:
+        return persistently(ask, to, seconds=10.0)
+    except SAFTHubError:
+        return True
+
+
 def _make_sure_it_is_there(to: Destination) -> None:
     if to.token is False or not (to.token or get_token()):
         raise SAFTHubError(f"there is no token: {LOG_IN}")

@@ -137,10 +137,13 @@ class ScorerBase(HubMixin):
             SAFTInputError: the scorer is not fitted.
             OSError: the folder cannot be written; files that stood there stay whole.
         """
-        config, tensors = self._fitted.to_parts()
-        save_artifact(save_directory, {"saft_hf_version": __version__, **config, "scorer": self._options()}, tensors)
-        card = render_card("scorer", scorer_card(self._fitted))
-        with replacing(Path(save_directory) / "README.md") as [file]:
+        self._save(Path(save_directory), self._fitted)
+
+    def _save(self, folder: Path, fitted: Fitted, repo_id: str | None = None) -> None:
+        config, tensors = fitted.to_parts()
+        save_artifact(folder, {"saft_hf_version": __version__, **config, "scorer": self._options()}, tensors)
+        card = render_card("scorer", {**scorer_card(fitted), "repo_id": repo_id})
+        with replacing(folder / "README.md") as [file]:
             file.write(card.encode())
 
     @classmethod

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, constants, snapshot_download
 
 from saft_hf.artifact import CONFIG_FILE, TENSORS_FILE
-from saft_hf.publish import CARD, Destination, Repository, persistently, push_files, render_card
-from saft_hf.scorer.card import scorer_card
+from saft_hf.publish import CARD, Destination, Repository, persistently, push_files
+from saft_hf.publish.hub import is_public
+from saft_hf.scorer.card import public_name
+from saft_hf.scorer.fitted import Fitted, LabelledRows
 
 _FETCH_SECONDS = 30.0
 
@@ -31,7 +34,9 @@ class HubMixin:
         """Push the fitted scorer: `config.json`, `saft_scorer.safetensors` and a card. The model is not pushed.
 
         The card is merged into one that stands, pushing the same again makes no commit, and what a failed push left
-        out is kept on this machine.
+        out is kept on this machine. A folder on this machine is not named: who fetches the scorer passes `model=`. To
+        a public repository it goes without the digests of the rows that people labelled; it then scores as before, and
+        no longer decides those rows by their labels.
 
         Args:
             repo_id: `user/name`, made where it is missing.
@@ -53,15 +58,12 @@ class HubMixin:
             >>> scorer.push_to_hub("me/llama-2-saft")  # doctest: +SKIP
         """
         scorer: Any = self
-
-        def write(folder: Path) -> None:
-            scorer.save_pretrained(folder)
-            card = render_card("scorer", {**scorer_card(scorer._fitted), "repo_id": repo_id})
-            (folder / CARD).write_text(card, encoding="utf-8")
-
+        fitted: Fitted = replace(scorer._fitted, model=public_name(scorer._fitted))
         to = Destination(repo_id, "model", revision, token, private, commit_message, create_pr)
-        _ = scorer._fitted  # says so where it is not fitted, before anything is written
-        return push_files(write, to)
+        if is_public(to):
+            nobody = LabelledRows(fitted.labelled.identities[:0], fitted.labelled.harmful[:0])
+            fitted = replace(fitted, labelled=nobody)
+        return push_files(lambda folder: scorer._save(folder, fitted, repo_id), to)
 
 
 def fetched(name_or_path: str | Path, revision: str | None = None, token: str | None = None) -> Path:

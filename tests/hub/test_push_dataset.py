@@ -89,7 +89,7 @@ def test_the_card_says_what_is_missing_and_from_where(alice: User, repo: Any) ->
         "| removed: score above the threshold | 10 |",
         "| could not be scored: `truncated` | 1 |",
         "3 of 10 labelled rows are harmful",
-        "layer 2, `response_start`",
+        "layer 2: `response_start`",
         "`saft_private/audit-default-train.parquet` has a line",
         "choi2024safety",
     ):
