@@ -157,7 +157,9 @@ def _load_from_hub(name: str, config: str | None, *, split: str, revision: str |
     if not streaming:
         return loaded
     # Rows are numbered, so that they have to be here; only their files are not.
-    return Dataset.from_generator(_rows_of, gen_kwargs={"stream": loaded}, features=loaded.features, split=loaded.split)
+    rows = Dataset.from_generator(_rows_of, gen_kwargs={"stream": loaded}, features=loaded.features, split=loaded.split)
+    rows.info.config_name = loaded.info.config_name
+    return rows
 
 
 def _rows_of(stream: IterableDataset) -> Iterator[dict[str, Any]]:

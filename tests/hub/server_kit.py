@@ -70,6 +70,7 @@ class User:
             "HF_ENDPOINT": self.hub.url,
             "HF_HOME": str(self.home),
             "HF_HUB_DISABLE_XET": "1",
+            "HF_UPDATE_DOWNLOAD_COUNTS": "0",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_UPDATE_CHECK": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -89,7 +90,7 @@ class User:
             cwd=self.home,
         )
 
-    def finish(self, process: subprocess.Popen[str], timeout: float = 120) -> Done:
+    def finish(self, process: subprocess.Popen[str], timeout: float = 300) -> Done:
         out, err = process.communicate(timeout=timeout)
         for token in TOKENS:  # in every test that runs a process
             assert token not in out + err
