@@ -21,9 +21,11 @@ from trl import (
 )
 from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
-from saft_hf.cli.data import is_one_table, load_rows
+from saft_hf.cli.data import is_on_hub, is_one_table, load_rows, pin
 from saft_hf.errors import SAFTInputError
+from saft_hf.publish import Source
 from saft_hf.train import SAFTSFTConfig, SAFTSFTTrainer
+from saft_hf.train.record import write_summary
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +91,8 @@ def train(script: Any, args: SAFTSFTConfig, model: Any, mixture: Any, labels: La
     """
     if model.model_name_or_path is None:
         raise SAFTInputError("`--model_name_or_path` is needed: the model to tune.")
-    rows, eval_rows = _datasets(script, args, mixture)
+    source = _source(script, mixture)
+    rows, eval_rows = _datasets(script, args, mixture, source["revision"] if source else None)
     args.model_init_kwargs = {
         "revision": model.model_revision,
         "trust_remote_code": args.trust_remote_code,
@@ -107,18 +110,32 @@ def train(script: Any, args: SAFTSFTConfig, model: Any, mixture: Any, labels: La
         saft_labelled=_labelled(labels, rows, args.seed),
         saft_fresh_labels=load_rows(labels.saft_fresh_labels_name) if labels.saft_fresh_labels_name else None,
     )
+    if source and trainer.saft_summary is not None:
+        trainer.saft_summary["source"] = source
+        if trainer.is_world_process_zero():
+            write_summary(trainer.saft_summary, args.output_dir)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model(args.output_dir)
     trainer.accelerator.print(f"Model saved to {args.output_dir}.")
     if args.push_to_hub:
-        trainer.push_to_hub(dataset_name=script.dataset_name)
+        # A folder on this machine is nobody else's dataset.
+        trainer.push_to_hub(dataset_name=source["dataset"] if source else None)
         trainer.accelerator.print(f"Model pushed to https://huggingface.co/{trainer.hub_model_id}.")
     if hasattr(trainer, "end"):  # transformers 5.18: closes the trackers
         trainer.end()
     return trainer
 
 
-def _datasets(script: Any, args: SAFTSFTConfig, mixture: Any) -> tuple[Any, Any]:
+def _source(script: Any, mixture: Any) -> Source | None:
+    """Where the rows come from, pinned to a commit; None for files, folders and mixtures."""
+    name = script.dataset_name
+    if mixture.datasets or not name or not is_on_hub(name):
+        return None
+    split, config = script.dataset_train_split, script.dataset_config
+    return {"dataset": name, "revision": pin(name, None), "config": config, "split": split}
+
+
+def _datasets(script: Any, args: SAFTSFTConfig, mixture: Any, revision: str | None) -> tuple[Any, Any]:
     """The rows to train on, and those to evaluate on where that is asked for."""
     evaluates = args.eval_strategy != "no"
     splits = [script.dataset_train_split, *([script.dataset_test_split] if evaluates else [])]
@@ -131,7 +148,8 @@ def _datasets(script: Any, args: SAFTSFTConfig, mixture: Any) -> tuple[Any, Any]
         raise SAFTInputError("`--dataset_name`, or `datasets` in the YAML, is needed: the rows to train on.")
     elif script.dataset_streaming:
         found = [
-            load_dataset(script.dataset_name, script.dataset_config, split=split, streaming=True) for split in splits
+            load_dataset(script.dataset_name, script.dataset_config, split=split, revision=revision, streaming=True)
+            for split in splits
         ]
     elif evaluates and is_one_table(script.dataset_name):
         raise SAFTInputError(
@@ -139,7 +157,10 @@ def _datasets(script: Any, args: SAFTSFTConfig, mixture: Any) -> tuple[Any, Any]
             "folder of data files with both splits, or a Hub id; or leave `--eval_strategy` out."
         )
     else:
-        found = [load_rows(script.dataset_name, split=split, config=script.dataset_config) for split in splits]
+        found = [
+            load_rows(script.dataset_name, split=split, config=script.dataset_config, revision=revision)
+            for split in splits
+        ]
     return found[0], found[1] if evaluates else None
 
 

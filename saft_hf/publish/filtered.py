@@ -16,9 +16,20 @@ _REASONS = {
     ("removed", "score"): "removed: score above the threshold",
     ("removed", "label"): "removed: a person labelled them harmful",
 }
+_STATUSES = {
+    "bad_row": "a value is missing or of the wrong type",
+    "template_error": "the chat template refuses them",
+    "no_response": "there is no response",
+    "empty_response": "the response is empty",
+    "truncated": "the response lies behind the longest length",
+    "no_response_start": "the response has no start",
+    "packed": "several examples in one row",
+    "non_finite": "the model gave no number",
+}
 _SOURCES = {
     "f1": "the best F1 on labelled rows",
     "given": "given by hand",
+    "certificate": "the largest set of rows that fresh labels certify",
     "reference": "the scores of a harmless reference set",
 }
 
@@ -111,12 +122,13 @@ def _read_at(layers: Sequence[int], readouts: Sequence[str]) -> str:
 
 def _counts(totals: Mapping[str, Any]) -> list[tuple[str, int]]:
     if "statuses" in totals:
-        said = {status: f"without: `{status}`" for status in totals["statuses"]} | {"ok": "with a score"}
+        said = {status: f"without: {_STATUSES.get(status, status)}" for status in totals["statuses"]}
+        said["ok"] = "with a score"
         return [(said[status], count) for status, count in totals["statuses"].items()]
     if "reasons" not in totals:
         return [(word, totals[word]) for word in ("kept", "removed", "errored") if totals.get(word)]
     return [
-        (_REASONS.get((word, reason), f"could not be scored: `{reason}`"), count)
+        (_REASONS.get((word, reason)) or f"could not be scored: {_STATUSES.get(reason, reason)}", count)
         for word, reasons in totals["reasons"].items()
         for reason, count in reasons.items()
     ]

@@ -77,6 +77,11 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
             Decide by the columns `saft_score` and `saft_status` that the data brings, whoever wrote them, without
             loading a model. Needs a threshold, a share or a scorer. Otherwise such columns are ignored: the rows are
             scored again, from the store where their vectors are there.
+        saft_push_scorer (`bool`, *optional*, defaults to `False`):
+            When the model is pushed, push the scorer to `MODEL-saft-scorer` too, and link it in the cards.
+        saft_push_dataset (`bool`, *optional*, defaults to `False`):
+            When the model is pushed, push the rows that it was trained on to `MODEL-saft-rows` too. Removed rows are
+            not pushed. Both are private unless `hub_private_repo` is false.
         saft_cache_dir (`str`, *optional*):
             Where hidden states are kept, to be computed once; by default `saft` in the Hugging Face home.
         saft_scorer (`str`, *optional*):
@@ -143,6 +148,12 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
     saft_trust_scores: bool = field(
         default=False, metadata={"help": "Decide by the `saft_score` column of the data, whoever wrote it."}
     )
+    saft_push_scorer: bool = field(
+        default=False, metadata={"help": "Push the scorer beside the model, to `MODEL-saft-scorer`."}
+    )
+    saft_push_dataset: bool = field(
+        default=False, metadata={"help": "Push the rows that are trained on beside the model, to `MODEL-saft-rows`."}
+    )
     saft_cache_dir: str | None = field(
         default=None, metadata={"help": "Where hidden states are kept; by default `saft` in the Hugging Face home."}
     )
@@ -155,6 +166,10 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise SAFTInputError(f"`{name}` must be one of {list(choices)}, not {getattr(self, name)!r}.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # `training_args.bin` is a pickle of this, and is pushed with the model.
+        return {**self.__dict__, "hub_token": None}
 
 
 def setting(args: Any, name: str) -> Any:

@@ -43,25 +43,3 @@ def log_numbers(summary: Mapping[str, Any]) -> Numbers:
     numbers = {f"saft_{name}": summary[name] for name in names if isinstance(summary.get(name), int | float)}
     quantiles = {f"saft_score_q{name}": value for name, value in summary.get("score_quantiles", {}).items()}
     return {**numbers, **quantiles, "saft_seconds": summary["saft_seconds"]}
-
-
-def card_section(summary: Mapping[str, Any]) -> str:
-    """The part of a model card that tells what was filtered, in Markdown."""
-    if not summary["filtered"]:
-        why = summary.get("refusal") or summary.get("why", "no threshold could be chosen")
-        return f"\n## What was filtered\n\nThe training rows were **not filtered** by SAFT: {why}.\n"
-    if "rows" not in summary:
-        told = "The training rows were a stream, filtered while the model trained."
-        counts = ""
-    else:
-        told = f"Of {summary['rows']:,} rows, {summary['removed']:,} were removed as harmful before training."
-        counts = f" {summary['errored']:,} could not be scored." if summary["errored"] else ""
-    decided = f"Rows with a SAFT score above {summary['threshold']:.6g} were taken for harmful"
-    source = summary.get("threshold_from")
-    lines = [
-        "\n## What was filtered\n",
-        f"{told}{counts} {decided}" + (f" (threshold from: {source})." if source else "."),
-        "\nScores come from the model's own hidden states ([SAFT](https://arxiv.org/abs/2410.10014)). A filter makes "
-        "mistakes in both directions: harmful rows may be left, and harmless ones may be missing.",
-    ]
-    return "\n".join(lines) + "\n"

@@ -19,8 +19,9 @@ from saft_hf.scorer import SAFTScorer
 from saft_hf.train.config import SAFTSFTConfig, setting
 from saft_hf.train.filtering import filter_rows
 from saft_hf.train.inputs import model_name
+from saft_hf.train.publish import Publishing
 from saft_hf.train.record import Record, checkpoint_folder, write_results, write_summary
-from saft_hf.train.report import FilterCallback, Numbers, card_section, log_numbers
+from saft_hf.train.report import FilterCallback, Numbers, log_numbers
 from saft_hf.train.request import Filtered, Request
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 _SIGNATURE = inspect.signature(SFTTrainer.__init__)
 
 
-class SAFTSFTTrainer(SFTTrainer):  # type: ignore[misc] # trl is not typed
+class SAFTSFTTrainer(Publishing, SFTTrainer):  # type: ignore[misc] # trl is not typed
     r"""TRL's [`~trl.SFTTrainer`] on the rows that SAFT keeps: harmful rows are taken out before training.
 
     It takes every argument that SFTTrainer takes, in the same order, and those below by keyword. The raw rows of
@@ -219,11 +220,3 @@ class SAFTSFTTrainer(SFTTrainer):  # type: ignore[misc] # trl is not typed
         if self._saft_record.filtered and self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             self._saft_record.save(folder)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """TRL's card, and what was filtered."""
-        super().create_model_card(*args, **kwargs)
-        card = Path(self.args.output_dir) / "README.md"
-        if self._saft is not None and self.is_world_process_zero():
-            with card.open("a", encoding="utf-8") as file:
-                file.write(card_section(self._saft.summary))

@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
 from saft_hf.publish import RowsCard, dataset_card, filtered_values, merge_cards, model_section
+from saft_hf.status import RowStatus
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "model_cards" / "examples"
 
@@ -143,6 +144,13 @@ def test_counts_of_a_stream_and_of_the_reasons_add_up() -> None:
     assert values["counts"] == [("kept", 5), ("removed", 2)]
     assert "a stream, filtered while the model trained" in model_section(values)
     assert sum(count for _, count in filtered_values(SUMMARY)["counts"]) == 3000
+
+
+def test_every_status_is_explained() -> None:
+    statuses = {str(status): 1 for status in RowStatus if status is not RowStatus.OK}
+    counts = filtered_values({**SUMMARY, "reasons": {"errored": statuses}})["counts"]
+    assert len({what for what, _ in counts}) == len(statuses)
+    assert not [what for what, _ in counts if "_" in what or what.endswith(": truncated")]
 
 
 def test_rows_that_were_only_scored() -> None:
