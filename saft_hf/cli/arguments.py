@@ -64,7 +64,8 @@ class ScorerArguments:
     """The score and the threshold."""
 
     scorer: str | None = field(
-        default=None, metadata={"help": "Folder of a fitted scorer: nothing is fitted, its model and options are used."}
+        default=None,
+        metadata={"help": "Folder or Hub id of a fitted scorer: nothing is fitted, its model and options hold."},
     )
     method: str | None = field(
         default=None,

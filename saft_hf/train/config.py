@@ -85,7 +85,7 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
         saft_cache_dir (`str`, *optional*):
             Where hidden states are kept, to be computed once; by default `saft` in the Hugging Face home.
         saft_scorer (`str`, *optional*):
-            Folder of a fitted scorer (`SAFTScorer.save_pretrained`), in place of fitting one.
+            Folder or Hub id of a fitted scorer (`SAFTScorer.save_pretrained`, `push_to_hub`), in place of fitting one.
 
     Raises:
         SAFTInputError: an option has a value that it does not know.
@@ -158,7 +158,7 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
         default=None, metadata={"help": "Where hidden states are kept; by default `saft` in the Hugging Face home."}
     )
     saft_scorer: str | None = field(
-        default=None, metadata={"help": "Folder of a fitted scorer, in place of fitting one."}
+        default=None, metadata={"help": "Folder or Hub id of a fitted scorer, in place of fitting one."}
     )
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from saft_hf.embed.world import World, describe
 from saft_hf.errors import SAFTError, SAFTInputError, SAFTUndecidedError
 from saft_hf.result import FilterResult
 from saft_hf.scorer import SCORE, STATUS, SAFTScorer
+from saft_hf.scorer.hub import fetched
 from saft_hf.train.certifying import certify, check_certificate
 from saft_hf.train.config import setting
 from saft_hf.train.evaluating import score_eval
@@ -264,12 +265,13 @@ def _new(request: Request, model: Any, world: World) -> SAFTScorer:
 def _load(request: Request, model: Any) -> SAFTScorer:
     """A scorer from its folder; rows are rendered as they are trained on where it reads the model that is trained."""
     assert isinstance(request.scorer, str | Path)  # noqa: S101 - for the type checker
-    reads = load_artifact(request.scorer)[0].get("model")
+    reads = load_artifact(fetched(request.scorer, token=setting(request.args, "hub_token")))[0].get("model")
     own = reads is None or reads == model_name(request.model)
     scorer = SAFTScorer.from_pretrained(
         request.scorer,
         model=model if own else None,
         cache_dir=request.get("cache_dir"),
+        token=setting(request.args, "hub_token"),
         trust_remote_code=setting(request.args, "trust_remote_code"),
     )
     return _set_rendering(scorer, request, own)
