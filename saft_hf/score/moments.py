@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from saft_hf.errors import SAFTInputError
 
+_MERGED_ROWS = 128
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
@@ -91,10 +93,14 @@ class Moments:
         if count == 0:
             return self.zeros(self.mean.size)
         delta = other.mean - self.mean
-        scatter = np.outer(delta, delta)
-        scatter *= self.count * other.count / count
-        scatter += self.scatter
-        scatter += other.scatter
+        scatter = np.empty_like(self.scatter)
+        # A few rows at a time: at d = 8,192 each d x d array in between would take another 512 MiB.
+        for first in range(0, len(delta), _MERGED_ROWS):
+            rows = slice(first, first + _MERGED_ROWS)
+            part = np.outer(delta[rows], delta)
+            part *= self.count * other.count / count
+            part += self.scatter[rows]
+            np.add(part, other.scatter[rows], out=scatter[rows])
         return Moments(count, self.mean + delta * (other.count / count), scatter)
 
     @property

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import eigh
 
 from saft_hf.errors import SAFTInputError
+from saft_hf.score.eigen import top_eigenpairs
 from saft_hf.score.moments import Moments
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -66,9 +66,8 @@ def principal_subspace(moments: Moments, k: int, *, clip: bool = False) -> Subsp
     if moments.count < 2:
         raise SAFTInputError(f"the pool has {moments.count:.0f} scored row(s): at least 2 that differ are needed")
     d = moments.mean.size
-    solved = min(k + 1, d)
-    values, vectors = eigh(moments.scatter, subset_by_index=[d - solved, d - 1])
-    energies = values[::-1] / moments.count
+    values, vectors = top_eigenpairs(moments.scatter, min(k + 1, d))
+    energies = values / moments.count
     # Below this, variance is rounding: of the eigenvalue solver, or of sums around a mean far from zero.
     noise = max(d * _EPS * energies[0], (8 * _EPS * float(np.linalg.norm(moments.mean))) ** 2)
     rank = min(int(np.count_nonzero(energies > noise)), int(moments.count) - 1)
@@ -80,7 +79,7 @@ def principal_subspace(moments: Moments, k: int, *, clip: bool = False) -> Subsp
     if k > rank and not clip:
         raise SAFTInputError(f"k={k} is above the rank of the pool, {rank}: use k <= {rank}, or a larger pool")
     kept = min(k, rank)
-    directions = np.ascontiguousarray(vectors[:, ::-1].T[:kept])
+    directions = np.ascontiguousarray(vectors.T[:kept])
     peaks = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
     directions *= np.where(peaks < 0, -1.0, 1.0)
     following = np.append(np.maximum(energies, 0.0), 0.0)[1 : kept + 1]
