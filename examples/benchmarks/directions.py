@@ -1,0 +1,107 @@
+"""Time and peak memory of covariance and principal directions on a CPU: they must be a small share of the whole.
+
+    python examples/benchmarks/directions.py
+    python examples/benchmarks/directions.py --d 16384 --rows 2048
+
+Vectors are random with a power-law spectrum, summed leaf by leaf along the tree that `fit` uses. Each size runs in a
+fresh process. The share is that of a Llama shape of that width (see MODELS), read to its middle layer: the forward is
+counted in multiplications at this machine's measured float32 rate, as no model of that size runs here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from scipy.linalg import eigh
+
+from saft_hf.embed.reduce import tree_reduce
+from saft_hf.embed.world import World
+from saft_hf.score import Moments, principal_subspace
+
+ROOT = Path(__file__).resolve().parents[2]
+TOKENS = 24
+"""Tokens of a prompt in beavertails_pairs, on average."""
+
+MODELS = {4096: (16, 11008), 8192: (40, 28672), 16384: (63, 53248)}
+"""Hidden size -> blocks up to the middle layer and feed-forward width (Llama 2 7B, 2 70B, 3.1 405B)."""
+
+
+def measure(d: int, rows: int, leaves: int, k: int, dense: bool) -> dict[str, float]:
+    """Seconds and peak MiB of summing and solving, at one width."""
+    start = peak_mib()
+    spread = np.arange(1, d + 1, dtype=np.float32) ** -0.5
+
+    def leaf(number: int) -> Moments:
+        count = rows * (number + 1) // leaves - rows * number // leaves
+        return Moments.of(np.random.default_rng(number).standard_normal((count, d), dtype=np.float32) * spread)
+
+    clock = time.perf_counter()
+    total = tree_reduce(World(), leaves, leaf, Moments.merge)
+    assert total is not None
+    summed = time.perf_counter() - clock
+    clock = time.perf_counter()
+    found = principal_subspace(total, k)
+    solved = time.perf_counter() - clock
+    figures = {"d": d, "rows": rows, "covariance_s": summed, "directions_s": solved, "peak_mib": peak_mib() - start}
+    figures["d_x_d_mib"] = d * d * 8 / 2**20
+    if d in MODELS:
+        blocks, wide = MODELS[d]
+        flops = 2 * rows * TOKENS * blocks * (4 * d * d + 3 * d * wide)
+        figures["share"] = (summed + solved) / (summed + solved + flops / matmul_rate())
+    if dense:
+        clock = time.perf_counter()
+        values, vectors = eigh(total.scatter, subset_by_index=[d - k, d - 1])
+        figures["dense_s"] = time.perf_counter() - clock
+        figures["one_minus_cosine"] = float(
+            np.abs(1 - np.abs((vectors[:, ::-1].T * found.directions).sum(axis=1))).max()
+        )
+    return figures
+
+
+def matmul_rate() -> float:
+    """Float32 operations a second of one large product, the best of three."""
+    a = np.ones((2048, 2048), np.float32)
+    seconds = []
+    for _ in range(3):
+        clock = time.perf_counter()
+        _ = a @ a
+        seconds.append(time.perf_counter() - clock)
+    return 2 * 2048**3 / min(seconds)
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def main() -> None:
+    """Measure each width, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--d", type=int, nargs="+", default=(4096, 8192))
+    parser.add_argument("--rows", type=int, default=12_000)
+    parser.add_argument("--leaves", type=int, default=64)
+    parser.add_argument("--k", type=int, default=4)
+    parser.add_argument("--dense_up_to", type=int, default=4096, help="also solve the whole matrix, up to this width")
+    parser.add_argument("--output", type=Path, default=ROOT / "out" / "directions.json")
+    options = parser.parse_args()
+    results = []
+    for d in options.d:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
+            work = (d, options.rows, options.leaves, options.k, d <= options.dense_up_to)
+            results.append(alone.submit(measure, *work).result())
+        print("  ".join(f"{name} {value:,.4g}" for name, value in results[-1].items()), flush=True)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()
