@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,15 +12,16 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def mean_for_added(embeddings: nn.Module, input_ids: Tensor) -> Iterator[Tensor]:
+def mean_for_added(embeddings: nn.Module, input_ids: Tensor, device: torch.device) -> Iterator[Tensor]:
     """Inside, ids beyond the embedding table are embedded as its mean, which is where training starts them.
 
     Args:
         embeddings: the model's input embeddings.
-        input_ids: token ids, int64 [B, T].
+        input_ids: token ids, int64 [B, T]; on the CPU, so that nobody waits for an accelerator.
+        device: where the embeddings are looked up.
 
     Yields:
-        The ids to feed.
+        The ids to feed, where `input_ids` are.
     """
     weight: Any = embeddings.weight
     rows = weight.shape[0]
@@ -29,10 +31,15 @@ def mean_for_added(embeddings: nn.Module, input_ids: Tensor) -> Iterator[Tensor]
         yield input_ids
         return
     # Through the module, which may scale what it looks up.
-    mean = embeddings(torch.arange(rows, device=input_ids.device)).float().mean(dim=0)
-    handle = embeddings.register_forward_hook(
-        lambda module, args, output: torch.where(added[..., None].to(output.device), mean.to(output), output)
-    )
+    mean = embeddings(torch.arange(rows, device=device)).float().mean(dim=0)
+    thread = threading.get_ident()
+
+    def replace(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        if threading.get_ident() != thread:  # another reader of the same weights
+            return output
+        return torch.where(added[..., None].to(output.device), mean.to(output), output)
+
+    handle = embeddings.register_forward_hook(replace)
     try:
         yield input_ids.masked_fill(added, 0)
     finally:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Self
+from itertools import chain
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ from saft_hf.embed.architecture import (
     find_blocks,
     find_text,
     needs_reload,
+    path_of,
     read_config,
     text_config,
     unwrap,
@@ -245,6 +248,24 @@ class Backbone:
                 for module, flag in training:
                     module.training = flag
 
+    def twin(self) -> Self | None:
+        """Another reader of the same weights, for another thread: what a forward writes into a model is its own.
+
+        To be used while this one is `reading`.
+
+        Returns:
+            The reader, or `None` where accelerate moves the weights about.
+        """
+        model = unwrap(self._open)
+        if any(hasattr(module, "_hf_hook") for module in model.modules()):
+            return None
+        shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+        copied = copy.deepcopy(model, cast(Any, shared))
+        text, blocks = (copied.get_submodule(path_of(model, part)) for part in (self._text, self._blocks))
+        twin = type(self)(copied, text, cast(nn.ModuleList, blocks), self.layers)
+        twin._is_reading = self._is_reading
+        return twin
+
     def read(self, input_ids: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
         """Hidden states of a batch; the forward stops after the last layer that is asked for.
 
@@ -252,12 +273,12 @@ class Backbone:
         states do not depend on what follows. States at padding positions mean nothing.
 
         Args:
-            input_ids: token ids, int64 [B, T], on `device`. An id that the model has no embedding for takes their
-                mean.
+            input_ids: token ids, int64 [B, T], best on the CPU (pinned where the model is on a GPU: nothing here waits
+                for it). An id that the model has no embedding for takes their mean.
             layers: some of `self.layers`.
 
         Returns:
-            Layer -> hidden states [B, T, d] on the device of `input_ids`, in the model's dtype.
+            Layer -> hidden states [B, T, d] on `device`, in the model's dtype.
 
         Raises:
             SAFTInputError: a layer is none of `self.layers`, or the model has been closed.
@@ -265,19 +286,20 @@ class Backbone:
         if unread := sorted(set(layers) - set(self.layers)):
             raise SAFTInputError(f"layer={unread[0]}: this backbone reads layers {list(self.layers)} only.")
         found: dict[int, Tensor] = {}
-        last = max(layers)
-        with contextlib.nullcontext() if self._is_reading else self.reading():
+        last, device = max(layers), self.device
+        # Gradients are off for a thread, not for a model: `reading` may have been entered in another one.
+        with contextlib.nullcontext() if self._is_reading else self.reading(), torch.no_grad():
             handles = [self._watch(layer, found, last) for layer in set(layers) - {self.num_layers}]
             try:
-                with mean_for_added(unwrap(self._open).get_input_embeddings(), input_ids) as ids:
-                    output = self._text(ids, **self._forward_options)
+                with mean_for_added(unwrap(self._open).get_input_embeddings(), input_ids, device) as ids:
+                    output = self._text(ids.to(device, non_blocking=True), **self._forward_options)
                 found[self.num_layers] = output[0]
             except _StopForwardError:
                 pass
             finally:
                 for handle in handles:
                     handle.remove()
-        return {layer: self._stream(found[layer]).detach().to(input_ids.device) for layer in layers}
+        return {layer: self._stream(found[layer]).detach().to(device) for layer in layers}
 
     def _watch(self, layer: int, found: dict[int, Tensor], last: int) -> Any:
         """Hook that keeps one layer's states, and stops the forward where it is the last one."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from saft_hf.embed.backbone import Backbone
 from saft_hf.render import Readout, Rendering
@@ -46,11 +48,12 @@ def layers_of(cells: Sequence[str]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(cell.partition(".")[0]) for cell in cells))
 
 
-def read_batch(backbone: Backbone, renderings: Sequence[Rendering], cells: Cells) -> dict[str, NDArray[np.float32]]:
+def read_batch(backbone: Backbone, renderings: Sequence[Rendering], cells: Cells) -> dict[str, Tensor]:
     """Feed one batch and pool its hidden states.
 
     Rows are padded on the right and no attention mask is built: in a causal model nothing before the padding can
-    see it. A batch that does not fit in memory is halved, and halved again: always at the same rows.
+    see it. A batch that does not fit in memory is halved, and halved again: always at the same rows. On a GPU the
+    vectors stay there, and nothing waits for them.
 
     Args:
         backbone: the model, open for reading.
@@ -58,54 +61,73 @@ def read_batch(backbone: Backbone, renderings: Sequence[Rendering], cells: Cells
         cells: what to read.
 
     Returns:
-        For each cell `float32 [n, d]`; NaN where a readout is not defined for a row.
+        For each cell `float32 [n, d]` where the model is; NaN where a readout is not defined for a row.
     """
     try:
-        pooled = _forward(backbone, renderings, cells)
+        return _forward(backbone, renderings, cells)
     except torch.OutOfMemoryError:
         if len(renderings) == 1:
             raise
         middle = len(renderings) // 2
-        pooled = None
-    if pooled is not None:
-        return {name: vectors.cpu().numpy() for name, vectors in pooled.items()}
     torch.cuda.empty_cache()
     halves = [read_batch(backbone, part, cells) for part in (renderings[:middle], renderings[middle:])]
-    return {name: np.concatenate([half[name] for half in halves]) for name in cells.names}
+    return joined(halves)
 
 
-def _forward(backbone: Backbone, renderings: Sequence[Rendering], cells: Cells) -> dict[str, torch.Tensor]:
+def joined(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The vectors of several batches, one after the other."""
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def as_arrays(vectors: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
+    """Vectors as numpy arrays; waits for them where they are on a GPU."""
+    return {name: tensor.cpu().numpy() for name, tensor in vectors.items()}
+
+
+def _forward(backbone: Backbone, renderings: Sequence[Rendering], cells: Cells) -> dict[str, Tensor]:
+    device = backbone.device
+
+    def moved(array: NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
     needed = [rendering.needed(cells.readouts) for rendering in renderings]
-    ids = np.zeros((len(renderings), max(needed)), dtype=np.int64)
+    ids = torch.zeros((len(renderings), max(needed)), dtype=torch.int64, pin_memory=device.type == "cuda")
+    filled = ids.numpy()
     for row, (rendering, length) in enumerate(zip(renderings, needed, strict=True)):
-        ids[row, :length] = rendering.input_ids[:length]
-    hidden = backbone.read(torch.from_numpy(ids).to(backbone.device), cells.layers)
+        filled[row, :length] = rendering.input_ids[:length]
+    hidden = backbone.read(ids, cells.layers)
     pooled = {}
     for readout in cells.readouts:
-        weights = torch.from_numpy(_weights(renderings, readout, ids.shape)).to(backbone.device)
+        defined = np.array([rendering.status_for(readout) == "ok" for rendering in renderings])
+        undefined = moved(~defined)[:, None]
+        if readout is Readout.MEAN:
+            weights = moved(_weights(renderings, defined, filled.shape))
+        else:
+            places = moved(np.array([_place(rendering, readout) for rendering in renderings]) * defined)
+            rows = torch.arange(len(renderings), device=device)
         for layer in cells.layers:
-            states = hidden[layer].float()
             if readout is Readout.MEAN:
-                vectors = torch.bmm(weights[:, None], states)[:, 0]
+                vectors = torch.bmm(weights[:, None], hidden[layer].float())[:, 0]
             else:
-                vectors = states[torch.arange(len(ids), device=states.device), weights.argmax(dim=1)]
-            undefined = weights.sum(dim=1) == 0
-            pooled[cell_name(layer, readout)] = vectors.masked_fill(undefined[:, None], float("nan"))
+                vectors = hidden[layer][rows, places].float()
+            pooled[cell_name(layer, readout)] = vectors.masked_fill(undefined, float("nan"))
     return pooled
 
 
-def _weights(renderings: Sequence[Rendering], readout: Readout, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """How much each token counts, `float32 [n, T]`; all zero where the readout is not defined."""
+def _place(rendering: Rendering, readout: Readout) -> int:
+    """The one token that is read."""
+    start, end = rendering.spans[-1]
+    return (start if readout is Readout.START else end) - 1
+
+
+def _weights(
+    renderings: Sequence[Rendering], defined: NDArray[np.bool_], shape: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """How much each token counts in the mean, `float32 [n, T]`; all zero where it is not defined."""
     weights = np.zeros(shape, dtype=np.float32)
-    for row, rendering in enumerate(renderings):
-        if rendering.status_for(readout) != "ok":
-            continue
-        if readout is Readout.START:
-            weights[row, rendering.spans[-1][0] - 1] = 1
-        elif readout is Readout.END:
-            weights[row, rendering.spans[-1][1] - 1] = 1
-        else:
-            tokens = sum(end - start for start, end in rendering.spans)
-            for start, end in rendering.spans:
-                weights[row, start:end] = 1 / tokens
+    for row in np.flatnonzero(defined).tolist():
+        spans = renderings[row].spans
+        for start, end in spans:
+            weights[row, start:end] = 1 / sum(end - start for start, end in spans)
     return weights

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from saft_hf.embed.backbone import Backbone
-from saft_hf.embed.cells import Cells, read_batch
+from saft_hf.embed.cells import Cells, as_arrays, joined, read_batch
+from saft_hf.embed.fill import RENDER_ROWS, Filler, Kept
 from saft_hf.embed.plan import KEY_BYTES, Plan, make_plan
 from saft_hf.embed.store import Store, Vectors
-from saft_hf.embed.world import World
+from saft_hf.embed.world import World, progress_bar
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Readout, Renderer, Rendering
 from saft_hf.status import RowStatus
@@ -32,7 +32,6 @@ Work = Callable[[Vectors], NDArray[np.floating]]
 
 _STATUSES = tuple(RowStatus)
 _CODES = {status: code for code, status in enumerate(_STATUSES)}
-_RENDER_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -80,15 +79,22 @@ def survey_renderings(renderings: Sequence[Rendering], readouts: Sequence[Readou
     return Survey(keys, identities, lengths, codes)
 
 
-def survey_dataset(dataset: Dataset, renderer: Renderer, cells: Cells, world: World) -> Survey:
-    """Render every row once, each process its share; all get the whole survey."""
+def survey_dataset(
+    dataset: Dataset, renderer: Renderer, cells: Cells, world: World, kept: Kept | None = None
+) -> Survey:
+    """Render every row once, each process its share, and keep what it can; all get the whole survey."""
     dataset = dataset.with_format(None)
     begin, end = (len(dataset) * r // world.size for r in (world.rank, world.rank + 1))
     parts = []
     with world.together("rendering"):
-        for first in _progress(range(begin, end, _RENDER_ROWS), world, "Rendering", "batch"):
-            batch = dataset[first : min(first + _RENDER_ROWS, end)]
-            parts.append(survey_renderings(renderer(batch), cells.readouts))
+        steps = range(begin, end, RENDER_ROWS)
+        with progress_bar(len(steps), world, "Rendering", "batch") as bar:
+            for first in steps:
+                renderings = renderer(dataset[first : min(first + RENDER_ROWS, end)])
+                parts.append(survey_renderings(renderings, cells.readouts))
+                if kept is not None:
+                    kept.put(first, renderings)
+                bar.update()
     gathered = [part for own in world.gather(parts) for part in own]
     if not gathered:
         return survey_renderings([], cells.readouts)
@@ -209,17 +215,24 @@ class Extractor:
         interrupted goes on with the same batches, with any number of processes.
         """
         dataset = dataset.with_format(None)
-        survey = survey_dataset(dataset, self.renderer, self.cells, self.world)
+        kept = Kept()
+        survey = survey_dataset(dataset, self.renderer, self.cells, self.world, kept)
         plan = self.plan(survey)
         store = self.store(plan.digest)
-        missing = [
-            leaf
-            for leaf in plan.leaves_of(self.world.rank, self.world.size)
-            if not store.has(leaf, plan.keys[plan.leaf_slice(leaf)])
-        ]
-        with self.world.together("embedding"):
-            if missing:
-                self._fill(missing, dataset, plan, store)
+
+        def missing() -> list[int]:
+            own = plan.leaves_of(self.world.rank, self.world.size)
+            return [leaf for leaf in own if not store.has(leaf, plan.keys[plan.leaf_slice(leaf)])]
+
+        filler = Filler(self.renderer, self.cells, self.world, kept)
+        todo = filler.deal(missing(), store)
+        for _ in range(2):
+            with self.world.together("embedding"):
+                if todo:
+                    with self.open_backbone() as backbone:
+                        filler.fill(todo, dataset, plan, store, backbone)
+                # Nothing, unless another process's files cannot be seen here after all.
+                todo = missing()
         return Embedded(survey, plan, store, self.world)
 
     def embed_renderings(self, renderings: Sequence[Rendering]) -> dict[str, NDArray[np.float32]]:
@@ -238,7 +251,8 @@ class Extractor:
                 for leaf in range(plan.num_leaves)
                 for batch in plan.leaf_batches(leaf)
             ]
-        return {name: np.concatenate([b[name] for b in batches])[plan.row_to_unique] for name in self.cells.names}
+            vectors = as_arrays(joined(batches))
+        return {name: vectors[name][plan.row_to_unique] for name in self.cells.names}
 
     def plan(self, survey: Survey) -> Plan:
         """The batches for a survey.
@@ -263,44 +277,3 @@ class Extractor:
     def store(self, plan_digest: str) -> Store:
         """The shards of a plan."""
         return Store(self.folder / plan_digest[:32], self.cells.names)
-
-    def _fill(self, leaves: list[int], dataset: Dataset, plan: Plan, store: Store) -> None:
-        uniques = sum(plan.leaf_slice(leaf).stop - plan.leaf_slice(leaf).start for leaf in leaves)
-        with self.open_backbone() as backbone, _bar(uniques, self.world, "Embedding", "rows") as bar:
-            for leaf in leaves:
-                where = plan.leaf_slice(leaf)
-                renderings = self._render_again(dataset, plan, where)
-                batches = []
-                for batch in plan.leaf_batches(leaf):
-                    part = renderings[batch.start - where.start : batch.stop - where.start]
-                    batches.append(read_batch(backbone, part, self.cells))
-                    bar.update(len(part))
-                vectors = {name: np.concatenate([batch[name] for batch in batches]) for name in self.cells.names}
-                store.write(leaf, plan.keys[where], vectors)
-
-    def _render_again(self, dataset: Dataset, plan: Plan, where: slice) -> list[Rendering]:
-        """Tokens of a leaf. Rendering twice is cheaper than keeping every token of a large dataset."""
-        renderings: list[Rendering] = []
-        rows = plan.first_row[where]
-        for first in range(0, len(rows), _RENDER_ROWS):
-            renderings += self.renderer(dataset[rows[first : first + _RENDER_ROWS]])
-        for row, rendering, key in zip(rows, renderings, plan.keys[where], strict=True):
-            if rendering.key(self.cells.readouts) != key.tobytes():
-                raise SAFTInputError(
-                    f"row {row} was rendered to other tokens the second time: a `formatting_func`, a transform or "
-                    "a chat template that draws at random or reads the clock cannot be scored. Make it "
-                    "deterministic, or write its output into the dataset first."
-                )
-        return renderings
-
-
-def _progress(items: range, world: World, what: str, unit: str) -> Iterator[int]:
-    with _bar(len(items), world, what, unit) as bar:
-        for item in items:
-            yield item
-            bar.update()
-
-
-def _bar(total: int, world: World, what: str, unit: str) -> tqdm:
-    """A progress bar on the main process only."""
-    return tqdm(total=total, desc=what, unit=unit, disable=not world.is_main, leave=False)

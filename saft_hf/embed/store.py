@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from safetensors.numpy import save as to_bytes
 
 from saft_hf.atomic import replacing
 from saft_hf.embed.plan import KEY_BYTES, find_keys
+from saft_hf.embed.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +101,22 @@ class Store:
             return False
         self._verified.add(leaf)
         return True
+
+    def is_shared(self, world: World) -> bool:
+        """Whether all processes see the same files: each looks for one that the first has just made. Collective."""
+        mark: Path | None = None
+        with world.together("looking at the store"):
+            if world.is_main:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                mark = self.folder / f".{secrets.token_hex(8)}.tmp"
+                mark.touch()
+        shared = world.share(mark)
+        assert shared is not None  # noqa: S101 - for the type checker
+        # Listed, not looked up: a network file system may remember for a while that a name was not there.
+        seen = world.gather(shared.name in {path.name for path in self.folder.glob(".*.tmp")})
+        if mark is not None:
+            mark.unlink()
+        return all(seen)
 
     def read(self, leaf: int, cell: str) -> NDArray[np.float32]:
         """The vectors of a leaf at one cell, `float32 [n, d]` in plan order."""

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
+from tqdm.auto import tqdm
 
 from saft_hf.errors import SAFTError
 
@@ -86,6 +87,11 @@ class World:
         if failed:
             rank, report = next(iter(failed.items()))
             raise SAFTError(f"{doing} failed on process {rank} of {self.size}: {report}")
+
+
+def progress_bar(total: int, world: World, what: str, unit: str) -> tqdm:
+    """A progress bar on the main process only."""
+    return tqdm(total=total, desc=what, unit=unit, disable=not world.is_main, leave=False)
 
 
 def describe(error: BaseException) -> str:

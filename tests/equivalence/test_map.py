@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from saft_hf import SAFTScorer
 from saft_hf.demo import demo_folder, demo_rows_path
-from saft_hf.embed import extract
+from saft_hf.embed import fill
 from saft_hf.embed.backbone import Backbone
 
 HERE = Path(__file__).resolve().parent
@@ -117,13 +117,13 @@ def test_a_damaged_store_is_mended_with_the_same_bits(
     demo_model: str, demo_pool: Dataset, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = demo_pool.select(range(200))
-    rows, read_batch = [], extract.read_batch
+    rows, read_batch = [], fill.read_batch
 
     def counted(backbone: Any, renderings: Any, cells: Any) -> Any:
         rows.append(len(renderings))
         return read_batch(backbone, renderings, cells)
 
-    monkeypatch.setattr(extract, "read_batch", counted)
+    monkeypatch.setattr(fill, "read_batch", counted)
 
     def fitted() -> SAFTScorer:
         return SAFTScorer(demo_model, method="saft", layer=2, k=3, cache_dir=tmp_path).fit(pool)

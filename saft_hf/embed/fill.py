@@ -1,0 +1,175 @@
+"""Missing leaves of a plan -> shards: dealt among the processes, tokens prepared while the model reads."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from saft_hf.embed.backbone import Backbone
+from saft_hf.embed.cells import Cells, as_arrays, joined, read_batch
+from saft_hf.embed.plan import Plan
+from saft_hf.embed.store import Store
+from saft_hf.embed.world import World, progress_bar
+from saft_hf.errors import SAFTInputError
+from saft_hf.render import Renderer, Rendering
+
+RENDER_ROWS = 1024
+KEPT_BYTES = 64 * 2**20
+_LEAVES_AHEAD = 2
+
+Submit = Callable[[Sequence[Rendering]], "Future[dict[str, Tensor]]"]
+
+
+class Kept:
+    """Renderings by row, kept from the first time for the second, up to a number of bytes."""
+
+    def __init__(self, most: int = KEPT_BYTES) -> None:
+        self._rows: dict[int, Rendering] = {}
+        self._room = most
+
+    def put(self, first: int, renderings: Sequence[Rendering]) -> None:
+        """Keep the renderings of neighbouring rows while there is room."""
+        for row, rendering in enumerate(renderings, first):
+            if self._room <= 0:
+                return
+            self._rows[row] = rendering
+            self._room -= rendering.input_ids.nbytes + 512  # what Python adds for each
+
+    def get(self, row: int) -> Rendering | None:
+        """The rendering of a row, where it was kept."""
+        return self._rows.get(row)
+
+
+class Filler:
+    """Embeds leaves of a plan with one model.
+
+    Args:
+        renderer: rows -> tokens.
+        cells: which hidden states.
+        world: the processes that work together.
+        kept: renderings that are there already.
+    """
+
+    def __init__(self, renderer: Renderer, cells: Cells, world: World, kept: Kept) -> None:
+        self._renderer = renderer
+        self._cells = cells
+        self._world = world
+        self._kept = kept
+
+    def deal(self, missing: list[int], store: Store) -> list[int]:
+        """This process's part of all that is missing anywhere. Collective.
+
+        A resumed run may find all of the rest within one process's leaves. Where all see the same files it is dealt
+        anew, so that nobody waits; else each can only fill its own.
+        """
+        reported = self._world.gather(missing)
+        if self._world.size == 1 or not any(reported) or not store.is_shared(self._world):
+            return missing
+        leaves, rank, size = [leaf for own in reported for leaf in own], self._world.rank, self._world.size
+        return leaves[len(leaves) * rank // size : len(leaves) * (rank + 1) // size]
+
+    def fill(self, leaves: Sequence[int], dataset: Dataset, plan: Plan, store: Store, backbone: Backbone) -> None:
+        """Embed leaves and write them."""
+        slices = {leaf: plan.leaf_slice(leaf) for leaf in leaves}
+        uniques = sum(where.stop - where.start for where in slices.values())
+        ahead: deque[tuple[int, list[Future[dict[str, Tensor]]]]] = deque()
+        with (
+            progress_bar(uniques, self._world, "Embedding", "rows") as bar,
+            side_by_side(backbone, self._cells) as submit,
+        ):
+
+            def finish() -> None:
+                leaf, batches = ahead.popleft()
+                store.write(leaf, plan.keys[slices[leaf]], as_arrays(joined([batch.result() for batch in batches])))
+                bar.update(slices[leaf].stop - slices[leaf].start)
+
+            for number, (leaf, where) in enumerate(slices.items()):
+                renderings = self._tokens(dataset, plan, where, again=number == 0)
+                parts = [renderings[b.start - where.start : b.stop - where.start] for b in plan.leaf_batches(leaf)]
+                ahead.append((leaf, [submit(part) for part in parts]))
+                if len(ahead) > _LEAVES_AHEAD:
+                    finish()
+            while ahead:
+                finish()
+
+    def _tokens(self, dataset: Dataset, plan: Plan, where: slice, *, again: bool) -> list[Rendering]:
+        """Tokens of a leaf: those kept, and those of other rows rendered a second time.
+
+        Args:
+            dataset: the rows.
+            plan: the plan.
+            where: the leaf's unique renderings.
+            again: render all of them, to find rows that come out differently each time.
+        """
+        rows = plan.first_row[where].tolist()
+        found: dict[int, Rendering] = {}
+        if not again:
+            found = {row: rendering for row in rows if (rendering := self._kept.get(row)) is not None}
+        missing = [row for row in rows if row not in found]
+        for first in range(0, len(missing), RENDER_ROWS):
+            some = missing[first : first + RENDER_ROWS]
+            found |= zip(some, self._renderer(dataset[some]), strict=True)
+        for row, key in zip(rows, plan.keys[where], strict=True):
+            if found[row].key(self._cells.readouts) != key.tobytes():
+                raise SAFTInputError(
+                    f"row {row} was rendered to other tokens the second time: a `formatting_func`, a transform or "
+                    "a chat template that draws at random or reads the clock cannot be scored. Make it "
+                    "deterministic, or write its output into the dataset first."
+                )
+        return [found[row] for row in rows]
+
+
+@contextmanager
+def side_by_side(backbone: Backbone, cells: Cells) -> Iterator[Submit]:
+    """Reads batches in the background, in the order in which they are given.
+
+    On a CPU each of torch's threads takes whole batches by itself: nobody waits for the others after every operation,
+    and a vector has the same bits for any number of threads. On a GPU one thread launches, and the caller's renders.
+
+    Args:
+        backbone: the model, open for reading.
+        cells: what to read.
+
+    Yields:
+        Renderings of a batch -> the future of its vectors.
+    """
+    threads = torch.get_num_threads()
+    on_cpu = backbone.device.type == "cpu"
+    twins = [backbone.twin() for _ in range(threads)] if on_cpu and threads > 1 else []
+    if None in twins or (on_cpu and threads == 1):
+        with _Inline() as inline:
+            yield lambda part: inline.submit(read_batch, backbone, part, cells)
+        return
+    free: deque[Any] = deque(twins or [backbone])
+    own = threading.local()
+
+    def start() -> None:
+        own.backbone = free.popleft()
+        if on_cpu:
+            torch.set_num_threads(1)
+        elif own.backbone.device.type == "cuda":
+            torch.cuda.set_device(own.backbone.device)
+
+    executor = ThreadPoolExecutor(len(free), thread_name_prefix="saft-reader", initializer=start)
+    try:
+        yield lambda part: executor.submit(lambda: read_batch(own.backbone, part, cells))
+    finally:
+        executor.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # torch gives what was set last to threads that start later
+
+
+class _Inline(Executor):
+    """Does the work where it is asked for."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future

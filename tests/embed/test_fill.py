@@ -1,0 +1,210 @@
+"""Leaves are filled alike however many threads read, in whatever order, and by whichever process."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from models import VOCAB, tiny_model, token_ids
+from safetensors.numpy import load_file
+from transformers import PreTrainedTokenizerFast
+
+from saft_hf.embed import fill
+from saft_hf.embed.backbone import Backbone
+from saft_hf.embed.cells import Cells, cell_name
+from saft_hf.embed.extract import Embedded, Extractor
+from saft_hf.embed.fill import Filler, Kept
+from saft_hf.embed.source import ModelSource
+from saft_hf.embed.store import Store
+from saft_hf.embed.world import World
+from saft_hf.errors import SAFTInputError
+from saft_hf.render import Readout, Renderer
+
+CELLS = Cells((1, 2), (Readout.START, Readout.MEAN))
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def rows() -> Dataset:
+    draw = np.random.default_rng(0)
+    ids = [draw.integers(3, VOCAB, int(draw.integers(4, 40))).tolist() for _ in range(120)]
+    return Dataset.from_dict({"input_ids": ids, "completion_mask": [[0, 0] + [1] * (len(row) - 2) for row in ids]})
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, models
+
+    vocab = {f"t{number}": number for number in range(VOCAB)}
+    core = Tokenizer(models.WordLevel(vocab, unk_token="t0"))
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="t0", eos_token="t1")
+
+
+def extractor(folder: Path, **options: Any) -> Extractor:
+    source = ModelSource(tiny_model("llama"), processing_class=tokenizer())
+    return Extractor(
+        Renderer(source.tokenizer, **options),
+        CELLS,
+        lambda: source.opened(CELLS.layers, torch.device("cpu")),
+        width=source.shape.hidden_size,
+        max_positions=64,
+        token_budget=64,
+        folder=folder,
+        world=World(),
+    )
+
+
+def vectors_of(embedded: Embedded) -> dict[str, np.ndarray]:
+    names = CELLS.names
+    leaves = [vectors for _, vectors in embedded.leaves(names)]
+    return {name: np.concatenate([leaf[name] for leaf in leaves]) for name in names}
+
+
+def test_bits_do_not_depend_on_the_number_of_threads(tmp_path: Path, rows: Dataset, threads: Any) -> None:
+    found = {}
+    for count in (1, 2, 3):
+        threads(count)
+        found[count] = vectors_of(extractor(tmp_path / str(count)).embed(rows))
+        assert torch.get_num_threads() == count
+    assert np.isfinite(found[1][cell_name(2, Readout.MEAN)]).all()
+    for count in (2, 3):
+        for name in CELLS.names:
+            assert np.array_equal(found[1][name], found[count][name]), (count, name)
+
+
+def test_several_threads_do_read_side_by_side(
+    tmp_path: Path, rows: Dataset, threads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meeting, read_batch = threading.Barrier(2, timeout=20), fill.read_batch
+    met = threading.Event()
+
+    def met_first(backbone: Any, renderings: Any, cells: Any) -> Any:
+        if not met.is_set():
+            meeting.wait()  # times out where batches are read one after the other
+            met.set()
+        return read_batch(backbone, renderings, cells)
+
+    monkeypatch.setattr(fill, "read_batch", met_first)
+    threads(2)
+    extractor(tmp_path).embed(rows)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_error_in_a_reader_reaches_the_caller_and_whole_leaves_stay(
+    tmp_path: Path, rows: Dataset, threads: Any, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    read_batch, calls = fill.read_batch, []
+
+    def failing(backbone: Any, renderings: Any, cells: Any) -> Any:
+        calls.append(len(renderings))
+        if len(calls) == 30:
+            raise RuntimeError("the machine is on fire")
+        return read_batch(backbone, renderings, cells)
+
+    monkeypatch.setattr(fill, "read_batch", failing)
+    threads(count)
+    with pytest.raises(RuntimeError, match="on fire"):
+        extractor(tmp_path).embed(rows)
+    assert torch.get_num_threads() == count
+    monkeypatch.setattr(fill, "read_batch", read_batch)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    assert kept
+    resumed = vectors_of(extractor(tmp_path).embed(rows))
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    expected = vectors_of(extractor(tmp_path / "other").embed(rows))
+    assert all(np.array_equal(resumed[name], expected[name]) for name in CELLS.names)
+
+
+def test_a_twin_shares_weights_and_nothing_else() -> None:
+    model = tiny_model("llama")
+    backbone = Backbone.wrap(model, layers=[1, 2])
+    with backbone.reading():
+        twin = backbone.twin()
+        assert twin is not None
+        assert {id(p) for p in twin._open.parameters()} == {id(p) for p in model.parameters()}
+        assert not {id(m) for m in twin._open.modules()} & {id(m) for m in model.modules()}
+        one, other = backbone.read(token_ids(), [1, 2]), twin.read(token_ids(), [1, 2])
+    assert all(torch.equal(one[layer], other[layer]) for layer in (1, 2))
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_rows_that_were_kept_are_not_rendered_again(
+    tmp_path: Path, rows: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = extractor(tmp_path)
+    rendered: list[int] = []
+    render = Renderer.__call__
+
+    def counted(self: Renderer, batch: Any) -> Any:
+        rendered.append(len(batch["input_ids"]))
+        return render(self, batch)
+
+    monkeypatch.setattr(Renderer, "__call__", counted)
+    embedded = made.embed(rows)
+    first_leaf = embedded.plan.leaf_slice(0)
+    assert sum(rendered) == len(rows) + first_leaf.stop - first_leaf.start
+    rendered.clear()
+    monkeypatch.setattr(Kept.__init__, "__defaults__", (0,))
+    again = extractor(tmp_path / "other").embed(rows)
+    assert sum(rendered) == len(rows) + embedded.plan.num_unique
+    assert all(np.array_equal(vectors_of(embedded)[name], vectors_of(again)[name]) for name in CELLS.names)
+
+
+def test_a_renderer_that_draws_at_random_is_found(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    made = extractor(tmp_path, formatting_func=lambda row: " ".join(f"t{n}" for n in draw.integers(3, VOCAB, 9)))
+    with pytest.raises(SAFTInputError, match="other tokens the second time"):
+        made.embed(Dataset.from_dict({"number": list(range(20))}))
+
+
+class Others(World):
+    """A world in which this process is one of several, and the others report what they are told to."""
+
+    def __init__(self, rank: int, reports: list[Any]) -> None:
+        self._rank, self._reports = rank, reports
+
+    rank = property(lambda self: self._rank)  # type: ignore[assignment]
+    size = property(lambda self: len(self._reports))  # type: ignore[assignment]
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value if rank == self._rank else report for rank, report in enumerate(self._reports)]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_missing_leaves_are_dealt_anew_where_all_see_the_same_files(
+    tmp_path: Path, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "is_shared", lambda self, world: shared)
+    missing = [[], [40, 41, 42, 43, 44, 45, 46], [80]]
+    store = Store(tmp_path, CELLS.names)
+    dealt = [
+        Filler(None, CELLS, Others(rank, missing), Kept()).deal(missing[rank], store)  # type: ignore[arg-type]
+        for rank in range(3)
+    ]
+    if shared:
+        assert sum(dealt, []) == [40, 41, 42, 43, 44, 45, 46, 80]
+        assert [len(part) for part in dealt] == [2, 3, 3]
+    else:
+        assert dealt == missing
+
+
+def test_a_store_of_one_process_is_shared_and_leaves_no_mark(tmp_path: Path) -> None:
+    assert Store(tmp_path / "new", CELLS.names).is_shared(World())
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_shards_hold_what_is_read_back(tmp_path: Path, rows: Dataset) -> None:
+    embedded = extractor(tmp_path).embed(rows)
+    shard = load_file(embedded.store.path(0))
+    assert set(shard) == {"keys", *CELLS.names}
+    assert (shard["keys"] == embedded.plan.keys[embedded.plan.leaf_slice(0)]).all()
