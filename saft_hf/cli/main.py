@@ -20,6 +20,7 @@ COMMANDS = {
     "certify": "bound the harmful share of what is kept, with labels that chose nothing",
     "push": "push a folder again that could not be pushed",
     "sft": "fine-tune on the rows that are kept: what `trl sft` does, and its options",
+    "cache": "list the vectors that are kept on disk, or remove some",
     "demo": "score and filter the rows that ship with the package, offline, in a minute",
 }
 

@@ -13,6 +13,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from saft_hf.embed.backbone import Backbone
+from saft_hf.embed.cache import limit_from_environment, shrink, touch
 from saft_hf.embed.cells import Cells, as_arrays, joined, read_batch
 from saft_hf.embed.fill import RENDER_ROWS, Filler, Kept
 from saft_hf.embed.plan import KEY_BYTES, Plan, make_plan
@@ -214,6 +215,7 @@ class Extractor:
         A leaf that is already there, whole, is not embedded again. The plan is made over all rows, so a run that was
         interrupted goes on with the same batches, with any number of processes.
         """
+        limit = limit_from_environment()
         dataset = dataset.with_format(None)
         kept = Kept()
         survey = survey_dataset(dataset, self.renderer, self.cells, self.world, kept)
@@ -233,6 +235,9 @@ class Extractor:
                         filler.fill(todo, dataset, plan, store, backbone)
                 # Nothing, unless another process's files cannot be seen here after all.
                 todo = missing()
+        touch(store.folder)
+        if limit is not None:
+            shrink(self.folder.parent, limit, keep=[store.folder])
         return Embedded(survey, plan, store, self.world)
 
     def embed_renderings(self, renderings: Sequence[Rendering]) -> dict[str, NDArray[np.float32]]:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from saft_hf.atomic import replacing
+from saft_hf.embed.cache import touch
 from saft_hf.embed.plan import KEY_BYTES, find_keys
 from saft_hf.embed.world import World
 
@@ -151,6 +152,7 @@ class Store:
 
     def _load_index(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
         """Every key with its leaf and place; what stands in a leaf is checked when it is first read."""
+        touch(self.folder)
         keys, leaves, places = [np.zeros((0, KEY_BYTES), np.uint8)], [np.zeros(0, int)], [np.zeros(0, int)]
         for path in sorted(self.folder.glob("[0-9]*.safetensors")):
             own = np.array(_mapped(path, _KEYS))

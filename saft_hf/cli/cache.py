@@ -1,0 +1,62 @@
+"""`saft-hf cache ls|rm`: the vectors that are kept on disk."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from saft_hf.embed.cache import LIMIT_VARIABLE, CachedPlan, cached_plans, shrink
+from saft_hf.embed.store import default_cache_dir
+from saft_hf.errors import SAFTInputError
+
+
+def run(argv: Sequence[str]) -> None:
+    """List or remove plans: the vectors of one pool, read by one model in one way."""
+    parser = argparse.ArgumentParser(
+        prog="saft-hf cache",
+        description=f"Vectors that are removed are embedded again when they are needed. {LIMIT_VARIABLE}=N in the "
+        "environment keeps the folder under N gigabytes: what was not used for longest goes first.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    listing = commands.add_parser("ls", help="list plans, the one that was not used for longest first")
+    removing = commands.add_parser("rm", help="remove plans")
+    removing.add_argument("names", nargs="*", help="as `ls` shows them, or the start of one")
+    removing.add_argument("--all", action="store_true", help="remove every plan")
+    removing.add_argument("--max_gb", type=float, help="remove what was not used for longest, down to this size")
+    for command in (listing, removing):
+        command.add_argument("--cache_dir", type=Path, default=default_cache_dir())
+    options = parser.parse_args(argv)
+    plans = cached_plans(options.cache_dir)
+    if options.command == "ls":
+        _list(plans, options.cache_dir)
+        return
+    if [bool(options.names), options.all, options.max_gb is not None].count(True) != 1:
+        raise SAFTInputError("say what to remove: names as `saft-hf cache ls` shows them, `--all`, or `--max_gb N`.")
+    if options.max_gb is not None:
+        if options.max_gb < 0:
+            raise SAFTInputError(f"`--max_gb` is {options.max_gb}; it must be 0 or more.")
+        removed = shrink(options.cache_dir, int(options.max_gb * 1e9), grace_s=0)
+    else:
+        removed = plans if options.all else [_find(plans, name, options.cache_dir) for name in options.names]
+        for plan in removed:
+            plan.remove()
+    print(f"{len(removed)} removed, {sum(plan.size for plan in removed) / 1e6:,.1f} MB.")
+
+
+def _find(plans: Sequence[CachedPlan], name: str, cache_dir: Path) -> CachedPlan:
+    found = [plan for plan in plans if plan.name.startswith(name)]
+    if len(found) != 1:
+        raise SAFTInputError(
+            f"{name!r} names {len(found)} plans in {cache_dir}; `saft-hf cache ls` lists the {len(plans)} there."
+        )
+    return found[0]
+
+
+def _list(plans: Sequence[CachedPlan], cache_dir: Path) -> None:
+    for plan in plans:
+        cells, rows = plan.describe()
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.used))
+        print(f"{plan.name}  {used}  {plan.size / 1e6:>10,.1f} MB  {rows:>9,} vectors at {', '.join(cells) or '-'}")
+    print(f"{len(plans)} plans, {sum(plan.size for plan in plans) / 1e6:,.1f} MB in {cache_dir}.")

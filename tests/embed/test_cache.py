@@ -1,0 +1,103 @@
+"""A cache folder: what is listed, what goes first, what never goes."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from saft_hf import SAFTScorer
+from saft_hf.cli.main import main
+from saft_hf.embed.cache import cached_plans, limit_from_environment, shrink
+from saft_hf.embed.store import Store
+from saft_hf.errors import SAFTInputError
+
+CELL = "2.response_start"
+ROWS, WIDTH = 5, 4
+
+
+def plan_folder(cache: Path, model: str, plan: str) -> Path:
+    return cache / (model * 32) / (plan * 32)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Three plans, used one, two and three days ago, and files of somebody else."""
+    for days, (model, plan) in enumerate((("a", "1"), ("a", "2"), ("b", "3")), start=1):
+        store = Store(plan_folder(tmp_path, model, plan), (CELL,))
+        for leaf in range(2):
+            store.write(leaf, np.full((ROWS, 16), leaf, np.uint8), {CELL: np.zeros((ROWS, WIDTH), np.float32)})
+        stamp = time.time() - days * 86400
+        os.utime(store.folder, (stamp, stamp))
+    (tmp_path / "datasets" / "mine").mkdir(parents=True)
+    (tmp_path / "datasets" / "mine" / "00001.safetensors").write_bytes(b"precious")
+    return tmp_path
+
+
+def names(cache: Path) -> list[str]:
+    return [plan.folder.name[0] for plan in cached_plans(cache)]
+
+
+def test_plans_are_listed_oldest_first_and_others_files_are_not(cache: Path) -> None:
+    plans = cached_plans(cache)
+    assert [plan.folder.name[0] for plan in plans] == ["3", "2", "1"]
+    assert plans[0].describe() == ((CELL,), 2 * ROWS)
+    assert plans[0].size == sum(path.stat().st_size for path in plan_folder(cache, "b", "3").iterdir())
+
+
+@pytest.mark.parametrize(("room", "left"), [(3, ["3", "2", "1"]), (2, ["2", "1"]), (1, ["1"]), (0, [])])
+def test_what_was_not_used_for_longest_goes_first(cache: Path, room: int, left: list[str]) -> None:
+    limit = room * cached_plans(cache)[0].size
+    shrink(cache, limit)
+    assert names(cache) == left
+    assert (cache / "datasets" / "mine" / "00001.safetensors").exists()
+    assert plan_folder(cache, "b", "3").parent.exists() == ("3" in left)
+
+
+def test_the_plan_in_use_never_goes(cache: Path) -> None:
+    os.utime(plan_folder(cache, "a", "2"))  # another run is at it
+    shrink(cache, 0, keep=[plan_folder(cache, "b", "3")])
+    assert names(cache) == ["3", "2"]
+
+
+def test_a_limit_holds_while_scoring(
+    cache: Path, demo_model: str, demo_pool: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAFT_CACHE_GB", "0")
+    scorer = SAFTScorer(demo_model, method="saft", layer=1, expected_share=0.1, cache_dir=cache)
+    pool = demo_pool.select(range(100))
+    scores = scorer.fit(pool).score_dataset(pool)["saft_score"][:]
+    [own] = cached_plans(cache)
+    assert own.describe()[0] == ("1.response_start",)
+    monkeypatch.delenv("SAFT_CACHE_GB")
+    assert scorer.score_dataset(pool)["saft_score"][:] == scores
+
+
+@pytest.mark.parametrize("text", ["ten", "-1", "nan"])
+def test_a_limit_that_is_no_size_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("SAFT_CACHE_GB", text)
+    with pytest.raises(SAFTInputError, match="SAFT_CACHE_GB"):
+        limit_from_environment()
+    monkeypatch.setenv("SAFT_CACHE_GB", "1.5")
+    assert limit_from_environment() == 1_500_000_000
+
+
+def test_the_command_lists_and_removes(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--cache_dir", str(cache)]
+    assert main(["cache", "ls", *where]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["bbbbbbbb-33333333", "aaaaaaaa-22222222", "aaaaaaaa-11111111"]
+    assert CELL in lines[0]
+    assert lines[3].startswith("3 plans")
+    assert main(["cache", "rm", "bbbb", *where]) == 0
+    assert names(cache) == ["2", "1"]
+    for wrong in ([], ["aaaa"], ["cccc"], ["--all", "--max_gb", "1"], ["--max_gb", "-1"]):
+        assert main(["cache", "rm", *wrong, *where]) == 2
+    assert names(cache) == ["2", "1"]
+    assert main(["cache", "rm", "--max_gb", "0", *where]) == 0
+    assert names(cache) == []
+    assert (cache / "datasets" / "mine" / "00001.safetensors").exists()
