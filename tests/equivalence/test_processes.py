@@ -1,0 +1,79 @@
+"""Any number of processes, with one disk or with one each, killed or not: the same decisions, to the bit."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from saft_hf.demo import demo_folder, demo_rows_path
+
+HERE = Path(__file__).resolve().parent
+BENCHMARKS = HERE.parents[1] / "examples" / "benchmarks"
+SCRIPT = HERE / "fit_and_score.py"
+ROWS = 300
+
+
+@pytest.fixture(scope="module")
+def launch() -> ModuleType:
+    """Starts processes by environment alone, as the launcher of a cluster does."""
+    spec = importlib.util.spec_from_file_location("launch", BENCHMARKS / "launch.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def answers(launch: ModuleType, folder: Path, stores: list[Path]) -> list[dict[str, np.ndarray]]:
+    """What each of as many processes as there are stores answers."""
+    task = [demo_folder(), 2, demo_rows_path(), ROWS]
+    log = folder.with_suffix(".log")
+    processes = launch.start([[SCRIPT, folder, store, *task] for store in stores], log=log)
+    try:
+        launch.finish(processes, timeout=240)
+    except RuntimeError as error:
+        pytest.fail(f"{error}\n{log.read_text()[-3000:]}")
+    found = []
+    for rank in range(len(stores)):
+        with np.load(folder / f"rank{rank}-0.npz") as saved:
+            found.append({name: saved[name] for name in saved.files})
+    return found
+
+
+@pytest.fixture(scope="module")
+def one(launch: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    folder = tmp_path_factory.mktemp("one")
+    [answer] = answers(launch, folder / "out", [folder / "store"])
+    return answer
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("size", "shared"), [pytest.param(3, False, id="3-without-a-shared-disk"), pytest.param(4, True, id="4")]
+)
+def test_more_processes_give_the_bits_of_one(
+    launch: ModuleType, one: dict[str, np.ndarray], tmp_path: Path, size: int, shared: bool
+) -> None:
+    stores = [tmp_path / ("store" if shared else f"machine{rank}") for rank in range(size)]
+    found = answers(launch, tmp_path / "out", stores)
+    for answer in found:
+        assert answer["world"] == size
+        for name in set(one) - {"world"}:
+            assert np.array_equal(answer[name], one[name], equal_nan=one[name].dtype.kind == "f"), name
+    # Each leaf lies on one disk: no process embedded what another had.
+    shards = [path.name for store in set(stores) for path in store.rglob("[0-9]*.safetensors")]
+    assert len(shards) == len(set(shards)) > size
+
+
+@pytest.mark.timeout(300)
+def test_killed_and_resumed_is_as_if_nothing_had_happened() -> None:
+    script = BENCHMARKS / "kill_and_resume.py"
+    done = subprocess.run([sys.executable, script, "--kills", "1"], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "whole shards embedded twice: 0; runs with other scores or audit: 0" in done.stdout
