@@ -29,8 +29,10 @@ fix: $(VENV)/.installed  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed  ## compare speed with the plain way
+bench: $(VENV)/.installed  ## speed: beside the plain way, on two processes, beside an epoch of training
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/benchmarks/bench.py
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/benchmarks/scaling.py
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/benchmarks/epoch.py
 
 clean:  ## remove both environments, caches and builds
 	rm -rf $(VENV) $(VENV_MIN) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,11 +1,17 @@
 """Rows per second against the plain way, in one run: `make bench`.
 
-The plain way: transformers' own `AutoModelForCausalLM` in float32, batches of 8 in row order, the whole sequence,
+    python examples/benchmarks/bench.py                                            # lab-lm, all rows
+    python examples/benchmarks/bench.py --model_name_or_path llama-0.1b --rows 400 --plain_rows 48
+    python examples/benchmarks/bench.py --model_name_or_path llama-7b --device cuda --dtype bfloat16
+
+The plain way: transformers' own `AutoModelForCausalLM`, batches of 8 in row order, the whole sequence,
 attention mask, `output_hidden_states=True`, language-model head. It is timed on random runs of 8 neighbouring rows, in
 chunks between our own runs, so that other work on the machine slows both. Each part runs in a fresh process, for its
 peak memory. Both ways start from rows and render them; model loading and imports are not timed.
 
-Ours is `Extractor.embed` on all rows with an empty store: rendering, planning, forward and writing to disk.
+Ours is `Extractor.embed` on all rows with an empty store: rendering, planning, forward and writing to disk. The
+model's FLOP/s count two operations for each weight that a real token meets; the share is that of one large product in
+the same dtype, measured in the same process.
 """
 
 from __future__ import annotations
@@ -25,7 +31,8 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, load_dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from shapes import SHAPES, config_of, matmul_rate, settle, weights_run, whole_model
+from transformers import AutoTokenizer
 
 from saft_hf.demo import demo_folder, demo_rows_path
 from saft_hf.embed.cells import Cells, cell_name
@@ -51,8 +58,21 @@ class Task:
     dataset: str
     layer: int
     device: str
+    dtype: str
+    token_budget: int | None
     rows: int
     batches: tuple[int, ...]
+
+    @property
+    def tokenizer(self) -> str:
+        """Folder of the tokenizer: a random model borrows one."""
+        own = self.model not in SHAPES
+        return self.model if own else str(SHARED / "lab-lm" if SHARED.is_dir() else demo_folder())
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return getattr(torch, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -66,6 +86,7 @@ class Part:
     seconds: float
     cpu_seconds: float
     peak_mib: float
+    matmul_flops: float
     vectors: dict[str, dict[int, np.ndarray]]
 
 
@@ -91,10 +112,11 @@ def pool(states: np.ndarray, rendering: Rendering, readout: Readout) -> np.ndarr
 def plain_way(task: Task, batches: tuple[int, ...]) -> Part:
     """Embed the given batches of 8 neighbouring rows as one would without this package."""
     rows = read_rows(task)
-    tokenizer = AutoTokenizer.from_pretrained(task.model)
+    tokenizer = AutoTokenizer.from_pretrained(task.tokenizer)
     renderer = Renderer(tokenizer)
     pad = tokenizer.pad_token_id or 0
-    model = AutoModelForCausalLM.from_pretrained(task.model, dtype=torch.float32).to(task.device).eval()
+    model = whole_model(task.model, task.device, task.torch_dtype)
+    rate = matmul_rate(task.device, task.torch_dtype)
     vectors: dict[str, dict[int, np.ndarray]] = {readout: {} for readout in READOUTS}
     count = tokens = fed = 0
 
@@ -112,7 +134,7 @@ def plain_way(task: Task, batches: tuple[int, ...]) -> Part:
             output = model(
                 input_ids=ids.to(task.device), attention_mask=mask.to(task.device), output_hidden_states=True
             )
-        states = output.hidden_states[task.layer].cpu().numpy()
+        states = output.hidden_states[task.layer].float().cpu().numpy()
         found = {q: {row: pool(states[i], r, q) for i, (row, r) in enumerate(usable)} for q in READOUTS}
         if keep:
             count, tokens, fed = count + len(usable), tokens + int(mask.sum()), fed + mask.numel()
@@ -123,13 +145,19 @@ def plain_way(task: Task, batches: tuple[int, ...]) -> Part:
     clock = Clock()
     for batch in batches:
         embed(batch * BATCH, keep=True)
-    return Part(count, count, tokens, 1 - tokens / fed, *clock.read(), peak_mib(), vectors)
+    settle(task.device)
+    return Part(count, count, tokens, 1 - tokens / fed, *clock.read(), peak_mib(task.device), rate, vectors)
 
 
 def our_way(task: Task, readout: Readout) -> Part:
     """Embed all rows into an empty store."""
     rows = read_rows(task)
-    source = ModelSource(task.model, options={"dtype": "float32"})
+    if task.model in SHAPES:  # read in place
+        tokenizer = AutoTokenizer.from_pretrained(task.tokenizer)
+        model = whole_model(task.model, task.device, task.torch_dtype)
+        source = ModelSource(model, processing_class=tokenizer)
+    else:
+        source = ModelSource(task.model, options={"dtype": task.dtype})
     cells = Cells((task.layer,), (readout,))
     device = torch.device(task.device)
     with tempfile.TemporaryDirectory() as folder:
@@ -141,12 +169,13 @@ def our_way(task: Task, readout: Readout) -> Part:
                 lambda: source.opened(cells.layers, device),
                 width=source.shape.hidden_size,
                 max_positions=source.shape.max_positions,
-                token_budget=source.token_budget(device),
+                token_budget=task.token_budget or source.token_budget(device),
                 folder=Path(folder) / store,
                 world=World(),
             )
 
         extractor("warm").embed(rows.select(range(BATCH)))  # loads the model, as for the plain way
+        rate = matmul_rate(task.device, task.torch_dtype)
         clock = Clock()
         embedded = extractor("cold").embed(rows)
         seconds, cpu_seconds = clock.read()
@@ -166,7 +195,8 @@ def our_way(task: Task, readout: Readout) -> Part:
         padding_share=plan.padding_share,
         seconds=seconds,
         cpu_seconds=cpu_seconds,
-        peak_mib=peak_mib(),
+        peak_mib=peak_mib(task.device),
+        matmul_flops=rate,
         vectors={readout: sampled},
     )
 
@@ -182,8 +212,10 @@ class Clock:
         return time.perf_counter() - self._begin[0], time.process_time() - self._begin[1]
 
 
-def peak_mib() -> float:
-    """Peak resident memory of this process, in MiB."""
+def peak_mib(device: str) -> float:
+    """Peak memory of this process on the device, in MiB; resident memory on a CPU."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
@@ -206,11 +238,12 @@ def joined(parts: list[Part]) -> Part:
         seconds=sum(part.seconds for part in parts),
         cpu_seconds=sum(part.cpu_seconds for part in parts),
         peak_mib=max(part.peak_mib for part in parts),
+        matmul_flops=max(part.matmul_flops for part in parts),
         vectors={q: {row: v for part in parts for row, v in part.vectors[q].items()} for q in READOUTS},
     )
 
 
-def figures(part: Part, plain: Part) -> dict[str, float | int]:
+def figures(part: Part, plain: Part, weights: int) -> dict[str, float | int]:
     """What is printed of one way."""
     numbers = {key: value for key, value in asdict(part).items() if key != "vectors"}
     rows, unique = part.rows / part.seconds, part.unique / part.seconds
@@ -220,6 +253,8 @@ def figures(part: Part, plain: Part) -> dict[str, float | int]:
         "rows_per_s": rows,
         "unique_per_s": unique,
         "tokens_per_s": part.tokens / part.seconds,
+        "model_flops": 2 * weights * part.tokens / part.seconds,
+        "of_matmul": 2 * weights * part.tokens / part.seconds / part.matmul_flops,
         "times_plain": rows / base,
         "times_plain_unique": unique / base,
         "times_plain_cpu": (part.rows / part.cpu_seconds) / (plain.rows / plain.cpu_seconds),
@@ -245,14 +280,14 @@ def measure(task: Task) -> dict[str, Any]:
     for readout, chunk in zip(READOUTS, chunks[1:], strict=True):
         ours[readout] = alone(our_way, task, readout)
         plain_parts.append(alone(plain_way, task, chunk))
-    plain = joined(plain_parts)
+    plain, weights = joined(plain_parts), weights_run(task.model, task.layer)
     return {
         "task": asdict(task) | {"batches": len(task.batches)},
         "threads": torch.get_num_threads(),
         "plain_rows_per_s_by_chunk": [part.rows / part.seconds for part in plain_parts],
-        "plain": figures(plain, plain),
+        "plain": figures(plain, plain, weights["plain"]),
         **{
-            readout.value: figures(part, plain)
+            readout.value: figures(part, plain, weights["ours"])
             | {"max_difference": difference(part.vectors[readout], plain.vectors[readout])}
             for readout, part in ours.items()
         },
@@ -267,6 +302,7 @@ COLUMNS = {
     "times_plain_unique": "{:.1f}x",
     "times_plain_cpu": "{:.1f}x",
     "tokens_per_s": "{:,.0f}",
+    "of_matmul": "{:.0%}",
     "padding_share": "{:.1%}",
     "peak_mib": "{:,.0f}",
     "max_difference": "{:.1e}",
@@ -285,7 +321,24 @@ def print_table(result: dict[str, Any]) -> None:
     chunks = ", ".join(f"{rate:.1f}" for rate in result["plain_rows_per_s_by_chunk"])
     print(f"\nplain: a random sample; rows/s of its {CHUNKS} chunks: {chunks}.")
     print("times_plain_unique counts equal renderings once: what is left without de-duplication.")
+    print("of_matmul: model FLOP/s, real tokens and layers run only, against one large product in the same process.")
     print("times_plain_cpu compares processor seconds, which other work on the machine disturbs less.")
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Draw rows a second, where matplotlib is installed (`pip install 'saft-hf[plots]'`)."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    ways = ["plain", *(readout.value for readout in READOUTS)]
+    figure = Figure(figsize=(6, 2.4), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(ways, [result[way]["rows_per_s"] for way in ways], color=["#999999", "#2a6f97", "#61a5c2"])
+    axes.bar_label(bars, [f"{result[way]['times_plain']:.1f}x" for way in ways], padding=3)
+    axes.set(xlabel="rows a second", title=f"{Path(result['task']['model']).name}, layer {result['task']['layer']}")
+    axes.margins(x=0.12)
+    figure.savefig(path, dpi=150)
 
 
 def main() -> None:
@@ -298,6 +351,8 @@ def main() -> None:
     parser.add_argument("--dataset_name", default=str(dataset), help="json, jsonl, csv or parquet file, or a Hub id")
     parser.add_argument("--layer", type=int, help="default: half of the layers")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--token_budget", type=int, help="tokens in a batch; default: what the package takes")
     parser.add_argument("--rows", type=int, default=0, help="only the first so many rows; 0: all")
     parser.add_argument("--plain_rows", type=int, default=480, help="rows that the plain way is timed on")
     parser.add_argument("--seed", type=int, default=0, help="draws the rows of the plain way")
@@ -306,8 +361,10 @@ def main() -> None:
     task = Task(
         model=options.model_name_or_path,
         dataset=options.dataset_name,
-        layer=ModelSource(options.model_name_or_path).shape.num_layers // 2 if options.layer is None else options.layer,
+        layer=config_of(options.model_name_or_path).num_hidden_layers // 2 if options.layer is None else options.layer,
         device=options.device,
+        dtype=options.dtype,
+        token_budget=options.token_budget,
         rows=options.rows,
         batches=(),
     )
@@ -318,9 +375,10 @@ def main() -> None:
     print_table(result)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=2))
+    plot(result, options.output.with_suffix(".png"))
     print(f"Written to {options.output}.")
     worst = max(result[readout.value]["max_difference"] for readout in READOUTS)
-    if worst > TOLERANCE:
+    if options.dtype == "float32" and worst > TOLERANCE:
         sys.exit(f"The vectors differ from the plain way by {worst:.1e}, more than {TOLERANCE:.0e}.")
 
 

@@ -1,6 +1,7 @@
-"""Peak memory of `fit` and `score_dataset` at 5,000 and at 50,000 rows: it must not grow with the number of rows.
+"""Peak memory and time of `fit` and `score_dataset` at 5,000 and at 50,000 rows: flat memory, linear time.
 
     python examples/benchmarks/memory.py
+    python examples/benchmarks/memory.py --rows 10000 100000 1000000 --most 1.6
 
 Rows are synthetic, all different, and stand in a parquet file, memory-mapped by `datasets`; the model is tiny and
 random. Each size runs in a fresh process.
@@ -71,12 +72,13 @@ def peak_of_scoring(path: str, readout: str) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print both peaks and their ratio."""
+    """Print peaks and seconds, and how they grow."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs=2, default=(5_000, 50_000))
+    parser.add_argument("--rows", type=int, nargs="+", default=(5_000, 50_000), help="numbers of rows, growing")
     parser.add_argument("--readout", default="response_start")
+    parser.add_argument("--most", type=float, default=MOST, help="how many times the memory is still flat")
     options = parser.parse_args()
-    peaks = []
+    peaks, times = [], []
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         for count in options.rows:
@@ -86,11 +88,16 @@ def main() -> None:
                     answer = alone.submit(work, *arguments).result()
             peak, seconds = answer
             peaks.append(peak)
-            print(f"{count:>7,} rows: peak {peak:,.0f} MiB, {seconds:.1f} s", flush=True)
-    ratio = peaks[1] / peaks[0]
-    print(f"ratio {ratio:.3f}")
-    if ratio > MOST:
-        sys.exit(f"Peak memory grows by {ratio - 1:.0%} from {options.rows[0]:,} to {options.rows[1]:,} rows.")
+            times.append(seconds)
+            print(f"{count:>9,} rows: peak {peak:,.0f} MiB, {seconds:.1f} s, {count / seconds:,.0f} rows/s", flush=True)
+    ratio = peaks[-1] / peaks[0]
+    rows = options.rows[-1] / options.rows[0]
+    print(
+        f"{rows:.0f} times the rows: {ratio:.3f} times the memory, {times[-1] / times[0]:.1f} times the time, "
+        f"{(peaks[-1] - peaks[0]) * 2**20 / (options.rows[-1] - options.rows[0]):,.0f} bytes for each row more"
+    )
+    if ratio > options.most:
+        sys.exit(f"Peak memory grows by {ratio - 1:.0%} from {options.rows[0]:,} to {options.rows[-1]:,} rows.")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import runpy
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from saft_hf import SAFTScorer
 
@@ -45,6 +47,27 @@ def test_shards_scored_independently_are_the_whole(
     together = np.concatenate(parts)
     assert np.isfinite(whole).all()
     assert np.abs(together - whole).max() <= 1e-5 * whole.max()
+
+
+def test_a_stream_is_read_a_batch_at_a_time(saved: Path, halves: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    scorer = SAFTScorer.from_pretrained(saved, cache_dir=tmp_path)
+    rows = halves[1].to_list()
+    drawn, ahead = 0, []
+
+    def endless() -> Iterator[dict[str, Any]]:
+        nonlocal drawn
+        while True:
+            yield rows[drawn % len(rows)]
+            drawn += 1
+
+    stream = IterableDataset.from_generator(endless).map(scorer, batched=True, batch_size=16)
+    found = []
+    for number, row in enumerate(islice(stream, 160)):
+        ahead.append(drawn - number)
+        found.append(row["saft_score"])
+    assert 0 < max(ahead) <= 32
+    whole = scores(SAFTScorer.from_pretrained(saved, cache_dir=tmp_path).score_dataset(halves[1]))
+    assert np.abs(np.asarray(found) - whole[:160]).max() <= 1e-5 * whole.max()
 
 
 def batches(rows: Dataset) -> dict[str, np.ndarray]:
