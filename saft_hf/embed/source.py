@@ -23,7 +23,7 @@ from saft_hf.errors import SAFTArtifactError, SAFTError, SAFTInputError
 
 logger = logging.getLogger(__name__)
 
-ALGORITHM = 1
+ALGORITHM = 2
 """Raised whenever the same input would give other vectors or scores: old caches are then not used."""
 
 _NO_MODEL = (
