@@ -3,9 +3,9 @@
     python examples/train_on_lab_lm.py
 
 The pool is easy(0.25) of `measure_saft.py`: 3,000 rows, a quarter of them harmful; score and threshold are chosen on
-100 labelled rows (`auto`). Every arm scores from nothing (an empty cache) and sees the same rows a step, with one thread a
-process unless `--threads` says otherwise. `offline` filters first and then trains with SFTTrainer. Of the seconds,
-`epoch` is what one epoch would take at this speed.
+100 labelled rows (`auto`). Every arm scores from nothing (an empty cache) and sees the same rows a step, with one
+thread a process unless `--threads` says otherwise. `offline` filters first and then trains with SFTTrainer. Of the
+seconds, `epoch` is what one epoch would take at this speed.
 """
 
 from __future__ import annotations
