@@ -151,14 +151,9 @@ def read_vectors(args: argparse.Namespace) -> Vectors:
         world=world,
     )
     embedded = extractor.embed(dataset)
-    place = embedded.plan.row_to_unique
-    if (place < 0).any():
-        raise SystemExit(
-            f"{(place < 0).sum()} rows cannot be read at every readout: give data with prompts and answers"
-        )
-    states = {
-        cell: np.concatenate([found[cell] for _, found in embedded.leaves((cell,))])[place] for cell in cells.names
-    }
+    states = {cell: embedded.states(cell) for cell in cells.names}
+    if unread := sum(np.isnan(found).any(axis=1) for found in states.values()).astype(bool).sum():
+        raise SystemExit(f"{unread} rows cannot be read at every readout: give data with prompts and answers")
     prompts = ["\0".join(turn["content"] for turn in messages[:-1]) for messages in dataset["messages"]]
     return Vectors(
         states,

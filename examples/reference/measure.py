@@ -25,6 +25,7 @@ from saft_hf.embed.world import World
 from saft_hf.reference import reference_columns
 from saft_hf.render import Readout, Renderer
 from saft_hf.score.reference import ReferenceScore, choose_reference, reference_threshold
+from saft_hf.scorer.referenced import laid_out_like
 
 ROOT = Path(__file__).resolve().parents[2]
 READOUTS = (Readout.START, Readout.MEAN)
@@ -63,21 +64,20 @@ class Reader:
     def __call__(self, dataset: Dataset) -> Vectors:
         """Vectors of the rows that can be read at every readout."""
         embedded = self.extractor.embed(dataset)
-        place = embedded.plan.row_to_unique
-        place = place[place >= 0]
-        found = {
-            name: np.concatenate([part[name] for _, part in embedded.leaves((name,))])[place]
-            for name in self.cells.names
-        }
+        found = {name: embedded.states(name) for name in self.cells.names}
         whole = np.all([np.isfinite(vectors).all(axis=1) for vectors in found.values()], axis=0)
         return {name: vectors[whole] for name, vectors in found.items()}
 
     def file(self, name: str, safe: bool) -> Vectors:
+        """Vectors of one class of a file."""
+        return self(self.rows(name, safe))
+
+    def rows(self, name: str, safe: bool) -> Dataset:
         """One class of a file: up to half as many rows again as a pool has, for pools to be drawn from."""
         data = load_dataset("json", data_files=str(self.args.data / f"{name}.jsonl.gz"), split="train")
         data = data.select_columns(["messages", "is_safe"])
         rows = np.flatnonzero(np.asarray(data["is_safe"]) == safe)
-        return self(data.select(np.random.default_rng(0).permutation(rows)[: 3 * self.args.rows // 2]))
+        return data.select(np.random.default_rng(0).permutation(rows)[: 3 * self.args.rows // 2])
 
 
 def auroc(benign: np.ndarray, unsafe: np.ndarray) -> float:
@@ -134,7 +134,8 @@ def main() -> None:
     read = Reader(args)
     known = reference_columns()
     harmful, groups = np.array(known["is_harmful"]), np.array(known["category"])
-    ours = read(Dataset.from_dict({name: known[name] for name in ("prompt", "completion")}))
+    reference = Dataset.from_dict({name: known[name] for name in ("prompt", "completion")})
+    ours = read(laid_out_like(read.rows("alpaca_benign", True), reference, read.extractor.renderer))
     files = {name: read.file(name, True) for name in (*BENIGN, "hard_negatives_refusals")}
     files |= {name: read.file("beavertails_pairs", name == "safe") for name in ("safe", "unsafe")}
     by_readout = {readout: [cell_name(layer, readout) for layer in read.layers] for readout in READOUTS}

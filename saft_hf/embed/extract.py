@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -122,16 +123,12 @@ class Embedded:
     All methods are collective: every process calls them in the same order and gets the same answer.
     """
 
-    def __init__(self, survey: Survey, plan: Plan, store: Store, world: World) -> None:
+    def __init__(self, survey: Survey, plan: Plan, store: Store, world: World, width: int) -> None:
         self.survey = survey
         self.plan = plan
         self.store = store
         self._world = world
-
-    def leaves(self, cells: Sequence[str]) -> Iterator[tuple[int, Vectors]]:
-        """This process's leaves with their vectors."""
-        for leaf in self.plan.leaves_of(self._world.rank, self._world.size):
-            yield leaf, self.vectors(leaf, cells)
+        self._width = width
 
     def vectors(self, leaf: int, cells: Sequence[str]) -> Vectors:
         """The vectors of one of this process's leaves."""
@@ -165,6 +162,10 @@ class Embedded:
                     parts.append(where_finite(work, vectors))
         found = np.concatenate(self._world.gather(np.concatenate(parts)))
         return found if only is None else found[np.searchsorted(np.unique(only), only)]
+
+    def states(self, cell: str) -> NDArray[np.float32]:
+        """The vectors of every row at one cell, `float32 [N, d]`, in memory; NaN where there is none."""
+        return self.rows(self.compute((cell,), itemgetter(cell), self._width))
 
     def rows(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Spread values of unique renderings (`[U, ...]`) over the rows (`[N, ...]`); NaN where there is none."""
@@ -238,7 +239,7 @@ class Extractor:
         touch(store.folder)
         if limit is not None:
             shrink(self.folder.parent, limit, keep=[store.folder])
-        return Embedded(survey, plan, store, self.world)
+        return Embedded(survey, plan, store, self.world, self.width)
 
     def embed_renderings(self, renderings: Sequence[Rendering]) -> dict[str, NDArray[np.float32]]:
         """Embed a handful of rows on this process, without the store.

@@ -66,7 +66,7 @@ def fit_scorer(
     if task.method == "saft":
         found = fit_published(task, embedded, labels, world)
     elif reference is not None:
-        found = fit_reference(task, reference, extractor, embedded)
+        found = fit_reference(task, reference, pool, extractor, embedded)
     else:
         assert labels is not None  # noqa: S101 - checked where the task was made
         found = fit_learned(task, extractor, embedded, labels, world)

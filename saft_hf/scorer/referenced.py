@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from saft_hf.decide import read_labels, resolve_label_column, threshold_for_shar
 from saft_hf.embed.extract import Embedded, Extractor
 from saft_hf.errors import SAFTUndecidedError
 from saft_hf.reference import reference_columns
+from saft_hf.render import Renderer
 from saft_hf.score import PublishedScore
 from saft_hf.score.reference import choose_reference, reference_threshold
 from saft_hf.scorer.inputs import check_dataset
@@ -60,27 +61,55 @@ class Reference:
         return cls(rows, harmful, np.asarray(groups))
 
 
-def fit_reference(task: Task, reference: Reference, extractor: Extractor, embedded: Embedded) -> Found:
+def laid_out_like(pool: Dataset, rows: Dataset, renderer: Renderer) -> Dataset:
+    """A reference set of plain `prompt` and `completion` in the form of the pool's rows; any other is left as it is.
+
+    Hidden states tell a chat template from plain text before they tell harm from good: both must be read alike.
+
+    Args:
+        pool: rows to score.
+        rows: the reference set.
+        renderer: renders the pool.
+
+    Returns:
+        Dialogues where the pool has dialogues, or tokens and the tokenizer a chat template; prompts and completions
+        where the pool has those; else plain text.
+    """
+    if not {"prompt", "completion"} <= set(rows.column_names) or not isinstance(rows[0]["prompt"], str):
+        return rows
+    columns, first = set(pool.column_names), pool.with_format(None)[0]
+    pairs = list(zip(rows["prompt"][:], rows["completion"][:], strict=True))
+    dialogues = bool({"messages", "conversations"} & columns) or isinstance(first.get("prompt"), list)
+    if dialogues or ("input_ids" in columns and renderer.tokenizer.chat_template):
+        words = ("user", "assistant")
+        turns = [[{"role": r, "content": c} for r, c in zip(words, pair, strict=True)] for pair in pairs]
+        return Dataset.from_dict({"messages": turns})
+    if {"prompt", "completion"} <= columns and renderer.formatting_func is None:
+        return rows
+    return Dataset.from_dict({renderer.config.text_field: ["\n".join(pair) for pair in pairs]})
+
+
+def fit_reference(task: Task, reference: Reference, pool: Dataset, extractor: Extractor, embedded: Embedded) -> Found:
     """Learn a direction and an absolute threshold from the reference set; the pool may only raise the threshold.
 
     Args:
         task: what was asked for; a threshold or a share that was given decides in place of the reference set's.
         reference: the reference set.
-        extractor: embeds it as the pool was embedded.
+        pool: the rows.
+        extractor: embeds the reference set as the pool was embedded.
         embedded: the pool.
 
     Raises:
         SAFTInputError: no row can be used.
     """
     world, cells = extractor.world, extractor.cells.names
-    own = extractor.embed(reference.rows)
-
-    def side_by_side(vectors: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-        return np.concatenate([vectors[cell] for cell in cells], axis=1)
-
-    states = own.rows(own.compute(cells, side_by_side, len(cells) * extractor.width))
-    usable = np.asarray(~np.isnan(states).any(axis=1))
-    vectors = dict(zip(cells, np.split(states[usable], len(cells), axis=1), strict=True))
+    reader = copy.copy(extractor)
+    # What a `formatting_func` makes of the pool's columns says nothing of these.
+    reader.renderer = Renderer(extractor.renderer.tokenizer, extractor.renderer.config)
+    own = reader.embed(laid_out_like(pool, reference.rows, extractor.renderer))
+    states = {cell: own.states(cell) for cell in cells}
+    usable = np.logical_and.reduce([np.isfinite(vectors).all(axis=1) for vectors in states.values()])
+    vectors = {cell: found[usable] for cell, found in states.items()}
     try:
         candidates = [(cell,) for cell in cells]
         learned = choose_reference(vectors, candidates, reference.harmful[usable], reference.groups[usable])

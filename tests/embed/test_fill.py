@@ -65,9 +65,7 @@ def extractor(folder: Path, **options: Any) -> Extractor:
 
 
 def vectors_of(embedded: Embedded) -> dict[str, np.ndarray]:
-    names = CELLS.names
-    leaves = [vectors for _, vectors in embedded.leaves(names)]
-    return {name: np.concatenate([leaf[name] for leaf in leaves]) for name in names}
+    return {name: embedded.states(name) for name in CELLS.names}
 
 
 def test_bits_do_not_depend_on_the_number_of_threads(tmp_path: Path, rows: Dataset, threads: Any) -> None:

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from scorer_kit import plain_vectors
+from transformers import AutoTokenizer
 
 from saft_hf import SAFTScorer
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
+from saft_hf.render import Renderer
 from saft_hf.score import LinearScore, PublishedScore
 from saft_hf.score.reference import learn_reference, reference_threshold
+from saft_hf.scorer.referenced import laid_out_like
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +109,33 @@ def test_a_reference_set_without_labels_is_refused(new_scorer: Any, parts: tuple
     pool, reference = parts
     with pytest.raises(SAFTInputError, match="one label column was expected"):
         new_scorer(reference=reference.remove_columns("is_safe")).fit(pool)
+
+
+@pytest.mark.parametrize("form", ["messages", "chat pairs", "pairs", "text", "tokens"])
+def test_the_reference_set_is_laid_out_as_the_pool_is(form: str, demo_pool: Dataset, demo_model: str) -> None:
+    renderer = Renderer(AutoTokenizer.from_pretrained(demo_model))
+    question, answer = [{"role": "user", "content": "q"}], [{"role": "assistant", "content": "a"}]
+    pools = {
+        "messages": {"messages": [question + answer]},
+        "chat pairs": {"prompt": [question], "completion": [answer]},
+        "pairs": {"prompt": ["q"], "completion": ["a"]},
+        "text": {"text": ["q a"]},
+        "tokens": {"input_ids": [[1, 2, 3]]},
+    }
+    rows = Dataset.from_dict({"prompt": ["Why?"], "completion": ["So."], "is_harmful": [False]})
+    found = laid_out_like(Dataset.from_dict(pools[form]), rows, renderer)
+    dialogue = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    expected = {"pairs": {"prompt": "Why?", "completion": "So."}, "text": {"text": "Why?\nSo."}}
+    for name, value in expected.get(form, {"messages": dialogue}).items():
+        assert found[0][name] == value
+
+
+def test_a_reference_set_of_pairs_serves_a_pool_of_dialogues(new_scorer: Any, parts: tuple[Dataset, Dataset]) -> None:
+    pool, reference = parts
+    reference = reference.filter(lambda row: [turn["role"] for turn in row["messages"]] == ["user", "assistant"])
+    pairs = reference.map(
+        lambda row: {"prompt": row["messages"][0]["content"], "completion": row["messages"][1]["content"]},
+        remove_columns=["messages"],
+    )
+    one, two = (new_scorer(reference=rows).fit(pool, on_refusal="keep") for rows in (reference, pairs))
+    assert np.array_equal(one.score_dataset(pool)["saft_score"], two.score_dataset(pool)["saft_score"])
