@@ -1,0 +1,1 @@
+"""Is the tuned model safer, and at what cost: judges, likelihoods, utility, and the contamination experiment."""

@@ -1,0 +1,72 @@
+"""Is an answer useful? Likeness to a reference answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saft_hf.errors import SAFTInputError
+
+_WORD = re.compile(r"[a-z0-9]+")
+
+
+def rouge_l(reference: str, answer: str) -> float:
+    """ROUGE-L: F1 of the longest common subsequence of words.
+
+    Words are runs of ASCII letters and digits in lower case, without stemming. Source: Lin, *ROUGE: A Package for
+    Automatic Evaluation of Summaries*, 2004, equations 2 to 4 with beta = 1.
+
+    Args:
+        reference: what a person wrote.
+        answer: what the model wrote.
+
+    Returns:
+        0 to 1.
+
+    Example:
+        >>> round(rouge_l("the cat sat on the mat", "the cat on a mat"), 3)
+        0.727
+    """
+    expected, given = _WORD.findall(reference.lower()), _WORD.findall(answer.lower())
+    common = _common(expected, given)
+    return 2 * common / (len(expected) + len(given)) if common else 0.0
+
+
+def _common(one: Sequence[str], other: Sequence[str]) -> int:
+    """Length of the longest common subsequence, a row of the table at a time."""
+    row = [0] * (len(other) + 1)
+    for word in one:
+        diagonal = 0
+        for place, compared in enumerate(other, start=1):
+            above = row[place]
+            row[place] = diagonal + 1 if word == compared else max(above, row[place - 1])
+            diagonal = above
+    return row[-1]
+
+
+def bleurt(references: Sequence[str], answers: Sequence[str], checkpoint: str) -> NDArray[np.float64]:
+    """BLEURT of answers, where the package `bleurt` is installed (it is not a dependency).
+
+    Args:
+        references: what people wrote, [n].
+        answers: what the model wrote, [n].
+        checkpoint: folder of a BLEURT checkpoint.
+
+    Returns:
+        `float64 [n]`.
+
+    Raises:
+        SAFTInputError: the package is not installed.
+    """
+    try:
+        from bleurt.score import BleurtScorer  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise SAFTInputError(
+            f"`bleurt`={checkpoint}, but the package `bleurt` is not installed ({error}). Install it from "
+            "github.com/google-research/bleurt, or leave the option out."
+        ) from error
+    scores = BleurtScorer(checkpoint).score(references=list(references), candidates=list(answers))
+    return np.asarray(scores, dtype=np.float64)
