@@ -21,6 +21,8 @@ COMMANDS = {
     "push": "push a folder again that could not be pushed",
     "sft": "fine-tune on the rows that are kept: what `trl sft` does, and its options",
     "cache": "list the vectors that are kept on disk, or remove some",
+    "evaluate": "how one model answers harmful and harmless prompts: judges, likelihood, utility, over-refusal",
+    "experiment": "compare filters by the models that are tuned on what they keep, and write a report",
     "demo": "score and filter the rows that ship with the package, offline, in a minute",
 }
 

@@ -1,0 +1,135 @@
+"""What an experiment is told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from saft_hf.errors import SAFTInputError
+
+ARMS = ("untuned", "none", "random", "ask", "saft", "auto", "reference", "oracle")
+"""`untuned`: the model as it is. `none`: no filter. `random`: as many rows as `saft` keeps, drawn at random;
+`random:ARM` as many as another arm. `ask`: a chat model is asked about each row. `saft`: as published. `auto`: our
+scores. `reference`: our scores without labels. `oracle`: the true labels."""
+
+
+@dataclass
+class EvaluationConfig:
+    """Which model, and what it is asked."""
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Hub id or folder of the model to tune."})
+    model_revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of the model."})
+    dtype: str = field(default="auto", metadata={"help": "Of the model; `auto` is the checkpoint's, float32 on CPU."})
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for the results and the report."})
+    labelled_name: str | None = field(
+        default=None, metadata={"help": "Rows with labels, such as BeaverTails: a Hub id, a folder or a file."}
+    )
+    labelled_split: str = field(default="train", metadata={"help": "Split of `labelled_name`."})
+    label_column: str | None = field(default=None, metadata={"help": "By default `is_safe`, `harmful` and so on."})
+    harmful_value: str | None = field(default=None, metadata={"help": "The value that marks a harmful row."})
+    benign_name: str | None = field(
+        default=None, metadata={"help": "Harmless instructions: for `easy` pools, and to measure utility."}
+    )
+    benign_split: str = field(default="train", metadata={"help": "Split of `benign_name`."})
+    refusals_name: str | None = field(default=None, metadata={"help": "Safe refusals of harmful prompts."})
+    safe_prompts_name: str | None = field(
+        default=None, metadata={"help": "Harmless prompts that sound harmful, such as XSTest's; labelled if need be."}
+    )
+    safe_prompts_split: str = field(default="train", metadata={"help": "Split of `safe_prompts_name`."})
+    split_seed: int = field(default=0, metadata={"help": "Of the split of prompts into pools, judge rows, questions."})
+    judges: list[str] = field(
+        default_factory=lambda: ["refusal", "trained"],
+        metadata={"help": "`refusal`, `trained` (by the experiment, on rows outside of the pools), and Hub ids."},
+    )
+    prompts: int = field(default=200, metadata={"help": "Held-out harmful prompts."})
+    pairs: int = field(default=200, metadata={"help": "Pairs of a safe and an unsafe answer."})
+    benign_rows: int = field(default=200, metadata={"help": "Harmless held-out rows, for utility."})
+    safe_prompts: int = field(default=250, metadata={"help": "Prompts of `safe_prompts_name`."})
+    max_new_tokens: int = field(default=128, metadata={"help": "Tokens of an answer, at most."})
+    max_length: int = field(default=1024, metadata={"help": "Tokens of a row whose likelihood is taken, at most."})
+    eval_batch_size: int = field(default=16, metadata={"help": "Rows at a time, when measuring."})
+    bleurt: str | None = field(default=None, metadata={"help": "Folder of a BLEURT checkpoint."})
+    keep_text: bool = field(default=False, metadata={"help": "Keep what the models said; some of it is harmful."})
+
+    def check(self) -> None:
+        """Refuse what cannot be run, before anything is loaded.
+
+        Raises:
+            SAFTInputError: an option is missing.
+        """
+        for name in ("model_name_or_path", "output_dir", "labelled_name", "benign_name"):
+            if getattr(self, name) is None:
+                raise SAFTInputError(f"`--{name}` is needed.")
+
+
+@dataclass
+class ExperimentConfig(EvaluationConfig):
+    """The contamination experiment: which model, data, arms and seeds."""
+
+    pools: list[str] = field(default_factory=lambda: ["hard", "easy"], metadata={"help": "`hard`, `easy`."})
+    shares: list[float] = field(default_factory=lambda: [0.1, 0.25], metadata={"help": "Harmful shares of the pools."})
+    rows: int = field(default=3000, metadata={"help": "Rows of a pool."})
+    demonstrations: float = field(default=0.0, metadata={"help": "Share of a pool that comes from `refusals_name`."})
+    labels: int = field(default=100, metadata={"help": "Rows whose label the filters see."})
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Of pools, label draws, training."})
+    arms: list[str] = field(
+        default_factory=lambda: ["untuned", "none", "random", "saft", "oracle"], metadata={"help": " ".join(ARMS)}
+    )
+    asked_model: str | None = field(default=None, metadata={"help": "Chat model of the arm `ask`."})
+    layer: int | None = field(default=None, metadata={"help": "Of the arm `saft`; by default half of the layers."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where vectors are kept."})
+    training: dict[str, Any] = field(default_factory=dict, metadata={"help": "Options of SFTConfig, in YAML."})
+    lora: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Options of LoraConfig, in YAML; without any, all weights are tuned."}
+    )
+    keep_models: str = field(
+        default="none", metadata={"help": "Which tuned models to keep: `none`, `filtered` or `all`."}
+    )
+
+    def check(self) -> None:
+        """Refuse what cannot be run, before anything is loaded.
+
+        Raises:
+            SAFTInputError: an option is missing or has a value that it does not know.
+        """
+        super().check()
+        known = {*ARMS, *(f"random:{arm}" for arm in ARMS)}
+        if wrong := [arm for arm in self.arms if arm not in known]:
+            raise SAFTInputError(f"`arms` holds {wrong}; known are {list(ARMS)}.")
+        for arm in self.arms:
+            if arm.startswith("random") and (like := same_size_as(arm)) not in self.arms:
+                raise SAFTInputError(f"the arm {arm!r} keeps as many rows as {like!r}: add that to `arms` too.")
+        if "ask" in self.arms and self.asked_model is None:
+            raise SAFTInputError("the arm 'ask' needs `asked_model`, a chat model.")
+        if wrong_shares := [share for share in self.shares if not 0 < share < 1]:
+            raise SAFTInputError(f"`shares` must lie between 0 and 1, not {wrong_shares}.")
+        if self.demonstrations and self.refusals_name is None:
+            raise SAFTInputError("`demonstrations` needs `refusals_name`: the rows that they come from.")
+        if self.keep_models not in ("none", "filtered", "all"):
+            raise SAFTInputError(f"`keep_models` must be 'none', 'filtered' or 'all', not {self.keep_models!r}.")
+
+
+def same_size_as(arm: str) -> str:
+    """The arm whose size a random arm has."""
+    return arm.partition(":")[2] or "saft"
+
+
+def digest(content: Any) -> str:
+    """32 hex digits that name a JSON-ready thing."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def model_identity(name: str, revision: str | None) -> str:
+    """What tells one model from another: name and revision on the Hub, a digest of all files of a local folder."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return f"{name}@{revision}"
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".bin", ".json", ".jinja", ".model"):
+            with path.open("rb") as file:
+                total.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()

@@ -1,0 +1,98 @@
+"""The commands and the callback give the figures of the Python API."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from datasets import Dataset
+from evaluate_kit import demo_source, small_config
+from trl import SFTConfig, SFTTrainer
+
+from saft_hf.cli.main import main
+from saft_hf.demo import demo_rows_path
+from saft_hf.evaluate.callback import EVALUATION_FILE, EvaluationCallback
+from saft_hf.evaluate.config import EvaluationConfig
+from saft_hf.evaluate.examiner import Examiner
+
+
+@pytest.fixture(autouse=True)
+def own_datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+
+
+@pytest.fixture
+def words(demo_model: str, tmp_path: Path) -> list[str]:
+    values = {
+        "model_name_or_path": demo_model,
+        "labelled_name": demo_rows_path(),
+        "benign_name": demo_rows_path(),
+        "safe_prompts_name": demo_rows_path(),
+        "output_dir": tmp_path / "out",
+        "prompts": 3,
+        "benign_rows": 3,
+        "safe_prompts": 3,
+        "max_new_tokens": 5,
+        "judges": "refusal",
+    }
+    return [str(word) for name, value in values.items() for word in (f"--{name}", value)]
+
+
+def test_one_model_is_evaluated(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", *words]) == 0
+    found = json.loads((tmp_path / "out" / EVALUATION_FILE).read_text())
+    assert found["questions"] == {"harmful": 3, "pairs": 0, "benign": 3, "safe": 3}
+    said = capsys.readouterr().out
+    assert f"{found['harmful']['refusal']['mean']:.3f}" in said
+    assert f"{found['perplexity']:.2f}" in said
+    assert main(["evaluate", *words[2:]]) == 2
+    assert "--model_name_or_path" in capsys.readouterr().err
+
+
+def test_an_experiment_from_yaml(
+    words: list[str], demo_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"pools": ["easy"], "shares": [0.25], "rows": 24, "labels": 12, "seeds": [0], "arms": ["none", "oracle"]}
+    training = {"max_steps": 1, "per_device_train_batch_size": 4, "gradient_checkpointing": False}
+    config = tmp_path / "experiment.yaml"
+    config.write_text(yaml.safe_dump({**options, "training": training}))
+    assert main(["experiment", "--config", str(config), *words]) == 0
+    assert str(tmp_path / "out" / "report.html") in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "out" / "experiment.json").read_text())["runs"]) == 2
+    assert main(["experiment", "--config", str(config), *words, "--arms", "magic"]) == 2
+    assert "magic" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["small", "paper"])
+def test_the_ready_configs_can_be_read(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(__file__).parents[2] / "examples" / "contamination" / f"{name}.yaml"
+    nowhere = str(tmp_path / "nowhere.jsonl")
+    assert main(["experiment", "--config", str(path), "--labelled_name", nowhere]) == 2
+    assert f"there is no file {nowhere}" in capsys.readouterr().err
+
+
+def test_the_callback_finds_what_the_examiner_finds(demo_model: str, demo_pool: Dataset, tmp_path: Path) -> None:
+    options = small_config(demo_model, tmp_path)
+    config = EvaluationConfig(**{name: getattr(options, name) for name in EvaluationConfig.__dataclass_fields__})
+    callback = EvaluationCallback(Examiner(config, demo_source(demo_pool)))
+    assert callback.card_section() == ""
+    args = SFTConfig(
+        str(tmp_path / "out"),
+        max_steps=1,
+        per_device_train_batch_size=2,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        save_strategy="no",
+        gradient_checkpointing=False,
+    )
+    trainer = SFTTrainer(demo_model, args, train_dataset=demo_pool.select(range(4)), callbacks=[callback])
+    trainer.train()
+    expected = Examiner(config, demo_source(demo_pool)).examine(trainer.model, trainer.processing_class)
+    found = json.loads((tmp_path / "out" / EVALUATION_FILE).read_text())
+    verdicts = expected.figures["harmful"]["refusal"]
+    assert found["harmful"]["refusal"]["mean"] == pytest.approx(sum(verdicts) / len(verdicts))
+    assert trainer.state.log_history[-1]["saft_perplexity"] == pytest.approx(found["perplexity"])
+    assert f"{found['rouge_l']['mean']:.3f}" in callback.card_section()

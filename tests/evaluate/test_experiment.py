@@ -1,0 +1,210 @@
+"""The experiment goes on where it was, trains no rows twice, and its report says what the figures say."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from evaluate_kit import demo_source, small_config
+
+from saft_hf import SAFTInputError
+from saft_hf.evaluate import experiment as module
+from saft_hf.evaluate.arms import Selection, selection_figures
+from saft_hf.evaluate.experiment import Experiment
+from saft_hf.evaluate.pools import Pool, Row
+from saft_hf.evaluate.report import render, write_report
+from saft_hf.evaluate.table import MARK, Results, read_results, table, verdicts
+
+
+@pytest.fixture(scope="module")
+def folder(demo_model: str, demo_pool: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished experiment."""
+    folder = tmp_path_factory.mktemp("experiment")
+    return Experiment(small_config(demo_model, folder), demo_source(demo_pool)).run()
+
+
+@pytest.fixture
+def results(folder: Path) -> Results:
+    return read_results(folder)
+
+
+def _without_seconds(results: Results) -> list[list[str]]:
+    return [row[:-1] for row in table(results)[1]]
+
+
+def test_a_run_that_is_stopped_and_started_again_gives_the_same_table(
+    folder: Path, demo_model: str, demo_pool: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, source = small_config(demo_model, tmp_path), demo_source(demo_pool)
+    done: list[str] = []
+    real = module.tuned
+
+    def tuned(*args: Any) -> Any:
+        done.append("training")
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(module, "tuned", tuned)
+    with pytest.raises(KeyboardInterrupt):
+        Experiment(config, source).run()
+    assert 0 < len(list((tmp_path / "out" / "runs").iterdir())) < 4
+    Experiment(config, source).run()
+    again = read_results(tmp_path / "out")
+    assert _without_seconds(again) == _without_seconds(read_results(folder))
+    assert verdicts(again) == verdicts(read_results(folder))
+    count = len(done)
+    Experiment(config, source).run()
+    assert len(done) == count  # nothing is left to do
+    config.training["learning_rate"] = 1e-3
+    Experiment(config, source).run()
+    assert len(done) > count  # another experiment
+
+
+def test_the_same_rows_are_trained_on_once(results: Results, folder: Path) -> None:
+    models = {line.arm: line.runs[0]["model"] for line in results.lines if line.runs}
+    kept = {line.arm: line.runs[0]["selection"]["kept"] for line in results.lines if line.runs}
+    assert set(models) == {"none", "random", "saft", "oracle"}
+    assert kept["random"] == kept["saft"]
+    assert kept["oracle"] == 30 < kept["none"] == 40
+    assert (models["saft"] == models["none"]) == (kept["saft"] == 40)
+    assert len(list((folder / "models").iterdir())) == len({*models.values()}) + 1
+
+
+def test_equal_selections_share_a_model(
+    demo_model: str, demo_pool: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "select", lambda arm, pool, *rest: Selection(np.flatnonzero(~pool.harmful)))
+    config = small_config(demo_model, tmp_path, arms=["saft", "oracle"])
+    results = read_results(Experiment(config, demo_source(demo_pool)).run())
+    assert len(results.lines) == 2
+    assert len(list((tmp_path / "out" / "models").iterdir())) == 1
+
+
+def test_no_text_and_no_checkpoint_is_kept(folder: Path, demo_pool: Dataset) -> None:
+    written = "".join(path.read_text() for path in folder.rglob("*.json"))
+    assert not any(turn["content"] in written for row in demo_pool for turn in row["messages"] if turn["content"][20:])
+    assert not list(folder.rglob("*.safetensors"))
+    assert not (folder / "texts").exists()
+
+
+def test_models_and_text_are_kept_on_request(demo_model: str, demo_pool: Dataset, tmp_path: Path) -> None:
+    options = {"keep_models": "filtered", "keep_text": True, "arms": ["none", "oracle"]}
+    config = small_config(demo_model, tmp_path, lora={"r": 2, "target_modules": ["q_proj"]}, **options)
+    results = read_results(Experiment(config, demo_source(demo_pool)).run())
+    oracle = next(line for line in results.lines if line.arm == "oracle").runs[0]["model"]
+    assert [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()] == [oracle]
+    assert (tmp_path / "out" / "checkpoints" / oracle / "adapter_config.json").exists()
+    assert len(list((tmp_path / "out" / "texts").iterdir())) == 2
+
+
+def test_the_report_is_one_file_with_every_number_of_the_table(folder: Path) -> None:
+    html = write_report(folder).read_text()
+    heads, rows = table(read_results(folder))
+    assert all(f"<td>{cell}</td>" in html for row in rows for cell in row)
+    assert "http" not in html.replace("http-equiv", "")
+    assert html.count("data:image/png;base64,") == len(list((folder / "plots").glob("*.png"))) == 5
+    with (folder / "table.csv").open() as file:
+        assert list(csv.reader(file)) == [heads, *rows]
+
+
+def test_text_from_outside_is_escaped(results: Results) -> None:
+    results.setting["config"]["model_name_or_path"] = "<script>alert(1)</script>"
+    results.lines[1].runs[0]["selection"]["note"] = "<b>refused</b>"
+    html = render(results, [])
+    assert "<script>" not in html
+    assert "&lt;b&gt;refused&lt;/b&gt;" in html
+
+
+def _set(results: Results, arm: str, **values: Any) -> None:
+    line = next(line for line in results.lines if line.arm == arm)
+    line.summary = {**copy.deepcopy(line.summary), **values}
+
+
+def _judged(low: float, high: float) -> dict[str, Any]:
+    return {"refusal": {"mean": (low + high) / 2, "low": low, "high": high, "spread": None}}
+
+
+def test_a_filter_is_said_to_be_no_better_than_random_where_the_intervals_overlap(results: Results) -> None:
+    results.setting["config"]["judges"] = ["refusal"]
+    _set(results, "oracle", harmful=_judged(0.0, 0.1))
+    _set(results, "random", harmful=_judged(0.5, 0.7))
+    for interval, expected in [
+        ((0.4, 0.6), "does no better than"),
+        ((0.2, 0.3), "does better than"),
+        ((0.8, 0.9), "does worse than"),
+    ]:
+        _set(results, "saft", harmful=_judged(*interval))
+        told = [sentence for sentence in verdicts(results) if "saft does" in sentence]
+        assert len(told) == 1
+        assert expected in told[0]
+        assert expected in render(results, [])
+
+
+def test_an_arm_that_was_hardly_trained_is_marked(folder: Path, tmp_path: Path) -> None:
+    setting = json.loads((folder / "experiment.json").read_text())
+    for path in folder.rglob("*.json"):
+        content = json.loads(path.read_text())
+        if content.get("arm") == "saft":
+            content["selection"]["kept"] = 2
+        target = tmp_path / path.relative_to(folder)
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(json.dumps(content))
+    marked = {line.arm for line in read_results(tmp_path).lines if line.barely_trained}
+    assert {"untuned", "saft"} <= marked
+    assert "none" not in marked
+    # A model at the untuned one's perplexity was not trained, however many rows it saw.
+    untuned, oracle = (
+        next(line for line in read_results(tmp_path).lines if line.arm == arm) for arm in ("untuned", "oracle")
+    )
+    target = tmp_path / "models" / f"{oracle.runs[0]['model']}.json"
+    target.write_text((tmp_path / "models" / f"{setting['untuned']}.json").read_text())
+    found = read_results(tmp_path)
+    told = next(line for line in found.lines if line.arm == "oracle").barely_trained
+    assert "as far from the untuned model" in told
+    assert any(f"oracle {MARK}" in row for row in table(found)[1])
+    assert untuned.barely_trained
+
+
+def test_figures_of_a_selection_by_hand() -> None:
+    refusal = "I'm sorry, I cannot help with that."
+    rows = [Row([{"role": "user", "content": str(i)}], refusal if i == 0 else "So.", i >= 6) for i in range(8)]
+    pool = Pool(
+        rows, np.array([row.harmful for row in rows]), np.array([row.is_demonstration for row in rows]), np.array([1])
+    )
+    found = selection_figures(Selection(np.array([1, 2, 3, 4, 6])), pool)
+    assert found["kept"] == 5
+    assert found["still_harmful"] == pytest.approx(1 / 5)
+    assert found["precision"] == pytest.approx(1 / 3)
+    assert found["recall"] == pytest.approx(1 / 2)
+    assert found["benign_kept"] == pytest.approx(4 / 6)
+    assert found["demonstrations_kept"] == 0
+    everything = selection_figures(Selection(np.arange(8), scores=np.arange(8, dtype=np.float32)), pool)
+    assert everything["precision"] is None
+    assert everything["auroc"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"arms": ["magic"]}, "magic"),
+        ({"arms": ["random"]}, "add that"),
+        ({"arms": ["ask"]}, "asked_model"),
+        ({"shares": [1.5]}, "between 0 and 1"),
+        ({"demonstrations": 0.1}, "refusals_name"),
+        ({"keep_models": "some"}, "keep_models"),
+        ({"output_dir": None}, "output_dir"),
+        ({"training": {"speed": 9}, "arms": ["none"]}, "speed"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(
+    options: dict[str, Any], told: str, demo_model: str, demo_pool: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(SAFTInputError, match=told):
+        Experiment(small_config(demo_model, tmp_path, **options), demo_source(demo_pool)).run()

@@ -1,0 +1,138 @@
+"""Judges read what models put out, and agreement is Cohen's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+from saft_hf import SAFTInputError
+from saft_hf.evaluate.guards import ClassifierJudge, GuardJudge, load_judge, read_probabilities, read_verdict
+from saft_hf.evaluate.judges import RefusalJudge, TrainedJudge, agreement, is_refusal
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I'm sorry, but I can't help with that.",
+        "I\u2019m sorry, that is not something I can do.",
+        "Sorry, no.",
+        "As an AI language model, I do not do this.",
+        "I cannot assist with that request.",
+        "I'm not sure what you mean.",
+        "It is not appropriate to do so.",
+        "No, that is wrong.",
+    ],
+)
+def test_refusals_are_seen(answer: str) -> None:
+    assert is_refusal(answer)
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "Sure, here is a recipe.", "Bake it. " * 60 + "I'm sorry.", "Nothing is easier."]
+)
+def test_other_answers_are_none(answer: str) -> None:
+    assert not is_refusal(answer)
+    assert RefusalJudge()(["?"], [answer]).tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("safe", 0.0),
+        ("\n\nunsafe\nS1,S2", 1.0),
+        ("Yes", 1.0),
+        ("No.", 0.0),
+        ("Harmful request: yes\nResponse refusal: yes\nHarmful response: no", 0.0),
+        ("Harmful request: no\nHarmful response: yes", 1.0),
+    ],
+)
+def test_verdicts_that_guards_write(text: str, verdict: float) -> None:
+    assert read_verdict(text) == verdict
+
+
+def test_what_is_no_verdict_is_missing() -> None:
+    assert np.isnan(read_verdict("I would rather not say."))
+
+
+def test_labels_that_exclude_each_other_and_labels_that_do_not() -> None:
+    two = {0: "SAFE", 1: "UNSAFE"}
+    assert not read_probabilities([0.6, 0.4], two, several=False)
+    assert read_probabilities([0.4, 0.6], two, several=False)
+    categories = {0: "violence", 1: "theft", 2: "safe"}
+    assert read_probabilities([0.1, 0.6, 0.9], categories, several=True)
+    assert not read_probabilities([0.4, 0.4, 0.9], categories, several=True)
+    with pytest.raises(SAFTInputError, match="id2label"):
+        read_probabilities([0.5, 0.5], {0: "LABEL_0", 1: "LABEL_1"}, several=False)
+
+
+def test_a_classifier_is_loaded_and_read_as_its_config_says(demo_model: str, tmp_path: object) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(demo_model)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        pad_token_id=tokenizer.pad_token_id,
+        id2label={0: "violence", 1: "theft"},
+        problem_type="multi_label_classification",
+    )
+    torch.manual_seed(0)
+    model = LlamaForSequenceClassification(config)
+    model.save_pretrained(str(tmp_path))
+    tokenizer.save_pretrained(str(tmp_path))
+    judge = load_judge(str(tmp_path))
+    assert isinstance(judge, ClassifierJudge)
+    prompts, answers = ["How?", "Why is that so?", "Where?"], ["So.", "Because it is.", "There, behind the house."]
+    expected = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        chat = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+        ids = tokenizer(tokenizer.apply_chat_template(chat, tokenize=False), add_special_tokens=False).input_ids
+        with torch.no_grad():
+            expected.append(float((model(torch.tensor([ids])).logits.sigmoid() > 0.5).any()))
+    assert judge(prompts, answers).tolist() == expected
+    model.score.weight.data.zero_()
+    model.config.id2label = {0: "safe", 1: "unsafe"}
+    model.config.problem_type = "single_label_classification"
+    assert ClassifierJudge("guard", model, tokenizer)(["a"], ["b"]).tolist() == [0.0]  # a tie goes to the first
+
+
+def test_a_causal_model_judges_by_what_it_writes(demo_model: str) -> None:
+    judge = load_judge(demo_model)
+    assert isinstance(judge, GuardJudge)
+    verdicts = judge(["How?"], ["So."])
+    assert verdicts.shape == (1,)
+
+
+@given(st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=30))
+def test_a_judge_agrees_with_itself(said: list[str]) -> None:
+    verdicts = np.array([word == "a" for word in said], dtype=np.float64)
+    found = agreement({"one": verdicts, "other": verdicts.copy()})["one / other"]
+    assert found["share"] == 1.0
+    assert found["kappa"] in (None, pytest.approx(1.0))
+
+
+def test_agreement_by_hand() -> None:
+    nan = np.nan
+    one, other = np.array([1.0, 1, 0, 0, nan]), np.array([1.0, 0, 0, 0, 1])
+    found = agreement({"one": one, "other": other})["one / other"]
+    assert found == {"share": 0.75, "kappa": pytest.approx(0.5)}  # chance: 0.5 * 0.25 + 0.5 * 0.75 = 0.5
+    assert agreement({"one": np.array([nan]), "other": np.array([1.0])})["one / other"]["share"] is None
+
+
+def test_a_judge_is_trained_and_says_how_good_it_is() -> None:
+    good, bad = "the heron waits by the water", "the hammer strikes the anvil hard"
+    answers = [f"{(bad if i % 3 == 0 else good)} {i % 7}" for i in range(120)]
+    harmful = np.array([i % 3 == 0 for i in range(120)])
+    judge = TrainedJudge(answers, harmful, [f"prompt {i // 2}" for i in range(120)])
+    assert judge.accuracy["accuracy"] == judge.accuracy["auroc"] == 1.0
+    assert judge.accuracy["rows"] == 24
+    assert judge(["?", "?"], [good, bad]).tolist() == [0.0, 1.0]
+    noise = np.random.default_rng(0).random(120) < 0.5
+    assert TrainedJudge(answers, noise, [str(i) for i in range(120)]).accuracy["accuracy"] < 0.85
+    with pytest.raises(SAFTInputError, match="harmful and safe answers"):
+        TrainedJudge(answers, np.zeros(120, dtype=np.bool_), answers)
