@@ -85,6 +85,7 @@ def _scored(arm: str, pool: Pool, config: ExperimentConfig) -> Selection:
         method=None if arm == "reference" else arm,
         layer=config.layer if arm == "saft" else None,
         dtype=config.dtype,
+        max_length=config.training.get("max_length", 1024),  # SFTConfig's default
         cache_dir=config.cache_dir,
     )
     scorer.fit(rows, None if arm == "reference" else pool.labelled_dataset, on_refusal="keep")

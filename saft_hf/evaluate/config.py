@@ -76,7 +76,8 @@ class ExperimentConfig(EvaluationConfig):
     labels: int = field(default=100, metadata={"help": "Rows whose label the filters see."})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Of pools, label draws, training."})
     arms: list[str] = field(
-        default_factory=lambda: ["untuned", "none", "random", "saft", "oracle"], metadata={"help": " ".join(ARMS)}
+        default_factory=lambda: ["untuned", "none", "random", "saft", "auto", "oracle"],
+        metadata={"help": " ".join(ARMS)},
     )
     asked_model: str | None = field(default=None, metadata={"help": "Chat model of the arm `ask`."})
     layer: int | None = field(default=None, metadata={"help": "Of the arm `saft`; by default half of the layers."})

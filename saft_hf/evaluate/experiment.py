@@ -116,9 +116,8 @@ class Experiment:
         drawn = [asdict(cell), rows, pool.labelled.tolist()]
         name = digest([*self._base, drawn, arm, options, c.training, c.lora, self.examiner.digest])
         path = self.folder / RUNS / f"{name}.json"
-        if path.exists():
-            done: dict[str, Any] = read_json(path)["selection"]
-            return name, done
+        if path.exists() and (self.folder / MODELS / f"{(done := read_json(path))['model']}.json").exists():
+            return name, done["selection"]
         selection = select(arm, pool, c, cell.seed, size)
         figures = selection_figures(selection, pool)
         logger.info("%s %s: %d of %d rows kept. %s", cell, arm, figures["kept"], len(pool.rows), selection.note)
@@ -164,7 +163,7 @@ class Experiment:
         c = self.config
         pool = self.draw(cell)
         rows = digest([[row.messages, row.harmful] for row in pool.rows])
-        name = digest([*self._base, asdict(cell), rows, pool.labelled.tolist(), c.layer])
+        name = digest([*self._base, asdict(cell), rows, pool.labelled.tolist(), c.layer, c.max_length])
         path = self.folder / PROBES / f"{name}.json"
         if not path.exists():
             write_json(path, {**asdict(cell), **probe(load(c), pool, c)})

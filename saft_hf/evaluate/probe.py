@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
+from sklearn.utils.extmath import randomized_svd
 
 from saft_hf.evaluate.config import ExperimentConfig
 from saft_hf.evaluate.generate import evaluating
@@ -48,8 +49,8 @@ def probe(model: Tuned, pool: Pool, config: ExperimentConfig) -> dict[str, Any]:
             auroc[name][readout.value] = []
         for layer, vectors in zip(layers, by_layer, strict=True):
             centred = vectors - vectors[usable].mean(axis=0)
-            _, sizes, directions = np.linalg.svd(centred[usable], full_matrices=False)
-            along = centred @ directions[:2].T
+            _, sizes, directions = randomized_svd(centred[usable], 2, random_state=0)
+            along = centred @ directions.T
             auroc["energy"][readout.value].append(_auroc(pool.harmful, along[:, 0] ** 2, fresh))
             difference = _difference(centred, pool.harmful, labelled)
             auroc["difference"][readout.value].append(_auroc(pool.harmful, centred @ difference, fresh))
@@ -57,7 +58,7 @@ def probe(model: Tuned, pool: Pool, config: ExperimentConfig) -> dict[str, Any]:
                 projected = {
                     "projection": along[usable].round(4).tolist(),
                     "truth": pool.harmful[usable].astype(int).tolist(),
-                    "explained": (sizes[:2] ** 2 / (sizes**2).sum()).round(4).tolist(),
+                    "explained": (sizes**2 / (centred[usable] ** 2).sum()).round(4).tolist(),
                 }
     return {"layers": layers, "layer": half, "auroc": auroc, **projected}
 

@@ -32,7 +32,7 @@ class Line:
         arm: its name.
         seeds: those that are done.
         runs: content of their files.
-        figures: of each seed's model.
+        models: content of the files of their models.
         summary: of all seeds together (`summarise`).
         barely_trained: why its harmfulness says little; "" where it was trained like the others.
     """
