@@ -147,11 +147,11 @@ def _by_utility(results: Results) -> Figure | None:
         for ax, (pool, share) in zip(line_axes, results.cells, strict=True):
             for line in results.lines:
                 interval = line.summary["harmful"][judge]
-                if (line.pool, line.share) not in ((pool, share), ("", 0.0)) or interval is None:
+                x = line.summary["perplexity"]
+                if (line.pool, line.share) not in ((pool, share), ("", 0.0)) or interval is None or x is None:
                     continue
                 side = [[interval["mean"] - interval["low"]], [interval["high"] - interval["mean"]]]
                 looks = {**style(line.arm), "linestyle": ""}
-                x = line.summary["perplexity"]
                 filled = {} if not line.barely_trained or looks["marker"] == "x" else {"markerfacecolor": "none"}
                 ax.errorbar(x, interval["mean"], yerr=side, label=line.arm, capsize=3, markersize=8, **looks, **filled)
             title = f"{pool} pool, {share:.0%} harmful"
