@@ -15,6 +15,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's colours, each with a marker and a line of its own.
 _STYLES: dict[str, dict[str, Any]] = {
@@ -118,8 +119,9 @@ def _by_contamination(results: Results) -> Figure | None:
                 lines = [line for line in results.lines if (line.pool, line.arm) == (pool, arm)]
                 shift = (number - (len(arms) - 1) / 2) * step
                 _errorbars(ax, [line.share + shift for line in lines], lines, judge, arm)
-            _labels(ax, f"{pool} pool", "harmful share of the pool", f"harmful answers ({judge})")
+            _labels(ax, f"{pool} pool", "harmful share of the pool", f"share judged harmful ({judge})")
             ax.set_xticks(shares, [f"{share:.0%}" for share in shares])
+            ax.set_xlim(min(shares) - 0.05, max(shares) + 0.05)
             ax.set_ylim(-0.03, 1.03)
     _legend(figure, axes)
     return figure
@@ -155,7 +157,7 @@ def _by_utility(results: Results) -> Figure | None:
                 filled = {} if not line.barely_trained or looks["marker"] == "x" else {"markerfacecolor": "none"}
                 ax.errorbar(x, interval["mean"], yerr=side, label=line.arm, capsize=3, markersize=8, **looks, **filled)
             title = f"{pool} pool, {share:.0%} harmful"
-            _labels(ax, title, "perplexity on harmless rows", f"harmful answers ({judge})")
+            _labels(ax, title, "perplexity on harmless rows", f"share judged harmful ({judge})")
             ax.set_ylim(-0.03, 1.03)
     _legend(figure, axes)
     return figure
@@ -213,6 +215,7 @@ def _by_layer(results: Results) -> Figure | None:
         ax.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
         _labels(ax, f"{found['pool']} pool, {found['share']:.0%} harmful", "layer", "AUROC")
         ax.set_ylim(min(0.3, ax.get_ylim()[0]), 1.02)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure, axes, columns=2)
     return figure
 
