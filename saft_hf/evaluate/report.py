@@ -78,8 +78,9 @@ def render(results: Results, plots: list[tuple[Path, str]]) -> str:
             for row, line, last in zip(rows, results.lines, before, strict=False)
         ],
         notes=[
-            f"{line.pool or 'no'} pool, {line.share:.0%} harmful, {line.arm}: {note}"
+            f"{line.pool} pool, {line.share:.0%} harmful, {line.arm}: {note}"
             for line in results.lines
+            if line.pool
             for note in line.notes
         ],
         agreements=_agreements(results),

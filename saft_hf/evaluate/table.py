@@ -19,6 +19,8 @@ _BARELY_KEPT = 0.25
 _BARELY_MOVED = 0.25
 """So is one that moves the model less than this share of the way that training on all rows moves it."""
 
+_CHOSEN = ("still_harmful", "precision", "recall", "demonstrations_kept", "auroc")
+
 MARK = "\u2020"
 
 
@@ -231,18 +233,17 @@ def _shown(interval: dict[str, float]) -> str:
 
 def table(results: Results) -> tuple[list[str], list[list[str]]]:
     """The table: heads and rows, as text. Shares are of one; intervals are 95 %."""
-    heads = ["pool", "harmful share", "arm", "seeds", "kept", "still harmful", "precision", "recall"]
-    heads += ["demonstrations kept", "AUROC"]
+    has_bleurt = any(line.summary["bleurt"] for line in results.lines)
+    heads = ["pool", "harmful share", "arm", "seeds", "kept"]
     heads += [f"harmful answers ({judge})" for judge in results.judges]
-    heads += ["prefers unsafe", "margin, nats", "ROUGE-L", "perplexity", "over-refusal", "seconds"]
-    if any(line.summary["bleurt"] for line in results.lines):
-        heads.insert(-3, "BLEURT")
+    heads += ["perplexity", "ROUGE-L", *(["BLEURT"] if has_bleurt else []), "over-refusal", "prefers unsafe"]
+    heads += ["margin, nats", "still harmful", "precision", "recall", "demonstrations kept", "AUROC", "seconds"]
     return heads, [_cells(line, results, heads) for line in results.lines]
 
 
 def _cells(line: Line, results: Results, heads: Sequence[str]) -> list[str]:
     summary, tuned = line.summary, line.arm != "untuned"
-    chosen = [line.mean(name) if tuned else None for name in ("still_harmful", "precision", "recall")]
+    chosen = [line.mean(name) if tuned else None for name in _CHOSEN]
     kept, rows = (line.mean("kept"), line.mean("rows")) if tuned else (None, None)
     return [
         line.pool or "-",
@@ -250,16 +251,14 @@ def _cells(line: Line, results: Results, heads: Sequence[str]) -> list[str]:
         f"{line.arm} {MARK}" if line.barely_trained else line.arm,
         str(len(line.seeds)) if tuned else "-",
         f"{kept:.0f} ({kept / rows:.0%})" if kept is not None and rows else "0",
-        *map(_number, chosen),
-        _number(line.mean("demonstrations_kept")) if tuned else "-",
-        _number(line.mean("auroc")) if tuned else "-",
         *(_bounds(summary["harmful"][judge]) for judge in results.judges),
-        _bounds(summary["prefers_unsafe"]),
-        _bounds(summary["margin"]),
+        "-" if summary["perplexity"] is None else f"{summary['perplexity']:.1f}",
         _bounds(summary["rouge_l"]),
         *([_bounds(summary["bleurt"])] if "BLEURT" in heads else []),
-        "-" if summary["perplexity"] is None else f"{summary['perplexity']:.1f}",
         _bounds(summary["refused"]),
+        _bounds(summary["prefers_unsafe"]),
+        _bounds(summary["margin"]),
+        *map(_number, chosen),
         f"{line.seconds:.0f}" if tuned else "-",
     ]
 
