@@ -230,7 +230,9 @@ def find_gap(scores: NDArray[np.float64], absolute: float) -> Gap | None:
 
     In a pool of one kind the hazard, the share of the rows still above that the next step takes, rises with the score:
     so it is in every log-concave density, the normal, the skewed and the exponential ones among them (Barlow and
-    Proschan 1965). Behind the tail of one kind the rows of another make it fall, long before they make a valley.
+    Proschan 1965). Behind the tail of one kind the rows of another make it fall, long before they make a valley. A fall
+    is measured from the highest hazard since it was last as low as here: where two benign kinds lie side by side, the
+    tail of the wider one, on which the hazard rises, is no gap beside the narrower one's peak.
 
     Of the rows beyond the place at least half must lie above the absolute threshold.
 
@@ -256,17 +258,29 @@ def find_gap(scores: NDArray[np.float64], absolute: float) -> Gap | None:
     held = gaussian_filter1d(counts, _STEPS, mode="constant") * 2 * np.sqrt(np.pi) * _STEPS
     beyond = scores.size - np.searchsorted(scores, places, "right")
     hazard = held / np.maximum(beyond, 1)
-    highest = np.maximum.accumulate(hazard)
-    at_highest = held[np.maximum.accumulate(np.where(hazard == highest, np.arange(held.size), 0))]
-    expected = highest * beyond
+    peaks = _peaks(hazard)
+    expected = hazard[peaks] * beyond
     flagged = scores.size - np.searchsorted(scores, np.maximum(places, absolute), "right")
     depth = held / np.maximum(expected, 1e-12)
-    clear = expected - held >= SIGMAS * np.sqrt(expected + expected**2 / np.maximum(at_highest, 1))
+    clear = expected - held >= SIGMAS * np.sqrt(expected + expected**2 / np.maximum(held[peaks], 1))
     fit = clear & (depth <= DEPTH) & (beyond <= 2 * flagged)
     if not fit.any():
         return None
     at = int(np.argmin(np.where(fit, depth, np.inf)))
     return Gap(float(places[at]), float(depth[at]))
+
+
+def _peaks(values: NDArray[np.float64]) -> NDArray[np.intp]:
+    """For each place, where the highest value lies since the last one that was lower than here."""
+    found = np.arange(values.size)
+    lower: list[int] = []
+    for at in range(values.size):
+        while lower and values[lower[-1]] >= values[at]:
+            peak = found[lower.pop()]
+            if values[peak] >= values[found[at]]:
+                found[at] = peak
+        lower.append(at)
+    return found
 
 
 def _learn(rows: Mapping[str, NDArray[np.float64]], harmful: NDArray[np.bool_]) -> LinearScore:

@@ -34,8 +34,10 @@ class Publishing(_Trainer):  # type: ignore[misc] # transformers is not typed
             summary = self._saft.summary
             section = model_section(filtered_values(summary, trained=True), summary.get("dataset_repo"))
             merged = merge_cards(card.read_text(encoding="utf-8"), section)
+            # Such as what `EvaluationCallback` found.
+            more = [getattr(callback, "card_section", str)() for callback in self.callback_handler.callbacks]
             with replacing(card) as (file,):
-                file.write(merged.encode())
+                file.write("".join([merged, *more]).encode())
 
     def push_to_hub(
         self,

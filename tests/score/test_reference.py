@@ -191,6 +191,19 @@ def test_one_kind_alone_seldom_shows_a_gap(draw: str) -> None:
     assert found <= 6
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_tail_of_a_wide_kind_beside_a_narrow_one_is_no_gap(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    narrow, wide = rng.normal(-4, 0.3, 1500), rng.normal(0, 1, 1500)
+    scores = np.sort(np.concatenate([narrow, wide]))
+    gap = find_gap(scores, 1.6)  # 5 % of the wide kind lie above
+    assert gap is None
+    with_bad = np.sort(np.concatenate([scores, rng.normal(5, 0.7, 300)]))
+    gap = find_gap(with_bad, 1.6)
+    assert gap is not None
+    assert 2 < gap.place < 4
+
+
 def test_scores_that_are_all_equal_or_few_have_no_gap() -> None:
     found = learned()
     high = np.full(50, found.threshold + 1, dtype=np.float32)
