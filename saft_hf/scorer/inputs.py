@@ -143,4 +143,9 @@ def method_of(scorer: ScorerBase, has_labels: bool, aim: str | None) -> str:
             f"`aim={aim!r}` chooses a threshold on labels: give `labelled`. Without labels, `expected_share` or "
             "`threshold` choose it."
         )
+    if aim is not None and method == "reference":
+        raise SAFTInputError(
+            f"`aim={aim!r}` chooses a threshold on labels; that of `method='reference'` comes from the reference set. "
+            "Leave one of them out."
+        )
     return method
