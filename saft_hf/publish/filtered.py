@@ -30,7 +30,7 @@ _SOURCES = {
     "f1": "the best F1 on labelled rows",
     "given": "given by hand",
     "certificate": "the largest set of rows that fresh labels certify",
-    "reference": "the scores of a harmless reference set",
+    "reference": "a reference set of rows known to be harmful or benign, not labels of these rows",
 }
 
 

@@ -109,6 +109,18 @@ def test_an_unknown_card_is_an_error():
         ({**NO_LABELS, "threshold_from": "none", "threshold": None}, "removes none", "scorer.filter"),
         ({"threshold": None, "refusal": "a reason"}, "**No decision is taken**: a reason.", "scorer.filter"),
         ({"pool": {**CARD["pool"], "flagged": None}}, "2997 of them have a score.", "which are above"),
+        (
+            {
+                **LEARNED,
+                **NO_LABELS,
+                "method": "reference",
+                "selection": None,
+                "expected": None,
+                "threshold_from": "reference",
+            },
+            "not from labels of the\npool",
+            "labelled rows",
+        ),
         (LEARNED, "remove 90.0 % of the\nharmful and 5.0 % of the benign rows", "spectral gap"),
         (LEARNED, "does at least as well with probability\n0.002 (499 permutations", "has no sign"),
         ({**LEARNED, "threshold": None, "threshold_from": "none", "expected": None}, "removes none", "the aim"),
