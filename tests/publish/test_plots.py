@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from saft_hf.publish.plots import _edges, score_histogram
 
 pytest.importorskip("matplotlib")
+Image = pytest.importorskip("PIL.Image")
 
 SCORES = np.random.default_rng(0).chisquare(2, 500)
 
