@@ -196,9 +196,16 @@ Own = TypeVar("Own")
 def parse_with(
     command: str, argv: Sequence[str], own: type[Own], defaults: dict[str, Any] | None = None
 ) -> tuple[Arguments, Own]:
-    """As `parse`, with the options of one command's own."""
+    """As `parse`, with the options of one command's own, for a command that pushes nothing.
+
+    Raises:
+        SAFTInputError: as `parse`; or it is told to push.
+    """
     *shared, options = _read(command, argv, (own,), defaults)
     arguments: Arguments = tuple(shared)
+    output = arguments[3]
+    if output.push_to_hub or output.hub_scorer:
+        raise SAFTInputError(f"`saft-hf {command}` pushes nothing: leave `--push_to_hub` and `--hub_scorer` out.")
     return arguments, options
 
 

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from safetensors import safe_open
 from trl import TrlParser
 
+from saft_hf.artifact import TENSORS_FILE
 from saft_hf.cli.arguments import HubArguments, parsed
 from saft_hf.errors import SAFTInputError
 from saft_hf.publish import CARD, Destination, push_folder
+from saft_hf.publish.hub import is_public
 
 
 @dataclass
@@ -40,4 +43,12 @@ def run(argv: Sequence[str]) -> None:
         create_pr=arguments.hub_create_pr,
         audit=arguments.hub_include_indices,
     )
+    tensors = folder / TENSORS_FILE
+    if tensors.is_file() and is_public(to):
+        with safe_open(tensors, framework="numpy") as file:
+            if "labelled" in file.keys() and file.get_slice("labelled").get_shape()[0]:  # noqa: SIM118 - not a dict
+                raise SAFTInputError(
+                    f"{folder} holds a scorer with digests of the rows that people labelled, and {to} is public: push "
+                    "it with `SAFTScorer.push_to_hub`, which leaves them out, or to a private repository."
+                )
     print(f"Pushed to {push_folder(folder, to)}.")

@@ -98,7 +98,7 @@ def limit_from_environment() -> int | None:
         limit = float(text)
     except ValueError:
         limit = -1.0
-    if not limit >= 0:
+    if not 0 <= limit < float("inf"):
         raise SAFTInputError(f"{LIMIT_VARIABLE}={text!r}: give gigabytes as a number, 0 or more, or leave it unset.")
     return int(limit * 1e9)
 

@@ -210,7 +210,10 @@ def _files(folder: Path, to: Destination, *, public: bool) -> dict[str, Path]:
     """Path in the repository -> file; nothing hidden, and nothing that this repository may not have."""
     found = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
     files = {
-        name.as_posix(): path for name, path in found.items() if not any(part.startswith(".") for part in name.parts)
+        name.as_posix(): path
+        for name, path in found.items()
+        # `_saft` is where a trainer keeps what tells of single rows.
+        if not any(part.startswith(".") or part == "_saft" for part in name.parts)
     }
     if public and (rows := [name for name in files if name.startswith(REMOVED)]):
         raise SAFTInputError(f"{to} is public: rows that were removed ({rows[0]}) go to a private repository only")

@@ -143,6 +143,14 @@ def method_of(scorer: ScorerBase, has_labels: bool, aim: str | None) -> str:
             f"`aim={aim!r}` chooses a threshold on labels: give `labelled`. Without labels, `expected_share` or "
             "`threshold` choose it."
         )
+    if aim is not None and scorer.threshold is not None:
+        raise SAFTInputError(
+            f"`threshold`={scorer.threshold} decides alone, so `aim={aim!r}` has no use: leave one out."
+        )
+    if scorer.reference is not None and method != "reference":
+        raise SAFTInputError(
+            f"`reference` is not used by `method={method!r}`: leave it out, or say `method='reference'`."
+        )
     if aim is not None and method == "reference":
         raise SAFTInputError(
             f"`aim={aim!r}` chooses a threshold on labels; that of `method='reference'` comes from the reference set. "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from dataclasses import replace
 
 from datasets import Dataset, IterableDataset
 
-from saft_hf.decide import Decision, OnError, Reason, decide
+from saft_hf.decide import OnError
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.result import FilterResult
+from saft_hf.scorer import SAFTScorer
 from saft_hf.train.request import Request
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def check_certificate(request: Request) -> None:
         )
 
 
-def certify(request: Request, scorer: Any, rows: Dataset, result: FilterResult) -> FilterResult:
+def certify(request: Request, scorer: SAFTScorer, rows: Dataset, result: FilterResult) -> FilterResult:
     """Keep, of the rows that the scorer keeps, the largest set that fresh labels certify.
 
     The share is a ceiling: no row that the scorer removes comes back, even where more could be certified. The sets that
@@ -78,14 +79,26 @@ def certify(request: Request, scorer: Any, rows: Dataset, result: FilterResult) 
         return result
     passed = [step.threshold for step in certificate.steps if step.p_value <= certificate.delta]
     within = [threshold for threshold in passed if own is None or threshold <= own]
-    result.summary["certificate"]["trained_on"] = bool(within)
-    return _at(max(within), rows, result, on_error) if within else result
+    told = result.summary["certificate"]
+    told["trained_on"] = bool(within)
+    if not within:
+        told["says"] = f"The rows that are trained on are no certified set. {told['says']}"
+        logger.warning("Nothing is certified about the rows that are trained on. %s", certificate.says())
+        return result
+    # What is said is about the set that is trained on, not about a larger one that was certified too.
+    steps = tuple(step for step in certificate.steps if step.threshold <= max(within))
+    told["says"] = replace(certificate, steps=steps).says()
+    return _at(max(within), scorer, rows, result, on_error)
 
 
-def _at(threshold: float, rows: Dataset, result: FilterResult, on_error: OnError) -> FilterResult:
-    """The same rows, decided by another threshold; people's labels hold."""
-    words, reasons = result.decisions.words(), result.decisions.reasons
-    labels = {row: words[row] == Decision.REMOVED for row, reason in enumerate(reasons) if reason == Reason.LABEL}
-    decisions = decide(result.scores, result.statuses, threshold, on_error=on_error, labels=labels)
+def _at(threshold: float, scorer: SAFTScorer, rows: Dataset, result: FilterResult, on_error: OnError) -> FilterResult:
+    """The same rows, decided by another threshold; people's labels hold, also where a refusal had set them aside."""
+    fitted = scorer.fitted_
+    assert fitted is not None  # noqa: S101 - it has scored the rows
+    scorer.fitted_ = replace(fitted, threshold=float(threshold), refusal=None)
+    try:
+        found = scorer.filter(rows, on_error=on_error, on_refusal="keep")
+    finally:
+        scorer.fitted_ = fitted
     summary = {**result.summary, "threshold": threshold, "threshold_from": "certificate", "refusal": None}
-    return FilterResult(rows, result.scores, result.statuses, decisions, summary)
+    return FilterResult(rows, found.scores, found.statuses, found.decisions, summary)

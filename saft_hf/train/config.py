@@ -36,7 +36,7 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
             reads half of the layers (the paper reads 15 of 32), the other methods that, three quarters and all.
         saft_readout (`str`, *optional*):
             `response_start` (published: the last token before the response), `response_mean` or `response_end`. By
-            default `saft` reads `response_start`, the other methods that and `response_mean`.
+            default `response_start`; `directed` and `auto` read `response_mean` beside it.
         saft_aim (`str`, *optional*):
             What the threshold is chosen for, on the labels: `benign_loss=0.05` (lose at most that share of the benign
             rows; the default, but for `saft`), `recall=0.9` (remove at least that share of the harmful ones),

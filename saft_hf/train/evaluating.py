@@ -12,7 +12,7 @@ from saft_hf.decide import decide
 from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.result import FilterResult
-from saft_hf.scorer import SCORE, STATUS, SAFTScorer
+from saft_hf.scorer import SCORE, STATUS
 from saft_hf.train.request import Filtered, Request, quantiles, without_scores
 from saft_hf.train.stream import first_rows
 
@@ -42,7 +42,7 @@ def score_eval(request: Request, done: Filtered, world: World) -> None:
     for name, rows in sets.items():
         if not isinstance(rows, Dataset | IterableDataset):
             continue  # for SFTTrainer to refuse
-        result = done.eval_results[name] = _score(rows, name, done.scorer, request, world)
+        result = done.eval_results[name] = _score(rows, name, done, request, world)
         if mode == "filter":
             sets[name] = _kept(rows, name, result)
     done.summary["eval"] = {name: _figures(result, mode) for name, result in done.eval_results.items()}
@@ -50,12 +50,14 @@ def score_eval(request: Request, done: Filtered, world: World) -> None:
     done.eval_dataset = form(sets) if isinstance(given, Mapping) else sets[ONE_SET]
 
 
-def _score(rows: Any, name: str, scorer: SAFTScorer, request: Request, world: World) -> FilterResult:
+def _score(rows: Any, name: str, done: Filtered, request: Request, world: World) -> FilterResult:
+    assert done.scorer is not None  # noqa: S101 - checked before
     if isinstance(rows, IterableDataset):
         rows = first_rows(rows, None, world, f"eval_dataset ({name})")
-    scored = scorer.score_dataset(rows)
+    scored = done.scorer.score_dataset(rows)
     scores, statuses = np.asarray(scored[SCORE][:], dtype=np.float32), list(scored[STATUS])
-    decisions = decide(scores, statuses, scorer.threshold_, on_error=request.get("on_error"))
+    # The threshold of the training rows, which a certificate may have lowered.
+    decisions = decide(scores, statuses, done.summary["threshold"], on_error=request.get("on_error"))
     return FilterResult(without_scores(rows), scores, statuses, decisions, {})
 
 

@@ -66,7 +66,7 @@ class Publishing(_Trainer):  # type: ignore[misc] # transformers is not typed
             SAFTHubError: the Hub refuses, or is not reached. Model and card are in `output_dir`.
         """
         token = token or self.args.hub_token
-        if self._saft is not None and (name := kwargs.get("dataset_name")):
+        if self._saft is not None and isinstance(name := kwargs.get("dataset_name"), str):
             source = {"dataset": name, "revision": None, "config": None, "split": None}
             self._saft.summary.setdefault("source", source)
         options = {"commit_message": commit_message, "blocking": blocking, "token": token, "revision": revision}
@@ -114,7 +114,7 @@ class Publishing(_Trainer):  # type: ignore[misc] # transformers is not typed
         summary, scorer, result = self._saft.summary, self._saft.scorer, self._saft.result
         if self.hub_model_id is None:
             self.init_hf_repo(token=token)
-        options = {"private": False if self.args.hub_private_repo is False else None, "token": token}
+        options = {"private": self.args.hub_private_repo, "token": token}
         if setting(self.args, "saft_push_scorer") and scorer is not None:
             name = f"{self.hub_model_id}-saft-scorer"
             scorer.push_to_hub(name, **options)

@@ -47,7 +47,8 @@ class SAFTSFTTrainer(Publishing, SFTTrainer):  # type: ignore[misc] # trl is not
             Positional arguments of [`~trl.SFTTrainer`].
         saft_labelled ([`~datasets.Dataset`], *optional*):
             About 100 rows that people labelled, drawn at random from `train_dataset`; score and threshold are chosen on
-            them. Their labels are read as `saft_label_column` and `saft_harmful_value` of the config say.
+            them, and they are decided by their labels (in a stream by their scores). Their labels are read as
+            `saft_label_column` and `saft_harmful_value` of the config say.
         saft_scorer ([`SAFTScorer`], `str` or `Path`, *optional*):
             A scorer, or the folder of a saved one, in place of one that is fitted on `train_dataset`.
         saft_fresh_labels ([`~datasets.Dataset`], *optional*):

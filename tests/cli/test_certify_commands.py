@@ -95,3 +95,9 @@ def test_what_cannot_be_done_is_said(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("command", ["certify", "suggest-labels"])
+def test_what_pushes_nothing_says_so(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--output_dir", "out", "--hub_scorer", "me/scorer"]) == 2
+    assert "pushes nothing" in capsys.readouterr().err

@@ -56,6 +56,13 @@ def test_a_public_repository_gets_no_single_rows(alice: Any, repo: Any, folder: 
         assert len(repo(name).commits()) == 1
 
 
+def test_what_a_trainer_keeps_to_itself_stays_here(alice: Any, repo: Any, folder: Path) -> None:
+    (folder / "_saft").mkdir()
+    (folder / "_saft" / "audit.parquet").write_bytes(b"digests")
+    assert "oid" in alice.run(PUSH, folder, "alice/kept-here").result
+    assert not [name for name in repo("alice/kept-here").files() if "_saft/" in name]
+
+
 def test_private_is_refused_where_a_public_one_stands(alice: Any, repo: Any, folder: Path) -> None:
     code = "hub_kit.push(*hub_kit.words, private={})"
     assert "oid" in alice.run(code.format(False), folder, "alice/open").result

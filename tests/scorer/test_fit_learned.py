@@ -174,6 +174,7 @@ def test_named_layers_and_readouts_are_the_only_ones_read(new_scorer: Any, pool:
     [
         ({"method": "auto"}, {}, "learns from labels: give `labelled`"),
         ({"method": "directed", "k": 2}, {"labelled": True}, "`k`=2 belongs to the published score"),
+        ({"threshold": 1.0}, {"labelled": True, "aim": "f1"}, "decides alone"),
         ({"method": "reference"}, {"labelled": True, "aim": "f1"}, "comes from the reference set"),
         ({"k": 2}, {}, "`k`=2 belongs to the published score"),
         ({}, {"aim": "recall=0.9"}, "chooses a threshold on labels"),

@@ -105,3 +105,26 @@ def test_what_does_not_go_together_is_said(model: str, tmp_path: Path) -> None:
     stream = pool_rows().to_iterable_dataset()
     with pytest.raises(SAFTInputError, match="not a stream"):
         SAFTSFTTrainer(model, args, train_dataset=stream, saft_fresh_labels=fresh_labels())
+
+
+def test_rows_labelled_harmful_stay_out_also_where_the_fit_could_not_tell(model: str, tmp_path: Path) -> None:
+    """A refusal sets labels aside with the threshold; a certificate brings both back."""
+    pool = pool_rows(rows=ROWS)
+    labelled = pool.select(range(1, 100, 3)).map(lambda _, row: {"is_harmful": row % 2 == 0}, with_indices=True)
+    args = make_args(tmp_path, saft_method="directed", saft_expected_share=None, saft_on_refusal="keep", saft_alpha=0.3)
+    fresh = fresh_labels(harmful=False)
+    trainer = SAFTSFTTrainer(model, args, train_dataset=pool, saft_labelled=labelled, saft_fresh_labels=fresh)
+    assert trainer.saft_result is not None
+    assert trainer.saft_scorer is not None
+    if trainer.saft_scorer.threshold_ is not None:
+        pytest.skip("the labels, dealt out by turns, can be told after all")
+    assert trainer.saft_result.decisions.reason_counts()["removed"]["label"] > 0
+
+
+def test_what_is_said_is_about_the_set_that_is_trained_on(model: str, tmp_path: Path) -> None:
+    trainer = trained(model, tmp_path, fresh_labels(harmful=False), saft_alpha=0.2)
+    assert trainer.saft_summary is not None
+    says = trainer.saft_summary["certificate"]["says"]
+    kept = len(trainer.train_dataset)
+    assert f"of the {kept} rows" in says
+    assert f"of the {ROWS} rows" not in says

@@ -122,12 +122,13 @@ def test_what_cannot_be_done_is_said(model: str, tmp_path: Path) -> None:
             train_dataset=pool_rows(),
             eval_dataset=rows.to_iterable_dataset().take(0),
         )
-    tools = rows.filter(lambda row: row["is_harmful"])
     scorer = SAFTScorer(model, method="saft", threshold=0.0, cache_dir=tmp_path / "cache").fit(
         pool_rows(), on_refusal="keep"
     )
     assert scorer.fitted_ is not None
-    scorer.fitted_ = replace(scorer.fitted_, threshold=min(scorer.score_dataset(tools)[SCORE]) / 2)
+    scores = np.asarray(scorer.score_dataset(pool_rows())[SCORE])
+    scorer.fitted_ = replace(scorer.fitted_, threshold=float(np.median(scores)))
+    tools = pool_rows().select(np.flatnonzero(scores > np.median(scores)))
     args = make_args(tmp_path, saft_eval="filter", saft_method=None, saft_expected_share=None)
     with pytest.raises(SAFTUndecidedError, match=r"no row of `eval_dataset` \(eval\) would be left"):
         SAFTSFTTrainer(model, args, train_dataset=pool_rows(), eval_dataset=tools, saft_scorer=scorer)
