@@ -86,19 +86,24 @@ class Filler:
             side_by_side(backbone, self._cells) as submit,
         ):
 
-            def finish() -> None:
-                leaf, batches = ahead.popleft()
+            def finish(leaf: int, batches: list[Future[dict[str, Tensor]]]) -> None:
                 store.write(leaf, plan.keys[slices[leaf]], as_arrays(joined([batch.result() for batch in batches])))
                 bar.update(slices[leaf].stop - slices[leaf].start)
 
-            for number, (leaf, where) in enumerate(slices.items()):
-                renderings = self._tokens(dataset, plan, where, again=number == 0)
-                parts = [renderings[b.start - where.start : b.stop - where.start] for b in plan.leaf_batches(leaf)]
-                ahead.append((leaf, [submit(part) for part in parts]))
-                if len(ahead) > _LEAVES_AHEAD:
-                    finish()
-            while ahead:
-                finish()
+            try:
+                for number, (leaf, where) in enumerate(slices.items()):
+                    renderings = self._tokens(dataset, plan, where, again=number == 0)
+                    parts = [renderings[b.start - where.start : b.stop - where.start] for b in plan.leaf_batches(leaf)]
+                    ahead.append((leaf, [submit(part) for part in parts]))
+                    if len(ahead) > _LEAVES_AHEAD:
+                        finish(*ahead.popleft())
+                while ahead:
+                    finish(*ahead.popleft())
+            except KeyboardInterrupt:
+                for leaf, batches in ahead:  # what is read need not be read again
+                    if all(batch.done() and batch.exception() is None for batch in batches):
+                        finish(leaf, batches)
+                raise
 
     def _tokens(self, dataset: Dataset, plan: Plan, where: slice, *, again: bool) -> list[Rendering]:
         """Tokens of a leaf: those kept, and those of other rows rendered a second time.
