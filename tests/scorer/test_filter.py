@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from datasets import Dataset, concatenate_datasets, load_dataset, load_from_disk
 from datasets.arrow_writer import ArrowWriter
 from datasets.io.parquet import ParquetDatasetWriter
@@ -279,8 +281,17 @@ def test_no_write_permission_is_told_with_the_path(
     assert contents(tmp_path) == {}
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Several threads read batches side by side, so that which one is interrupted is not known."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def test_ctrl_c_while_fitting_keeps_what_was_done_and_goes_on_from_there(
-    demo_model: str, demo_pool: Dataset, tmp_path: Path
+    demo_model: str, demo_pool: Dataset, tmp_path: Path, one_thread: None
 ) -> None:
     pool, store = demo_pool.select(range(300)), tmp_path / "store"
 
@@ -292,11 +303,11 @@ def test_ctrl_c_while_fitting_keeps_what_was_done_and_goes_on_from_there(
         scorer = new()
         with pytest.raises(KeyboardInterrupt):
             scorer.fit(pool)
-        assert stopped.count >= 3  # other threads may be at a batch of theirs
+        assert stopped.count == 3
         with pytest.raises(SAFTInputError, match="not fitted"):
             scorer.score_dataset(pool)
     names = [path.name for path in store.rglob("*") if path.is_file()]
-    assert names
+    assert 0 < len(names) <= 2
     assert not [name for name in names if not name.endswith(".safetensors")]
     with pytest.MonkeyPatch.context() as patch:
         rest = Forwards(patch)
@@ -304,5 +315,5 @@ def test_ctrl_c_while_fitting_keeps_what_was_done_and_goes_on_from_there(
     with pytest.MonkeyPatch.context() as patch:
         all_of_it = Forwards(patch)
         whole = SAFTScorer(demo_model, method="saft", layer=2, k=2, cache_dir=tmp_path / "other").fit(pool)
-        assert rest.count < all_of_it.count
+        assert rest.count < all_of_it.count <= rest.count + 2
     assert whole.score_dataset(pool)["saft_score"][:] == scores
