@@ -17,10 +17,6 @@ class Interval:
     high: float
     spread: float | None = None
 
-    def overlaps(self, other: Interval) -> bool:
-        """Whether the two intervals have a point in common."""
-        return self.low <= other.high and other.low <= self.high
-
 
 def mean_interval(values: ArrayLike, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
     """Mean of values on the same prompts, with the percentile bootstrap's interval.

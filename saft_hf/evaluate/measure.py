@@ -104,7 +104,7 @@ def summarise(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
         asked; `perplexity`, `log_perplexity` (nats a token).
     """
     judges = list(figures[0]["harmful"])
-    by_judge = {name: _table(figures, lambda one, name=name: one["harmful"][name]) for name in judges}
+    by_judge = {name: verdict_table(figures, name) for name in judges}
     margins = _table(figures, lambda one: one["margins"])
     prefers = np.where(np.isnan(margins), np.nan, margins > 0)
     nll, tokens = _table(figures, lambda one: one["nll"]), _table(figures, lambda one: one["tokens"])
@@ -122,6 +122,11 @@ def summarise(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "log_perplexity": level,
         "perplexity": None if level is None else float(np.exp(level)),
     }
+
+
+def verdict_table(figures: Sequence[dict[str, Any]], judge: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """What a judge says of each answer, [seeds, prompts]: 1 = harmful, NaN = no verdict."""
+    return _table(figures, lambda one: one["harmful"][judge])
 
 
 def _table(figures: Sequence[dict[str, Any]], pick: Any) -> np.ndarray[Any, np.dtype[np.float64]]:

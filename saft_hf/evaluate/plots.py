@@ -38,7 +38,8 @@ _CLASSES = (
     (0, "not harmful", {"color": "#56B4E9", "marker": "o"}),
     (1, "harmful", {"color": "#D55E00", "marker": "x"}),
 )
-_FAINT = "open marker: barely trained"
+_ACROSS = 2
+"""Panels beside one another, so that they can be read on a printed page."""
 
 
 def draw(results: Results, folder: Path) -> list[tuple[Path, str]]:
@@ -65,13 +66,13 @@ def draw(results: Results, folder: Path) -> list[tuple[Path, str]]:
         _by_contamination(results),
         "harmfulness_by_contamination",
         "Share of answers to held-out harmful prompts that a judge calls harmful, against the pool's harmful share. "
-        f"Bars: 95 % bootstrap intervals over prompts and seeds; {_FAINT}.",
+        "Bars: 95 % bootstrap intervals over prompts and seeds; a ring around a marker: barely trained.",
     )
     save(
         _by_utility(results),
         "harmfulness_by_utility",
         "The same share against perplexity on held-out harmless rows. Down and to the left is better. An arm at the "
-        f"perplexity of the untuned model was hardly trained ({_FAINT}).",
+        "perplexity of the untuned model was hardly trained (open marker).",
     )
     save(
         _densities(results),
@@ -97,9 +98,19 @@ def style(arm: str) -> dict[str, Any]:
     return _STYLES[arm.partition(":")[0]]
 
 
-def _grid(rows: int, columns: int, width: float = 4.6, height: float = 3.6) -> tuple[Figure, Any]:
-    size = (width * columns, height * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+def _grid(rows: int, columns: int, *, sharex: bool = False) -> tuple[Figure, Any]:
+    size = (4.6 * columns, 3.3 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", sharex=sharex)
+    for ax in axes.ravel():
+        ax.xaxis.set_tick_params(labelbottom=True)
+    return figure, axes
+
+
+def _wrapped(panels: int) -> tuple[Figure, Any]:
+    """So many panels, in lines."""
+    figure, axes = _grid(-(-panels // _ACROSS), min(panels, _ACROSS))
+    for ax in axes.ravel()[panels:]:
+        ax.remove()
     return figure, axes
 
 
@@ -144,9 +155,9 @@ def _errorbars(ax: Axes, places: list[float], lines: list[Line], judge: str, arm
 def _by_utility(results: Results) -> Figure | None:
     if not results.cells:
         return None
-    figure, axes = _grid(len(results.judges), len(results.cells))
-    for line_axes, judge in zip(axes, results.judges, strict=True):
-        for ax, (pool, share) in zip(line_axes, results.cells, strict=True):
+    figure, axes = _grid(len(results.cells), len(results.judges), sharex=True)
+    for line_axes, (pool, share) in zip(axes, results.cells, strict=True):
+        for ax, judge in zip(line_axes, results.judges, strict=True):
             for line in results.lines:
                 interval = line.summary["harmful"][judge]
                 x = line.summary["perplexity"]
@@ -168,11 +179,13 @@ def _densities(results: Results) -> Figure | None:
     arms = list(dict.fromkeys(line.arm for line in lines))
     if not lines:
         return None
-    figure, axes = _grid(len(arms), len(results.cells))
-    for line_axes, arm in zip(axes, arms, strict=True):
-        for ax, (pool, share) in zip(line_axes, results.cells, strict=True):
+    figure, axes = _grid(len(results.cells), len(arms))
+    for line_axes, (pool, share) in zip(axes, results.cells, strict=True):
+        for ax, arm in zip(line_axes, arms, strict=True):
             line = results.line(pool, share, arm)
-            _labels(ax, f"{arm}: {pool} pool, {share:.0%} harmful", "score", "density")
+            auroc = None if line is None else line.runs[0]["selection"]["auroc"]
+            title = f"{arm}: {pool} pool, {share:.0%} harmful" + ("" if auroc is None else f" (AUROC {auroc:.2f})")
+            _labels(ax, title, "score", "density")
             if line is None:
                 ax.text(0.5, 0.5, "not run yet", ha="center", transform=ax.transAxes)
                 continue
@@ -193,10 +206,6 @@ def _densities(results: Results) -> Figure | None:
                 )
             if run["selection"]["threshold"] is not None:
                 ax.axvline(run["selection"]["threshold"], color="black", linestyle=":", label="threshold")
-            auroc = run["selection"]["auroc"]
-            ax.text(
-                0.97, 0.95, "" if auroc is None else f"AUROC {auroc:.2f}", ha="right", va="top", transform=ax.transAxes
-            )
     _legend(figure, axes)
     return figure
 
@@ -204,8 +213,8 @@ def _densities(results: Results) -> Figure | None:
 def _by_layer(results: Results) -> Figure | None:
     if not results.probes:
         return None
-    figure, axes = _grid(1, len(results.probes))
-    for ax, found in zip(axes[0], results.probes, strict=True):
+    figure, axes = _wrapped(len(results.probes))
+    for ax, found in zip(axes.ravel(), _in_order(results.probes), strict=False):
         for name, (words, line_style) in _LINES.items():
             for readout, looks in _READOUTS.items():
                 values = [np.nan if value is None else value for value in found["auroc"][name][readout]]
@@ -221,11 +230,11 @@ def _by_layer(results: Results) -> Figure | None:
 
 
 def _projections(results: Results) -> Figure | None:
-    probes = [found for found in results.probes if "projection" in found]
+    probes = _in_order([found for found in results.probes if "projection" in found])
     if not probes:
         return None
-    figure, axes = _grid(1, len(probes))
-    for ax, found in zip(axes[0], probes, strict=True):
+    figure, axes = _wrapped(len(probes))
+    for ax, found in zip(axes.ravel(), probes, strict=False):
         places, truth = np.array(found["projection"]), np.array(found["truth"])
         for value, name, looks in _CLASSES:
             some = places[truth == value]
@@ -235,6 +244,11 @@ def _projections(results: Results) -> Figure | None:
         _labels(ax, title, f"direction 1 ({first:.0%} of variance)", f"direction 2 ({second:.0%})")
     _legend(figure, axes)
     return figure
+
+
+def _in_order(probes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As in all other plots."""
+    return sorted(probes, key=lambda found: (found["pool"], found["share"]))
 
 
 def _labels(ax: Axes, title: str, x: str, y: str) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from saft_hf.evaluate.bootstrap import Interval, mean_interval
 from saft_hf.evaluate.config import ARMS, same_size_as
 from saft_hf.evaluate.experiment import MODELS, PROBES, RUNS, SETTING, read_json
-from saft_hf.evaluate.measure import summarise
+from saft_hf.evaluate.measure import summarise, verdict_table
 
 _BARELY_KEPT = 0.25
 """An arm that keeps a smaller share of the pool than this is marked."""
@@ -184,39 +185,45 @@ def _against_random(results: Results, pool: str, share: float, arm: str, judge: 
     drawn = results.line(pool, share, names[0]) if names else None
     if like is None or drawn is None:
         return None
-    one, other = _interval(like, judge), _interval(drawn, judge)
-    if one is None or other is None:
+    one, other, gap = _interval(like, judge), _interval(drawn, judge), _difference(like, drawn, judge)
+    if one is None or other is None or gap is None:
         return None
-    where = f"{pool} pool, {share:.0%} harmful, judge {judge}"
-    figures = f"{_shown(one)} against {_shown(other)}"
-    kept = like.mean("kept")
-    told = f"{where}: {arm} {{}} a random filter of the same size ({figures}; {kept:.0f} rows kept)."
-    if like.barely_trained:
-        told += f" {MARK} {like.barely_trained}."
-    if one["low"] <= other["high"] and other["low"] <= one["high"]:
-        return told.format("does no better than")
-    return told.format("does better than" if one["mean"] < other["mean"] else "does worse than")
+    word = "better" if gap.high < 0 else "worse" if gap.low > 0 else "no better"
+    told = (
+        f"{pool} pool, {share:.0%} harmful, judge {judge}: {arm} does {word} than a random filter of the same size "
+        f"({_shown(one)} against {_shown(other)}, difference {_shown(asdict(gap))}; {like.mean('kept'):.0f} rows kept)."
+    )
+    return f"{told} {MARK} {like.barely_trained}." if like.barely_trained else told
 
 
 def _bound(results: Results, pool: str, share: float, judge: str) -> list[str]:
     """Arms whose models are judged less harmful than the oracle's: chance, or little training."""
     oracle = results.line(pool, share, "oracle")
-    bound = None if oracle is None else _interval(oracle, judge)
-    if bound is None:
+    if oracle is None:
         return []
     told = []
     for line in results.lines:
-        found = _interval(line, judge)
-        if (line.pool, line.share) != (pool, share) or line.arm in ("oracle", "untuned") or found is None:
+        if (line.pool, line.share) != (pool, share) or line.arm in ("oracle", "untuned"):
             continue
-        if found["mean"] < bound["mean"]:
-            beyond = "beyond" if found["high"] < bound["low"] else "within"
+        gap = _difference(line, oracle, judge)
+        if gap is not None and gap.mean < 0:
             told.append(
-                f"{pool} pool, {share:.0%} harmful, judge {judge}: {line.arm} lies below the oracle "
-                f"({_shown(found)} against {_shown(bound)}), {beyond} the intervals"
+                f"{pool} pool, {share:.0%} harmful, judge {judge}: {line.arm} lies below the oracle, "
+                f"{'beyond' if gap.high < 0 else 'within'} chance (difference {_shown(asdict(gap))})"
                 + (f"; {MARK} {line.barely_trained}." if line.barely_trained else ".")
             )
     return told
+
+
+def _difference(one: Line, other: Line, judge: str) -> Interval | None:
+    """How many more answers are harmful, prompt by prompt at the same seeds; None where nothing can be compared."""
+    both = sorted(set(one.seeds) & set(other.seeds))
+    tables = []
+    for line in (one, other):
+        models = dict(zip(line.seeds, line.models, strict=True))
+        tables.append(verdict_table([models[seed]["figures"] for seed in both], judge))
+    found = mean_interval(tables[0] - tables[1]) if both and tables[0].size else None
+    return None if found is None or np.isnan(found.mean) else found
 
 
 def _interval(line: Line, judge: str) -> dict[str, float] | None:
@@ -224,7 +231,7 @@ def _interval(line: Line, judge: str) -> dict[str, float] | None:
     return found
 
 
-def _shown(interval: dict[str, float]) -> str:
+def _shown(interval: dict[str, Any]) -> str:
     return f"{interval['mean']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"
 
 

@@ -18,6 +18,7 @@ from saft_hf import SAFTInputError
 from saft_hf.evaluate import experiment as module
 from saft_hf.evaluate.arms import Selection, selection_figures
 from saft_hf.evaluate.experiment import Experiment
+from saft_hf.evaluate.measure import summarise
 from saft_hf.evaluate.pools import Pool, Row
 from saft_hf.evaluate.report import render, write_report
 from saft_hf.evaluate.table import MARK, Results, read_results, table, verdicts
@@ -123,29 +124,35 @@ def test_text_from_outside_is_escaped(results: Results) -> None:
     assert "&lt;b&gt;refused&lt;/b&gt;" in html
 
 
-def _set(results: Results, arm: str, **values: Any) -> None:
+def _judge(results: Results, arm: str, verdicts: list[int]) -> None:
+    """Replace what the judge said of the answers of an arm."""
     line = next(line for line in results.lines if line.arm == arm)
-    line.summary = {**copy.deepcopy(line.summary), **values}
+    line.models = copy.deepcopy(line.models)
+    for model in line.models:
+        model["figures"]["harmful"] = {"refusal": [float(verdict) for verdict in verdicts]}
+    line.summary = summarise([model["figures"] for model in line.models])
 
 
-def _judged(low: float, high: float) -> dict[str, Any]:
-    return {"refusal": {"mean": (low + high) / 2, "low": low, "high": high, "spread": None}}
-
-
-def test_a_filter_is_said_to_be_no_better_than_random_where_the_intervals_overlap(results: Results) -> None:
+def test_filters_are_compared_with_random_ones_prompt_by_prompt(results: Results) -> None:
     results.setting["config"]["judges"] = ["refusal"]
-    _set(results, "oracle", harmful=_judged(0.0, 0.1))
-    _set(results, "random", harmful=_judged(0.5, 0.7))
-    for interval, expected in [
-        ((0.4, 0.6), "does no better than"),
-        ((0.2, 0.3), "does better than"),
-        ((0.8, 0.9), "does worse than"),
+    results.lines = [line for line in results.lines if line.arm in ("saft", "random", "oracle")]
+    half = [0, 1] * 20
+    _judge(results, "oracle", [0] * 40)
+    _judge(results, "random", half)
+    for verdicts_, expected in [
+        ([1, 0] * 20, "does no better than"),
+        # The intervals of the two arms overlap; that of the difference does not hold 0.
+        ([0, 1] * 14 + [0] * 12, "does better than"),
+        ([0, 1] * 14 + [1] * 12, "does worse than"),
     ]:
-        _set(results, "saft", harmful=_judged(*interval))
+        _judge(results, "saft", verdicts_)
         told = [sentence for sentence in verdicts(results) if "saft does" in sentence]
         assert len(told) == 1
         assert expected in told[0]
         assert expected in render(results, [])
+    assert not any("below the oracle" in sentence for sentence in verdicts(results))
+    _judge(results, "oracle", [1] * 40)
+    assert sum("random lies below the oracle, beyond chance" in sentence for sentence in verdicts(results)) == 1
 
 
 def test_an_arm_that_was_hardly_trained_is_marked(folder: Path, tmp_path: Path) -> None:
