@@ -18,61 +18,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import resource
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, load_dataset
-from shapes import SHAPES, config_of, matmul_rate, settle, weights_run, whole_model
-from transformers import AutoTokenizer
+from shapes import matmul_rate, settle, weights_run, whole_model
+from task import ROOT, Task, alone
 
-from saft_hf.demo import demo_folder, demo_rows_path
 from saft_hf.embed.cells import Cells, cell_name
 from saft_hf.embed.extract import Extractor
-from saft_hf.embed.source import ModelSource
 from saft_hf.embed.world import World
 from saft_hf.render import Readout, Renderer, Rendering
 from saft_hf.status import RowStatus
 
-ROOT = Path(__file__).resolve().parents[2]
-SHARED = ROOT.parent / "shared"
 READOUTS = (Readout.START, Readout.MEAN)
 BATCH = 8
 TOLERANCE = 1e-4
 CHUNKS = len(READOUTS) + 1
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is measured, on what."""
-
-    model: str
-    dataset: str
-    layer: int
-    device: str
-    dtype: str
-    token_budget: int | None
-    rows: int
-    batches: tuple[int, ...]
-
-    @property
-    def tokenizer(self) -> str:
-        """Folder of the tokenizer: a random model borrows one."""
-        own = self.model not in SHAPES
-        return self.model if own else str(SHARED / "lab-lm" if SHARED.is_dir() else demo_folder())
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The dtype of the weights."""
-        return getattr(torch, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -90,18 +58,6 @@ class Part:
     vectors: dict[str, dict[int, np.ndarray]]
 
 
-def read_rows(task: Task) -> Dataset:
-    """The rows of a json, jsonl(.gz), csv or parquet file, or of a dataset on the Hub."""
-    kinds = {"json": "json", "jsonl": "json", "csv": "csv", "parquet": "parquet"}
-    path = Path(task.dataset)
-    if path.is_file():
-        kind = kinds[path.name.removesuffix(".gz").rsplit(".", 1)[1]]
-        rows = load_dataset(kind, data_files=str(path), split="train")
-    else:
-        rows = load_dataset(task.dataset, split="train")
-    return rows.select(range(task.rows)) if task.rows else rows
-
-
 def pool(states: np.ndarray, rendering: Rendering, readout: Readout) -> np.ndarray:
     """One readout of one row's hidden states (`float32 [T, d]`), written out plainly."""
     if readout is Readout.START:
@@ -111,10 +67,9 @@ def pool(states: np.ndarray, rendering: Rendering, readout: Readout) -> np.ndarr
 
 def plain_way(task: Task, batches: tuple[int, ...]) -> Part:
     """Embed the given batches of 8 neighbouring rows as one would without this package."""
-    rows = read_rows(task)
-    tokenizer = AutoTokenizer.from_pretrained(task.tokenizer)
-    renderer = Renderer(tokenizer)
-    pad = tokenizer.pad_token_id or 0
+    rows = task.read_rows()
+    tokenizer = task.tokenizer
+    renderer, pad = Renderer(tokenizer), tokenizer.pad_token_id or 0
     model = whole_model(task.model, task.device, task.torch_dtype)
     rate = matmul_rate(task.device, task.torch_dtype)
     vectors: dict[str, dict[int, np.ndarray]] = {readout: {} for readout in READOUTS}
@@ -151,28 +106,15 @@ def plain_way(task: Task, batches: tuple[int, ...]) -> Part:
 
 def our_way(task: Task, readout: Readout) -> Part:
     """Embed all rows into an empty store."""
-    rows = read_rows(task)
-    if task.model in SHAPES:  # read in place
-        tokenizer = AutoTokenizer.from_pretrained(task.tokenizer)
-        model = whole_model(task.model, task.device, task.torch_dtype)
-        source = ModelSource(model, processing_class=tokenizer)
-    else:
-        source = ModelSource(task.model, options={"dtype": task.dtype})
+    rows = task.read_rows()
+    source, device = task.source(), torch.device(task.device)
     cells = Cells((task.layer,), (readout,))
-    device = torch.device(task.device)
     with tempfile.TemporaryDirectory() as folder:
 
         def extractor(store: str) -> Extractor:
-            return Extractor(
-                Renderer(source.tokenizer),
-                cells,
-                lambda: source.opened(cells.layers, device),
-                width=source.shape.hidden_size,
-                max_positions=source.shape.max_positions,
-                token_budget=task.token_budget or source.token_budget(device),
-                folder=Path(folder) / store,
-                world=World(),
-            )
+            place, budget = Path(folder) / store, task.token_budget
+            renderer = Renderer(source.tokenizer)
+            return source.extractor(renderer, cells, folder=place, world=World(), device=device, token_budget=budget)
 
         extractor("warm").embed(rows.select(range(BATCH)))  # loads the model, as for the plain way
         rate = matmul_rate(task.device, task.torch_dtype)
@@ -218,12 +160,6 @@ def peak_mib(device: str) -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def alone(work: Any, *args: Any) -> Any:
-    """Run in a fresh process, and give its answer."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool_:
-        return pool_.submit(work, *args).result()
 
 
 def joined(parts: list[Part]) -> Part:
@@ -343,35 +279,18 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     """Read the options, measure, print and write."""
-    here = (SHARED / "lab-lm").is_dir()
-    model = SHARED / "lab-lm" if here else demo_folder()
-    dataset = SHARED / "data" / "beavertails_pairs.jsonl.gz" if here else demo_rows_path()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_name_or_path", default=str(model))
-    parser.add_argument("--dataset_name", default=str(dataset), help="json, jsonl, csv or parquet file, or a Hub id")
-    parser.add_argument("--layer", type=int, help="default: half of the layers")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
+    Task.add_options(parser, rows=0)
     parser.add_argument("--token_budget", type=int, help="tokens in a batch; default: what the package takes")
-    parser.add_argument("--rows", type=int, default=0, help="only the first so many rows; 0: all")
     parser.add_argument("--plain_rows", type=int, default=480, help="rows that the plain way is timed on")
     parser.add_argument("--seed", type=int, default=0, help="draws the rows of the plain way")
     parser.add_argument("--output", type=Path, default=ROOT / "out" / "bench.json")
     options = parser.parse_args()
-    task = Task(
-        model=options.model_name_or_path,
-        dataset=options.dataset_name,
-        layer=config_of(options.model_name_or_path).num_hidden_layers // 2 if options.layer is None else options.layer,
-        device=options.device,
-        dtype=options.dtype,
-        token_budget=options.token_budget,
-        rows=options.rows,
-        batches=(),
-    )
-    batches = len(read_rows(task)) // BATCH
+    task = Task.of(options, token_budget=options.token_budget)
+    batches = len(task.read_rows()) // BATCH
     wanted = min(batches, max(CHUNKS, options.plain_rows // BATCH))
     drawn = np.random.default_rng(options.seed).choice(batches, wanted, replace=False)
-    result = measure(Task(**(asdict(task) | {"batches": tuple(sorted(drawn.tolist()))})))
+    result = measure(replace(task, batches=tuple(sorted(drawn.tolist()))))
     print_table(result)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=2))

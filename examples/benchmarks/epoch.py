@@ -18,17 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import ROOT, SHARED, Task, alone, read_rows
 from peft import LoraConfig
 from shapes import settle, whole_model
-from transformers import AutoTokenizer, TrainerCallback
+from task import ROOT, Task, alone
+from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from saft_hf import SAFTScorer
-from saft_hf.demo import demo_folder, demo_rows_path
 
-LIMITS = {"response_start": 0.05, "response_mean": 0.20, "reference": 0.35}
-"""What each way of scoring may cost."""
+LIMITS = {"response_start": 0.05, "response_mean": 0.20, "auto": 0.35, "reference": 0.35}
+"""What each way of scoring may cost: the published score at either readout, what is done with labels, and without."""
+
+LABELS = 100
 
 
 class Steps(TrainerCallback):
@@ -46,7 +47,6 @@ class Steps(TrainerCallback):
 
 def epoch(task: Task, steps: int) -> float:
     """Seconds of one epoch, from the median of some steps."""
-    tokenizer = AutoTokenizer.from_pretrained(task.tokenizer)
     watch = Steps(task.device)
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
@@ -65,8 +65,8 @@ def epoch(task: Task, steps: int) -> float:
                 use_cpu=task.device == "cpu",
                 dataset_num_proc=None,
             ),
-            train_dataset=read_rows(task),
-            processing_class=tokenizer,
+            train_dataset=task.read_rows(),
+            processing_class=task.tokenizer,
             peft_config=LoraConfig(r=16, target_modules="all-linear"),
             callbacks=[watch],
         )
@@ -78,39 +78,31 @@ def epoch(task: Task, steps: int) -> float:
 
 def scoring(task: Task, way: str) -> float:
     """Seconds of scoring every row."""
-    rows = read_rows(task)
+    rows = task.read_rows()
     model = whole_model(task.model, task.device, task.torch_dtype)
-    options = {} if way == "reference" else {"readout": way, "method": "saft", "expected_share": 0.1}
+    options = {} if way in ("auto", "reference") else {"readout": way, "method": "saft", "expected_share": 0.1}
     with tempfile.TemporaryDirectory() as folder:
 
         def scorer(store: str) -> SAFTScorer:
-            tokenizer = AutoTokenizer.from_pretrained(task.tokenizer)
-            return SAFTScorer(model, processing_class=tokenizer, cache_dir=f"{folder}/{store}", **options)
+            return SAFTScorer(model, processing_class=task.tokenizer, cache_dir=f"{folder}/{store}", **options)
 
+        labelled = rows.shuffle(seed=0).select(range(LABELS)) if way == "auto" else None
         scorer("warm").fit(rows.select(range(64)), on_refusal="keep")
         begin = time.perf_counter()
-        scorer("cold").fit(rows, on_refusal="keep").score_dataset(rows)
+        scorer("cold").fit(rows, labelled, on_refusal="keep").score_dataset(rows)
         settle(task.device)
         return time.perf_counter() - begin
 
 
 def main() -> None:
     """Measure the epoch before and after the scorings, print shares and write them."""
-    here = SHARED.is_dir()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_name_or_path", default=str(SHARED / "lab-lm" if here else demo_folder()))
-    data = SHARED / "data" / "beavertails_pairs.jsonl.gz" if here else demo_rows_path()
-    parser.add_argument("--dataset_name", default=str(data))
-    parser.add_argument("--rows", type=int, default=3000)
+    Task.add_options(parser, rows=3000)
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--ways", nargs="+", default=["response_start", "response_mean"], choices=list(LIMITS))
+    parser.add_argument("--ways", nargs="+", default=list(LIMITS), choices=list(LIMITS))
     parser.add_argument("--output", type=Path, default=ROOT / "out" / "epoch.json")
     options = parser.parse_args()
-    task = Task(
-        options.model_name_or_path, options.dataset_name, 0, options.device, options.dtype, None, options.rows, ()
-    )
+    task = Task.of(options)
     print(f"{torch.get_num_threads()} threads, {options.rows} rows")
     epochs = [alone(epoch, task, options.steps)]
     seconds = {way: alone(scoring, task, way) for way in options.ways}

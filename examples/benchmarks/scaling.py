@@ -18,37 +18,26 @@ import time
 from pathlib import Path
 
 import torch
-from bench import ROOT, SHARED, Task, read_rows
 from launch import finish, start
+from task import ROOT, Task
 
-from saft_hf.demo import demo_folder, demo_rows_path
 from saft_hf.embed.cells import Cells
 from saft_hf.embed.extract import Extractor
-from saft_hf.embed.source import ModelSource
 from saft_hf.embed.world import World
 from saft_hf.render import Readout, Renderer
 
 WANTED = 1.8
 
 
-def work(model: str, dataset: str, rows: int, readout: str, folder: str, out: str) -> None:
+def work(task: Task, readout: str, folder: str, out: str) -> None:
     """One process of a run; the first one writes the seconds."""
-    world, source = World(), ModelSource(model, options={"dtype": "float32"})
-    task = Task(model, dataset, source.shape.num_layers // 2, "cpu", "float32", None, rows, ())
-    cells, device = Cells((task.layer,), (Readout(readout),)), torch.device("cpu")
-    data = read_rows(task)
+    world, source = World(), task.source()
+    cells, device = Cells((task.layer,), (Readout(readout),)), torch.device(task.device)
+    data = task.read_rows()
 
     def extractor(store: str) -> Extractor:
-        return Extractor(
-            Renderer(source.tokenizer),
-            cells,
-            lambda: source.opened(cells.layers, device),
-            width=source.shape.hidden_size,
-            max_positions=source.shape.max_positions,
-            token_budget=source.token_budget(device),
-            folder=Path(folder) / store,
-            world=world,
-        )
+        renderer, place = Renderer(source.tokenizer), Path(folder) / store
+        return source.extractor(renderer, cells, folder=place, world=world, device=device)
 
     extractor("warm").embed(data.select(range(64)))
     world.gather(None)
@@ -64,22 +53,17 @@ def work(model: str, dataset: str, rows: int, readout: str, folder: str, out: st
 
 def main() -> None:
     """Measure in turns, print the ratio and write it."""
-    here = SHARED.is_dir()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_name_or_path", default=str(SHARED / "lab-lm" if here else demo_folder()))
-    data = SHARED / "data" / "beavertails_pairs.jsonl.gz" if here else demo_rows_path()
-    parser.add_argument("--dataset_name", default=str(data))
-    parser.add_argument("--rows", type=int, default=3000)
+    Task.add_options(parser, rows=3000)
     parser.add_argument("--readout", default="response_mean")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--output", type=Path, default=ROOT / "out" / "scaling.json")
     parser.add_argument("--work", nargs=2, metavar=("FOLDER", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    chosen = (options.model_name_or_path, options.dataset_name, options.rows, options.readout)
     if options.work:
-        work(*chosen, *options.work)
-    names = ("model_name_or_path", "dataset_name", "rows", "readout")
-    words = [word for name, value in zip(names, chosen, strict=True) for word in (f"--{name}", value)]
+        work(Task.of(options), options.readout, *options.work)
+    names = ("model_name_or_path", "dataset_name", "dtype", "rows", "readout")
+    words = [word for name in names for word in (f"--{name}", getattr(options, name))]
     seconds: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(options.turns):

@@ -25,7 +25,6 @@ from sklearn.linear_model import LogisticRegression
 from saft_hf.decide import calibrate_published, flagged
 from saft_hf.decide.aims import ThresholdAim, threshold_for_aim
 from saft_hf.embed.cells import Cells, cell_name
-from saft_hf.embed.extract import Extractor
 from saft_hf.embed.source import ModelSource
 from saft_hf.embed.world import World
 from saft_hf.errors import SAFTUndecidedError
@@ -139,17 +138,8 @@ def read_vectors(args: argparse.Namespace) -> Vectors:
     source = ModelSource(args.model)
     num_layers = source.shape.num_layers
     cells = Cells(tuple(args.layers or range(1, num_layers + 1)), READOUTS)
-    world = World()
-    extractor = Extractor(
-        Renderer(source.tokenizer),
-        cells,
-        lambda: source.opened(cells.layers, world.device),
-        width=source.shape.hidden_size,
-        max_positions=source.shape.max_positions,
-        token_budget=source.token_budget(world.device),
-        folder=args.cache / "-".join(cells.names).replace("response_", ""),
-        world=world,
-    )
+    folder = args.cache / "-".join(cells.names).replace("response_", "")
+    extractor = source.extractor(Renderer(source.tokenizer), cells, folder=folder, world=World())
     embedded = extractor.embed(dataset)
     states = {cell: embedded.states(cell) for cell in cells.names}
     if unread := sum(np.isnan(found).any(axis=1) for found in states.values()).astype(bool).sum():

@@ -19,7 +19,6 @@ from datasets import Dataset, load_dataset
 from scipy.stats import rankdata
 
 from saft_hf.embed.cells import Cells, cell_name
-from saft_hf.embed.extract import Extractor
 from saft_hf.embed.source import ModelSource
 from saft_hf.embed.world import World
 from saft_hf.reference import reference_columns
@@ -49,17 +48,8 @@ class Reader:
         deep = self.source.shape.num_layers
         self.layers = tuple(sorted({deep // 2, 3 * deep // 4, deep}))
         self.cells = Cells(self.layers, READOUTS)
-        world = World()
-        self.extractor = Extractor(
-            Renderer(self.source.tokenizer),
-            self.cells,
-            lambda: self.source.opened(self.cells.layers, world.device),
-            width=self.source.shape.hidden_size,
-            max_positions=self.source.shape.max_positions,
-            token_budget=self.source.token_budget(world.device),
-            folder=args.cache,
-            world=world,
-        )
+        renderer = Renderer(self.source.tokenizer)
+        self.extractor = self.source.extractor(renderer, self.cells, folder=args.cache, world=World())
 
     def __call__(self, dataset: Dataset) -> Vectors:
         """Vectors of the rows that can be read at every readout."""

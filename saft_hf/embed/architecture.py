@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
+from saft_hf.embed.prefix import can_share
 from saft_hf.errors import SAFTInputError
 
 # Such adapters rewrite the base weights when they are made: turned off, they do not give the base model back.
@@ -29,6 +31,7 @@ class ModelShape:
         dtype: dtype of the checkpoint's weights; float32 where the config does not say.
         max_positions: longest sequence in tokens; `None` where positions are not learned, so that there is no limit.
         commit: commit on the Hub that the config was read from, where there is one.
+        shares_prefix: whether tokens that every row starts with can be read once.
     """
 
     num_layers: int
@@ -38,6 +41,7 @@ class ModelShape:
     dtype: torch.dtype
     max_positions: int | None
     commit: str | None
+    shares_prefix: bool
 
 
 def read_config(
@@ -109,6 +113,7 @@ def describe_model(
         dtype=getattr(torch, dtype) if isinstance(dtype, str) else dtype,
         max_positions=_learned_positions(text),
         commit=getattr(config, "_commit_hash", None),
+        shares_prefix=can_share(text),
     )
 
 
@@ -118,6 +123,17 @@ def _learned_positions(text: Any) -> int | None:
     if any(getattr(text, name, None) for name in rotary):
         return None
     return getattr(text, "max_position_embeddings", None)
+
+
+def forward_options(text: nn.Module) -> dict[str, Any]:
+    """Nothing but hidden states, whatever the model's config asks for; only what this forward takes."""
+    options = {"use_cache": False, "output_hidden_states": False, "output_attentions": False}
+    if getattr(text.config, "output_router_logits", False):
+        options["output_router_logits"] = False
+    parameters = inspect.signature(text.forward).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return options
+    return {key: value for key, value in options.items() if key in parameters}
 
 
 def text_config(config: Any) -> Any:

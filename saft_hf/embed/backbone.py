@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import Any, Self, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from saft_hf.embed.added import mean_for_added
 from saft_hf.embed.architecture import (
@@ -24,14 +25,16 @@ from saft_hf.embed.architecture import (
     describe_model,
     find_blocks,
     find_text,
+    forward_options,
     needs_reload,
     path_of,
     read_config,
     text_config,
     unwrap,
 )
-from saft_hf.embed.fingerprint import base_tensors, digest, layer_digests
+from saft_hf.embed.fingerprint import layer_digests
 from saft_hf.embed.loading import load_cut, rng_untouched
+from saft_hf.embed.prefix import as_ids, for_rows
 from saft_hf.errors import SAFTInputError
 
 
@@ -69,6 +72,7 @@ class Backbone:
         self._text = text
         self._blocks = blocks
         self._is_reading = False
+        self._past: tuple[tuple[bytes, int], DynamicCache] | None = None
 
     @classmethod
     def load(
@@ -215,16 +219,6 @@ class Backbone:
         """
         return layer_digests(self._text, self._blocks, self.layers)
 
-    @cached_property
-    def parameter_digest(self) -> str:
-        """SHA-256 (hex) of one weight of the last block, to be compared across ranks after loading.
-
-        A rank whose weights were left empty or filled with zeros differs from the others.
-        """
-        last = self._blocks[max(1, *self.layers) - 1]
-        name, tensor, module = max(base_tensors(last), key=lambda found: (found[1].numel(), found[0]))
-        return digest(name, tensor, module)
-
     @property
     def _open(self) -> nn.Module:
         if self._model is None:
@@ -244,7 +238,7 @@ class Backbone:
                 self._is_reading = True
                 yield self
             finally:
-                self._is_reading = False
+                self._is_reading, self._past = False, None
                 for module, flag in training:
                     module.training = flag
 
@@ -266,7 +260,9 @@ class Backbone:
         twin._is_reading = self._is_reading
         return twin
 
-    def read(self, input_ids: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+    def read(
+        self, input_ids: Tensor, layers: Sequence[int], prefix: NDArray[np.int32] | None = None
+    ) -> dict[int, Tensor]:
         """Hidden states of a batch; the forward stops after the last layer that is asked for.
 
         Rows may be padded on the right with any token: no attention mask is given, and a causal model's
@@ -276,6 +272,8 @@ class Backbone:
             input_ids: token ids, int64 [B, T], best on the CPU (pinned where the model is on a GPU: nothing here waits
                 for it). An id that the model has no embedding for takes their mean.
             layers: some of `self.layers`.
+            prefix: int32 [P], tokens that stand before every row: read once while this is `reading`. For models that
+                `can_share` one.
 
         Returns:
             Layer -> hidden states [B, T, d] on `device`, in the model's dtype.
@@ -285,20 +283,37 @@ class Backbone:
         """
         if unread := sorted(set(layers) - set(self.layers)):
             raise SAFTInputError(f"layer={unread[0]}: this backbone reads layers {list(self.layers)} only.")
-        found: dict[int, Tensor] = {}
-        last, device = max(layers), self.device
         # Gradients are off for a thread, not for a model: `reading` may have been entered in another one.
         with contextlib.nullcontext() if self._is_reading else self.reading(), torch.no_grad():
-            handles = [self._watch(layer, found, last) for layer in set(layers) - {self.num_layers}]
-            try:
-                with mean_for_added(unwrap(self._open).get_input_embeddings(), input_ids, device) as ids:
-                    output = self._text(ids.to(device, non_blocking=True), **self._forward_options)
-                found[self.num_layers] = output[0]
-            except _StopForwardError:
-                pass
-            finally:
-                for handle in handles:
-                    handle.remove()
+            if prefix is None or not len(prefix):
+                return self._states(input_ids, layers)
+            past = for_rows(self._after(prefix, max(layers)), len(input_ids))
+            return self._states(input_ids, layers, past)
+
+    def _after(self, prefix: NDArray[np.int32], last: int) -> DynamicCache:
+        """Keys and values of a prefix in the blocks up to a layer."""
+        key = (prefix.tobytes(), last)
+        if self._past is None or self._past[0] != key:
+            past = DynamicCache(config=self._text.config)
+            self._states(as_ids(prefix), [max(1, last)], past)
+            self._past = key, past
+        return self._past[1]
+
+    def _states(self, input_ids: Tensor, layers: Sequence[int], past: DynamicCache | None = None) -> dict[int, Tensor]:
+        """One forward, up to the last of the layers; `past` comes before the rows, and takes theirs in."""
+        found: dict[int, Tensor] = {}
+        last, device = max(layers), self.device
+        options = forward_options(self._text) | ({} if past is None else {"use_cache": True, "past_key_values": past})
+        handles = [self._watch(layer, found, last) for layer in set(layers) - {self.num_layers}]
+        try:
+            with mean_for_added(unwrap(self._open).get_input_embeddings(), input_ids, device) as ids:
+                output = self._text(ids.to(device, non_blocking=True), **options)
+            found[self.num_layers] = output[0]
+        except _StopForwardError:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
         return {layer: self._stream(found[layer]).detach().to(device) for layer in layers}
 
     def _watch(self, layer: int, found: dict[int, Tensor], last: int) -> Any:
@@ -322,17 +337,6 @@ class Backbone:
         if states.ndim == 4:
             return states[text_config(unwrap(self._open).config).altup_active_idx]
         return states
-
-    @cached_property
-    def _forward_options(self) -> dict[str, Any]:
-        """Nothing but hidden states, whatever the model's config asks for; only what this forward takes."""
-        options = {"use_cache": False, "output_hidden_states": False, "output_attentions": False}
-        if getattr(self._text.config, "output_router_logits", False):
-            options["output_router_logits"] = False
-        parameters = inspect.signature(self._text.forward).parameters
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-            return options
-        return {key: value for key, value in options.items() if key in parameters}
 
     def close(self) -> None:
         """Let go of the model; memory of one that `load` made is given back."""

@@ -48,7 +48,9 @@ def layers_of(cells: Sequence[str]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(cell.partition(".")[0]) for cell in cells))
 
 
-def read_batch(backbone: Backbone, renderings: Sequence[Rendering], cells: Cells) -> dict[str, Tensor]:
+def read_batch(
+    backbone: Backbone, renderings: Sequence[Rendering], cells: Cells, prefix: NDArray[np.int32] | None = None
+) -> dict[str, Tensor]:
     """Feed one batch and pool its hidden states.
 
     Rows are padded on the right and no attention mask is built: in a causal model nothing before the padding can
@@ -59,18 +61,19 @@ def read_batch(backbone: Backbone, renderings: Sequence[Rendering], cells: Cells
         backbone: the model, open for reading.
         renderings: rows with a response.
         cells: what to read.
+        prefix: tokens with which all rows start, up to two before their first response: read once for all batches.
 
     Returns:
         For each cell `float32 [n, d]` where the model is; NaN where a readout is not defined for a row.
     """
     try:
-        return _forward(backbone, renderings, cells)
+        return _forward(backbone, renderings, cells, prefix)
     except torch.OutOfMemoryError:
         if len(renderings) == 1:
             raise
         middle = len(renderings) // 2
     torch.cuda.empty_cache()
-    halves = [read_batch(backbone, part, cells) for part in (renderings[:middle], renderings[middle:])]
+    halves = [read_batch(backbone, part, cells, prefix) for part in (renderings[:middle], renderings[middle:])]
     return joined(halves)
 
 
@@ -84,27 +87,29 @@ def as_arrays(vectors: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
     return {name: tensor.cpu().numpy() for name, tensor in vectors.items()}
 
 
-def _forward(backbone: Backbone, renderings: Sequence[Rendering], cells: Cells) -> dict[str, Tensor]:
-    device = backbone.device
+def _forward(
+    backbone: Backbone, renderings: Sequence[Rendering], cells: Cells, prefix: NDArray[np.int32] | None
+) -> dict[str, Tensor]:
+    device, skipped = backbone.device, 0 if prefix is None else len(prefix)
 
     def moved(array: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)
         return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
-    needed = [rendering.needed(cells.readouts) for rendering in renderings]
+    needed = [rendering.needed(cells.readouts) - skipped for rendering in renderings]
     ids = torch.zeros((len(renderings), max(needed)), dtype=torch.int64, pin_memory=device.type == "cuda")
     filled = ids.numpy()
     for row, (rendering, length) in enumerate(zip(renderings, needed, strict=True)):
-        filled[row, :length] = rendering.input_ids[:length]
-    hidden = backbone.read(ids, cells.layers)
+        filled[row, :length] = rendering.input_ids[skipped : skipped + length]
+    hidden = backbone.read(ids, cells.layers, prefix)
     pooled = {}
     for readout in cells.readouts:
         defined = np.array([rendering.status_for(readout) == "ok" for rendering in renderings])
         undefined = moved(~defined)[:, None]
         if readout is Readout.MEAN:
-            weights = moved(_weights(renderings, defined, filled.shape))
+            weights = moved(_weights(renderings, defined, filled.shape, skipped))
         else:
-            places = moved(np.array([_place(rendering, readout) for rendering in renderings]) * defined)
+            places = moved(np.array([_place(rendering, readout) - skipped for rendering in renderings]) * defined)
             rows = torch.arange(len(renderings), device=device)
         for layer in cells.layers:
             if readout is Readout.MEAN:
@@ -122,12 +127,12 @@ def _place(rendering: Rendering, readout: Readout) -> int:
 
 
 def _weights(
-    renderings: Sequence[Rendering], defined: NDArray[np.bool_], shape: tuple[int, ...]
+    renderings: Sequence[Rendering], defined: NDArray[np.bool_], shape: tuple[int, ...], skipped: int
 ) -> NDArray[np.float32]:
     """How much each token counts in the mean, `float32 [n, T]`; all zero where it is not defined."""
     weights = np.zeros(shape, dtype=np.float32)
     for row in np.flatnonzero(defined).tolist():
         spans = renderings[row].spans
         for start, end in spans:
-            weights[row, start:end] = 1 / sum(end - start for start, end in spans)
+            weights[row, start - skipped : end - skipped] = 1 / sum(end - start for start, end in spans)
     return weights

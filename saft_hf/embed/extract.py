@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import reduce
 from operator import itemgetter
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from saft_hf.embed.cache import limit_from_environment, shrink, touch
 from saft_hf.embed.cells import Cells, as_arrays, joined, read_batch
 from saft_hf.embed.fill import RENDER_ROWS, Filler, Kept
 from saft_hf.embed.plan import KEY_BYTES, Plan, make_plan
+from saft_hf.embed.prefix import common_prefix, is_worth_it, shared_start
 from saft_hf.embed.store import Store, Vectors
 from saft_hf.embed.world import World, progress_bar
 from saft_hf.errors import SAFTInputError
@@ -45,12 +47,14 @@ class Survey:
         identities: `uint8 [N, 16]`; rows with equal identities have equal tokens, responses too.
         lengths: `int32 [N]`, tokens to feed.
         codes: for each readout `uint8 [N]`, index into the statuses.
+        prefix: `int32 [P]`, tokens with which all rows start that have any; None where none has.
     """
 
     keys: NDArray[np.uint8]
     identities: NDArray[np.uint8]
     lengths: NDArray[np.int32]
     codes: Mapping[Readout, NDArray[np.uint8]]
+    prefix: NDArray[np.int32] | None
 
     @property
     def usable(self) -> NDArray[np.bool_]:
@@ -78,7 +82,7 @@ def survey_renderings(renderings: Sequence[Rendering], readouts: Sequence[Readou
             keys[row] = np.frombuffer(rendering.key(readouts), dtype=np.uint8)
             identities[row] = np.frombuffer(rendering.key(tuple(Readout)), dtype=np.uint8)
             lengths[row] = rendering.needed(readouts)
-    return Survey(keys, identities, lengths, codes)
+    return Survey(keys, identities, lengths, codes, common_prefix(renderings))
 
 
 def survey_dataset(
@@ -100,11 +104,13 @@ def survey_dataset(
     gathered = [part for own in world.gather(parts) for part in own]
     if not gathered:
         return survey_renderings([], cells.readouts)
+    prefixes = [part.prefix for part in gathered if part.prefix is not None]
     return Survey(
         np.concatenate([part.keys for part in gathered]),
         np.concatenate([part.identities for part in gathered]),
         np.concatenate([part.lengths for part in gathered]),
         {r: np.concatenate([part.codes[r] for part in gathered]) for r in cells.readouts},
+        reduce(shared_start, prefixes) if prefixes else None,
     )
 
 
@@ -185,6 +191,7 @@ class Extractor:
         width: hidden size, to judge how large a file becomes.
         token_budget: tokens in one batch.
         max_positions: longest row that the model can be fed, or None.
+        shares_prefix: whether the model can read tokens that all rows start with once.
         folder: where the vectors of this model, read in this way, are kept.
         world: the processes that work together.
     """
@@ -198,6 +205,7 @@ class Extractor:
         width: int,
         token_budget: int,
         max_positions: int | None,
+        shares_prefix: bool = False,
         folder: Path,
         world: World,
     ) -> None:
@@ -207,6 +215,7 @@ class Extractor:
         self.width = width
         self.token_budget = token_budget
         self.max_positions = max_positions
+        self.shares_prefix = shares_prefix
         self.folder = folder
         self.world = world
 
@@ -253,7 +262,7 @@ class Extractor:
         plan = self.plan(survey_renderings(renderings, self.cells.readouts))
         with self.open_backbone() as backbone:
             batches = [
-                read_batch(backbone, [renderings[row] for row in plan.first_row[batch]], self.cells)
+                read_batch(backbone, [renderings[row] for row in plan.first_row[batch]], self.cells, plan.prefix)
                 for leaf in range(plan.num_leaves)
                 for batch in plan.leaf_batches(leaf)
             ]
@@ -272,10 +281,13 @@ class Extractor:
                 f"a row has {longest} tokens, but the model knows {self.max_positions} positions. Give "
                 f"`max_length={self.max_positions}` or less: longer rows are then cut, as SFTTrainer would."
             )
+        usable, prefix = survey.usable, survey.prefix
+        is_shared = self.shares_prefix and is_worth_it(prefix, survey.lengths[usable])
         return make_plan(
             survey.keys,
             survey.lengths,
-            survey.usable,
+            usable,
+            prefix=prefix if is_shared else None,
             token_budget=self.token_budget,
             bytes_per_row=4 * self.width * len(self.cells.names),
         )

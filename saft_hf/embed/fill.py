@@ -9,8 +9,10 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
+from numpy.typing import NDArray
 from torch import Tensor
 
 from saft_hf.embed.backbone import Backbone
@@ -83,7 +85,7 @@ class Filler:
         ahead: deque[tuple[int, list[Future[dict[str, Tensor]]]]] = deque()
         with (
             progress_bar(uniques, self._world, "Embedding", "rows") as bar,
-            side_by_side(backbone, self._cells) as submit,
+            side_by_side(backbone, self._cells, plan.prefix) as submit,
         ):
 
             def finish(leaf: int, batches: list[Future[dict[str, Tensor]]]) -> None:
@@ -133,7 +135,7 @@ class Filler:
 
 
 @contextmanager
-def side_by_side(backbone: Backbone, cells: Cells) -> Iterator[Submit]:
+def side_by_side(backbone: Backbone, cells: Cells, prefix: NDArray[np.int32]) -> Iterator[Submit]:
     """Reads batches in the background, in the order in which they are given.
 
     On a CPU each of torch's threads takes whole batches by itself: nobody waits for the others after every operation,
@@ -142,6 +144,7 @@ def side_by_side(backbone: Backbone, cells: Cells) -> Iterator[Submit]:
     Args:
         backbone: the model, open for reading.
         cells: what to read.
+        prefix: tokens with which all rows start.
 
     Yields:
         Renderings of a batch -> the future of its vectors.
@@ -151,7 +154,7 @@ def side_by_side(backbone: Backbone, cells: Cells) -> Iterator[Submit]:
     twins = [backbone.twin() for _ in range(threads)] if on_cpu and threads > 1 else []
     if None in twins or (on_cpu and threads == 1):
         with _Inline() as inline:
-            yield lambda part: inline.submit(read_batch, backbone, part, cells)
+            yield lambda part: inline.submit(read_batch, backbone, part, cells, prefix)
         return
     free: deque[Any] = deque(twins or [backbone])
     own = threading.local()
@@ -165,7 +168,7 @@ def side_by_side(backbone: Backbone, cells: Cells) -> Iterator[Submit]:
 
     executor = ThreadPoolExecutor(len(free), thread_name_prefix="saft-reader", initializer=start)
     try:
-        yield lambda part: executor.submit(lambda: read_batch(own.backbone, part, cells))
+        yield lambda part: executor.submit(lambda: read_batch(own.backbone, part, cells, prefix))
     finally:
         executor.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # torch gives what was set last to threads that start later

@@ -17,6 +17,7 @@ KEY_BYTES = 16
 MIN_LEAVES, MAX_LEAVES = 64, 4096
 LEAF_BYTES = 64 * 2**20
 MAX_PADDING = 0.04
+PREFIX_BUDGETS = 4
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,14 @@ class Plan:
 
     Attributes:
         keys: `uint8 [U, 16]`, keys of the unique renderings, longest first, ties by key.
-        lengths: `int32 [U]`, tokens that the forward must be fed.
+        lengths: `int32 [U]`, tokens that the forward must be fed, after the prefix.
         counts: `int64 [U]`, how many rows share the rendering.
         first_row: `int64 [U]`, one row that has it.
         row_to_unique: `int64 [N]`, index into `keys`; -1 where a row has no rendering.
         batches: `int64 [B + 1]`, bounds of the batches in unique renderings.
         leaves: `int64 [S + 1]`, bounds of the leaves in batches.
         token_budget: tokens in one batch, padding included (a single longer rendering is a batch of its own).
+        prefix: `int32 [P]`, tokens with which all of them start and which are read once; most often none.
         digest: names the plan: equal digests mean the same vectors in the same batches.
     """
 
@@ -43,6 +45,7 @@ class Plan:
     batches: NDArray[np.int64]
     leaves: NDArray[np.int64]
     token_budget: int
+    prefix: NDArray[np.int32]
     digest: str
 
     @property
@@ -91,6 +94,7 @@ def make_plan(
     *,
     token_budget: int,
     bytes_per_row: int,
+    prefix: NDArray[np.int32] | None = None,
 ) -> Plan:
     """Plan the batches for N rows.
 
@@ -100,7 +104,9 @@ def make_plan(
         usable: `bool [N]`, whether the row has a rendering to embed.
         token_budget: tokens in one batch, padding included.
         bytes_per_row: size of all the vectors of one rendering, so that a leaf stays a small file.
+        prefix: `int32 [P]`, tokens with which every usable row starts, to be read once.
     """
+    prefix = np.zeros(0, dtype=np.int32) if prefix is None else prefix
     rows = np.flatnonzero(usable)
     ints = _as_ints(keys[rows])
     order = np.lexsort((rows, ints[:, 1], ints[:, 0], -lengths[rows].astype(np.int64)))
@@ -111,13 +117,14 @@ def make_plan(
     row_to_unique = np.full(len(keys), -1, dtype=np.int64)
     row_to_unique[rows] = unique_of_sorted
     first_row = rows[is_first].astype(np.int64)
-    unique_lengths = lengths[first_row].astype(np.int32)
-    batches = _cut_batches(unique_lengths, token_budget)
+    unique_lengths = lengths[first_row].astype(np.int32) - np.int32(len(prefix))
+    batches = _cut_batches(unique_lengths, token_budget, len(prefix))
     leaves = _cut_leaves(unique_lengths, batches, bytes_per_row)
     unique_keys = np.ascontiguousarray(keys[first_row])
     digest = hashlib.sha256(unique_keys.tobytes())
     for part in (unique_lengths, batches, leaves):
         digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
+    digest.update(prefix.astype("<i4").tobytes())
     return Plan(
         keys=unique_keys,
         lengths=unique_lengths,
@@ -127,6 +134,7 @@ def make_plan(
         batches=batches,
         leaves=leaves,
         token_budget=token_budget,
+        prefix=prefix,
         digest=digest.hexdigest(),
     )
 
@@ -165,14 +173,18 @@ def _as_bytes(keys: NDArray[np.uint8]) -> NDArray[np.bytes_]:
     return np.ascontiguousarray(keys).view(f"S{KEY_BYTES}").reshape(-1)
 
 
-def _cut_batches(lengths: NDArray[np.int32], token_budget: int) -> NDArray[np.int64]:
-    """Cut falling lengths where the budget is full, or earlier where a batch of fair size would pad too much."""
+def _cut_batches(lengths: NDArray[np.int32], token_budget: int, prefix: int) -> NDArray[np.int64]:
+    """Cut falling lengths where the budget is full, or earlier where a batch of fair size would pad too much.
+
+    Keys and values of a prefix of so many tokens stand before each row: they may take `PREFIX_BUDGETS` budgets more.
+    """
     fair, total = token_budget // 8, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     bounds = [0]
     while bounds[-1] < len(lengths):
         first = bounds[-1]
         width = max(1, int(lengths[first]))
-        most = min(len(lengths) - first, max(1, token_budget // width))
+        rows = min(token_budget // width, PREFIX_BUDGETS * token_budget // (width + prefix))
+        most = min(len(lengths) - first, max(1, rows))
         padded = width * np.arange(1, most + 1)
         padding = 1 - (total[first + 1 : first + most + 1] - total[first]) / padded
         fits = np.flatnonzero((padded <= fair) | (padding <= MAX_PADDING))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +18,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 
 from saft_hf.embed.architecture import ModelShape, describe_model, unwrap
 from saft_hf.embed.backbone import Backbone
+from saft_hf.embed.cells import Cells
+from saft_hf.embed.extract import Extractor
 from saft_hf.embed.plan import token_budget_for
 from saft_hf.embed.world import World
 from saft_hf.errors import SAFTArtifactError, SAFTError, SAFTInputError
+from saft_hf.render import Renderer
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +127,43 @@ class ModelSource:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
+
+    def extractor(
+        self,
+        renderer: Renderer,
+        cells: Cells,
+        *,
+        folder: Path,
+        world: World,
+        device: torch.device | None = None,
+        fingerprint: str | None = None,
+        width: int | None = None,
+        token_budget: int | None = None,
+    ) -> Extractor:
+        """What embeds rows with this model.
+
+        Args:
+            renderer: rows -> tokens.
+            cells: which hidden states.
+            folder: where the vectors are kept.
+            world: the processes that work together.
+            device: where the model is read; by default this process's.
+            fingerprint: the weights that must be found.
+            width: hidden size, where there may be no model to ask.
+            token_budget: tokens in one batch, by default those of `token_budget`.
+        """
+        device, known = device or world.device, self.model is not None
+        return Extractor(
+            renderer,
+            cells,
+            lambda: self.opened(cells.layers, device, fingerprint),
+            width=width or self.shape.hidden_size,
+            max_positions=self.shape.max_positions if known else None,
+            shares_prefix=known and self.shape.shares_prefix,
+            token_budget=token_budget or self.token_budget(device),
+            folder=folder,
+            world=world,
+        )
 
     @property
     def revision(self) -> str | None:

@@ -294,15 +294,15 @@ class ScorerBase(HubMixin):
     ) -> Extractor:
         source = self._open_source()
         device = device or world.device
-        return Extractor(
+        return source.extractor(
             renderer,
             cells,
-            lambda: source.opened(cells.layers, device, fingerprint),
-            width=self.fitted_.score.width if self.fitted_ else source.shape.hidden_size,
-            max_positions=source.shape.max_positions if source.model is not None else None,
-            token_budget=self.fitted_.token_budget if self.fitted_ else source.token_budget(device),
             folder=self._cache_dir() / name_of({**source.identity(fingerprint, device), "cells": cells.names})[:32],
             world=world,
+            device=device,
+            fingerprint=fingerprint,
+            width=self.fitted_.score.width if self.fitted_ else None,
+            token_budget=self.fitted_.token_budget if self.fitted_ else None,
         )
 
 

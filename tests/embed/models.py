@@ -60,6 +60,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "qwen2": _sized("Qwen2Config"),
     "qwen3": _sized("Qwen3Config", head_dim=8),
     "mistral": _sized("MistralConfig", sliding_window=4),
+    "mistral_full": _sized("MistralConfig", sliding_window=None),
     "gemma": _sized("GemmaConfig", head_dim=8),
     "gemma2": _sized("Gemma2Config", head_dim=8, sliding_window=4, layer_types=_TYPES),
     "gemma3_text": _sized("Gemma3TextConfig", head_dim=8, sliding_window=4, layer_types=_TYPES),

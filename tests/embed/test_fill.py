@@ -52,16 +52,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def extractor(folder: Path, **options: Any) -> Extractor:
     source = ModelSource(tiny_model("llama"), processing_class=tokenizer())
-    return Extractor(
-        Renderer(source.tokenizer, **options),
-        CELLS,
-        lambda: source.opened(CELLS.layers, torch.device("cpu")),
-        width=source.shape.hidden_size,
-        max_positions=64,
-        token_budget=64,
-        folder=folder,
-        world=World(),
-    )
+    renderer = Renderer(source.tokenizer, **options)
+    return source.extractor(renderer, CELLS, folder=folder, world=World(), token_budget=64)
 
 
 def vectors_of(embedded: Embedded) -> dict[str, np.ndarray]:
@@ -86,11 +78,11 @@ def test_several_threads_do_read_side_by_side(
     meeting, read_batch = threading.Barrier(2, timeout=20), fill.read_batch
     met = threading.Event()
 
-    def met_first(backbone: Any, renderings: Any, cells: Any) -> Any:
+    def met_first(backbone: Any, renderings: Any, cells: Any, prefix: Any) -> Any:
         if not met.is_set():
             meeting.wait()  # times out where batches are read one after the other
             met.set()
-        return read_batch(backbone, renderings, cells)
+        return read_batch(backbone, renderings, cells, prefix)
 
     monkeypatch.setattr(fill, "read_batch", met_first)
     threads(2)
@@ -103,11 +95,11 @@ def test_an_error_in_a_reader_reaches_the_caller_and_whole_leaves_stay(
 ) -> None:
     read_batch, calls = fill.read_batch, []
 
-    def failing(backbone: Any, renderings: Any, cells: Any) -> Any:
+    def failing(backbone: Any, renderings: Any, cells: Any, prefix: Any) -> Any:
         calls.append(len(renderings))
         if len(calls) == 30:
             raise RuntimeError("the machine is on fire")
-        return read_batch(backbone, renderings, cells)
+        return read_batch(backbone, renderings, cells, prefix)
 
     monkeypatch.setattr(fill, "read_batch", failing)
     threads(count)

@@ -119,9 +119,9 @@ def test_a_damaged_store_is_mended_with_the_same_bits(
     pool = demo_pool.select(range(200))
     rows, read_batch = [], fill.read_batch
 
-    def counted(backbone: Any, renderings: Any, cells: Any) -> Any:
+    def counted(backbone: Any, renderings: Any, cells: Any, prefix: Any) -> Any:
         rows.append(len(renderings))
-        return read_batch(backbone, renderings, cells)
+        return read_batch(backbone, renderings, cells, prefix)
 
     monkeypatch.setattr(fill, "read_batch", counted)
 

@@ -12,7 +12,6 @@ from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from saft_hf.embed.cells import Cells, cell_name
-from saft_hf.embed.extract import Extractor
 from saft_hf.embed.source import ModelSource
 from saft_hf.embed.world import World
 from saft_hf.render import Readout, Renderer
@@ -118,16 +117,7 @@ def test_vectors_are_those_of_the_plain_way(
     words = tokenizer(side)
     source = ModelSource(model, processing_class=words)
     cells = Cells(layers, readouts)
-    extractor = Extractor(
-        Renderer(source.tokenizer),
-        cells,
-        lambda: source.opened(layers, torch.device("cpu")),
-        width=source.shape.hidden_size,
-        max_positions=source.shape.max_positions,
-        token_budget=budget,
-        folder=tmp_path,
-        world=World(),
-    )
+    extractor = source.extractor(Renderer(source.tokenizer), cells, folder=tmp_path, world=World(), token_budget=budget)
     embedded = extractor.embed(rows)
     assert embedded.plan.num_unique < len(rows)
     expected = plain_way(model, rows, words)

@@ -1,0 +1,93 @@
+"""Tokens that every row starts with, such as a system prompt: read once, not once for each row."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import DynamicCache
+
+from saft_hf.render import Rendering
+from saft_hf.status import RowStatus
+
+MIN_TOKENS, MIN_SHARE = 16, 1 / 8
+"""A shorter prefix, or a smaller part of what is fed, costs as much as it saves."""
+
+_FAMILIES = frozenset(
+    {
+        "falcon",
+        "gemma",
+        "gpt2",
+        "gpt_neox",
+        "llama",
+        "mistral",
+        "mixtral",
+        "olmoe",
+        "opt",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen2_moe",
+        "qwen3",
+    }
+)
+"""Where the hidden states after a kept prefix are known to be those of the whole row."""
+
+
+def can_share(text: Any) -> bool:
+    """Whether a model of this (text) config may keep the keys and values of a prefix.
+
+    Not where layers forget (a window, a state), nor where rotary frequencies depend on the length of the row.
+    """
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    return (
+        text.model_type in _FAMILIES
+        and not getattr(text, "sliding_window", None)
+        and not getattr(text, "alibi", False)
+        and set(getattr(text, "layer_types", None) or ()) <= {"full_attention"}
+        and rope.get("rope_type", "default") in ("default", "linear", "llama3")
+    )
+
+
+def common_prefix(renderings: Sequence[Rendering]) -> NDArray[np.int32] | None:
+    """The tokens with which all rows start, up to two before the first response; None where no row has any tokens."""
+    found: NDArray[np.int32] | None = None
+    for rendering in renderings:
+        if rendering.status is RowStatus.OK:
+            # At least the token before a response is fed for every row: it is read there.
+            own = rendering.input_ids[: max(0, rendering.spans[0][0] - 1)]
+            found = own if found is None else shared_start(found, own)
+    return found
+
+
+def shared_start(one: NDArray[np.int32], other: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The tokens at the start of both."""
+    length = min(len(one), len(other))
+    differs = np.flatnonzero(one[:length] != other[:length])
+    return one[: differs[0] if len(differs) else length]
+
+
+def is_worth_it(prefix: NDArray[np.int32] | None, lengths: NDArray[np.int32]) -> bool:
+    """Whether rows of these lengths (prefix included) are read faster after a kept prefix."""
+    return (
+        prefix is not None
+        and len(lengths) > 1
+        and len(prefix) >= MIN_TOKENS
+        and len(prefix) >= MIN_SHARE * float(lengths.mean())
+    )
+
+
+def for_rows(past: DynamicCache, rows: int) -> DynamicCache:
+    """Keys and values of a prefix, as a batch of rows continues them: a forward writes into what it is given."""
+    own = copy.deepcopy(past)
+    own.batch_repeat_interleave(rows)
+    return own
+
+
+def as_ids(prefix: NDArray[np.int32]) -> torch.Tensor:
+    """A prefix as a batch of one row, `int64 [1, P]`."""
+    return torch.from_numpy(prefix.astype(np.int64))[None]
