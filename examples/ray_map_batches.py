@@ -1,6 +1,6 @@
 """Score a dataset on a Ray cluster with a fitted scorer.
 
-    pip install 'ray[data]'
+    pip install 'saft-hf[ray]'
     python examples/ray_map_batches.py --scorer out/scorer --rows 'rows/*.jsonl' --output scored/
 
 A scorer fitted once (`saft-hf score`, `SAFTScorer.fit`) scores any shard by itself: a row's score depends on that row

@@ -88,6 +88,9 @@ class ScorerArguments:
     expected_share: float | None = field(
         default=None, metadata={"help": "Remove this share of the pool, the rows with the highest scores."}
     )
+    vector_dtype: str = field(
+        default="float32", metadata={"help": "Of the vectors that are kept; `float16` halves the store."}
+    )
     max_length: int = field(default=1024, metadata={"help": "Rows are cut to this many tokens, as SFTTrainer would."})
     fit_rows: int | None = field(default=None, metadata={"help": "Fit on the first so many rows only."})
     on_refusal: str = field(

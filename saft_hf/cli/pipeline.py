@@ -47,6 +47,7 @@ def fitted_scorer(arguments: Arguments, pool: Dataset, labelled: Dataset | None)
         expected_share=options.expected_share,
         dtype=model.dtype,
         attn_implementation=model.attn_implementation,
+        vector_dtype=options.vector_dtype,
         max_length=options.max_length,
         cache_dir=options.cache_dir,
         trust_remote_code=model.trust_remote_code,

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saft_hf.embed.backbone import Backbone
+from saft_hf.errors import SAFTInputError
 from saft_hf.render import Readout, Rendering
+
+_DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,16 @@ class Cells:
     Attributes:
         layers: indices into transformers' `hidden_states`.
         readouts: where a row is read.
+        dtype: what vectors are rounded to as soon as they are read: float32, or float16 for half of the bytes.
     """
 
     layers: tuple[int, ...]
     readouts: tuple[Readout, ...]
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise SAFTInputError(f"vector_dtype={self.dtype!r}: vectors are kept as 'float32' or 'float16'.")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,7 +73,7 @@ def read_batch(
         prefix: tokens with which all rows start, up to two before their first response: read once for all batches.
 
     Returns:
-        For each cell `float32 [n, d]` where the model is; NaN where a readout is not defined for a row.
+        For each cell `[n, d]` in the dtype of `cells`, where the model is; NaN where a readout is not defined.
     """
     try:
         return _forward(backbone, renderings, cells, prefix)
@@ -82,7 +91,7 @@ def joined(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def as_arrays(vectors: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
+def as_arrays(vectors: Mapping[str, Tensor]) -> dict[str, NDArray[np.floating]]:
     """Vectors as numpy arrays; waits for them where they are on a GPU."""
     return {name: tensor.cpu().numpy() for name, tensor in vectors.items()}
 
@@ -116,7 +125,8 @@ def _forward(
                 vectors = torch.bmm(weights[:, None], hidden[layer].float())[:, 0]
             else:
                 vectors = hidden[layer][rows, places].float()
-            pooled[cell_name(layer, readout)] = vectors.masked_fill(undefined, float("nan"))
+            vectors = vectors.masked_fill(undefined, float("nan"))
+            pooled[cell_name(layer, readout)] = vectors.to(getattr(torch, cells.dtype))
     return pooled
 
 

@@ -19,7 +19,7 @@ from saft_hf.embed.cache import limit_from_environment, shrink, touch
 from saft_hf.embed.cells import Cells, as_arrays, joined, read_batch
 from saft_hf.embed.fill import RENDER_ROWS, Filler, Kept
 from saft_hf.embed.plan import KEY_BYTES, Plan, make_plan
-from saft_hf.embed.prefix import common_prefix, is_worth_it, shared_start
+from saft_hf.embed.prefix import common_prefix, shared_start
 from saft_hf.embed.store import Store, Vectors
 from saft_hf.embed.world import World, progress_bar
 from saft_hf.errors import SAFTInputError
@@ -267,7 +267,7 @@ class Extractor:
                 for batch in plan.leaf_batches(leaf)
             ]
             vectors = as_arrays(joined(batches))
-        return {name: vectors[name][plan.row_to_unique] for name in self.cells.names}
+        return {name: vectors[name][plan.row_to_unique].astype(np.float32) for name in self.cells.names}
 
     def plan(self, survey: Survey) -> Plan:
         """The batches for a survey.
@@ -281,17 +281,15 @@ class Extractor:
                 f"a row has {longest} tokens, but the model knows {self.max_positions} positions. Give "
                 f"`max_length={self.max_positions}` or less: longer rows are then cut, as SFTTrainer would."
             )
-        usable, prefix = survey.usable, survey.prefix
-        is_shared = self.shares_prefix and is_worth_it(prefix, survey.lengths[usable])
         return make_plan(
             survey.keys,
             survey.lengths,
-            usable,
-            prefix=prefix if is_shared else None,
+            survey.usable,
+            prefix=survey.prefix if self.shares_prefix else None,
             token_budget=self.token_budget,
-            bytes_per_row=4 * self.width * len(self.cells.names),
+            bytes_per_row=np.dtype(self.cells.dtype).itemsize * self.width * len(self.cells.names),
         )
 
     def store(self, plan_digest: str) -> Store:
         """The shards of a plan."""
-        return Store(self.folder / plan_digest[:32], self.cells.names)
+        return Store(self.folder / plan_digest[:32], self.cells.names, self.cells.dtype)

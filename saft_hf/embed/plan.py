@@ -13,6 +13,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from saft_hf.embed.prefix import is_worth_it
+
 KEY_BYTES = 16
 MIN_LEAVES, MAX_LEAVES = 64, 4096
 LEAF_BYTES = 64 * 2**20
@@ -104,9 +106,8 @@ def make_plan(
         usable: `bool [N]`, whether the row has a rendering to embed.
         token_budget: tokens in one batch, padding included.
         bytes_per_row: size of all the vectors of one rendering, so that a leaf stays a small file.
-        prefix: `int32 [P]`, tokens with which every usable row starts, to be read once.
+        prefix: `int32 [P]`, tokens with which every usable row starts: they are read once where that saves time.
     """
-    prefix = np.zeros(0, dtype=np.int32) if prefix is None else prefix
     rows = np.flatnonzero(usable)
     ints = _as_ints(keys[rows])
     order = np.lexsort((rows, ints[:, 1], ints[:, 0], -lengths[rows].astype(np.int64)))
@@ -117,7 +118,10 @@ def make_plan(
     row_to_unique = np.full(len(keys), -1, dtype=np.int64)
     row_to_unique[rows] = unique_of_sorted
     first_row = rows[is_first].astype(np.int64)
-    unique_lengths = lengths[first_row].astype(np.int32) - np.int32(len(prefix))
+    unique_lengths = lengths[first_row].astype(np.int32)
+    if prefix is None or not is_worth_it(len(prefix), unique_lengths):
+        prefix = np.zeros(0, dtype=np.int32)
+    unique_lengths -= np.int32(len(prefix))
     batches = _cut_batches(unique_lengths, token_budget, len(prefix))
     leaves = _cut_leaves(unique_lengths, batches, bytes_per_row)
     unique_keys = np.ascontiguousarray(keys[first_row])

@@ -14,8 +14,8 @@ from transformers import DynamicCache
 from saft_hf.render import Rendering
 from saft_hf.status import RowStatus
 
-MIN_TOKENS, MIN_SHARE = 16, 1 / 8
-"""A shorter prefix, or a smaller part of what is fed, costs as much as it saves."""
+MIN_TOKENS, MIN_SHARE, MIN_SAVED = 16, 1 / 8, 2**14
+"""A shorter prefix, a smaller part of what is fed, or fewer tokens saved in all are not worth other last bits."""
 
 _FAMILIES = frozenset(
     {
@@ -71,14 +71,10 @@ def shared_start(one: NDArray[np.int32], other: NDArray[np.int32]) -> NDArray[np
     return one[: differs[0] if len(differs) else length]
 
 
-def is_worth_it(prefix: NDArray[np.int32] | None, lengths: NDArray[np.int32]) -> bool:
-    """Whether rows of these lengths (prefix included) are read faster after a kept prefix."""
-    return (
-        prefix is not None
-        and len(lengths) > 1
-        and len(prefix) >= MIN_TOKENS
-        and len(prefix) >= MIN_SHARE * float(lengths.mean())
-    )
+def is_worth_it(prefix: int, lengths: NDArray[np.int32]) -> bool:
+    """Whether different rows of these lengths are read faster after a kept prefix of so many of their tokens."""
+    saved = prefix * (len(lengths) - 1)
+    return prefix >= MIN_TOKENS and saved >= max(MIN_SAVED, MIN_SHARE * int(lengths.sum(dtype=np.int64)))
 
 
 def for_rows(past: DynamicCache, rows: int) -> DynamicCache:

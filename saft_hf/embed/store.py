@@ -45,11 +45,13 @@ class Store:
     Args:
         folder: where they are; made on the first write.
         cells: names of the vectors that each shard holds.
+        dtype: in which they are kept, `float32` or `float16`; they are always given as float32.
     """
 
-    def __init__(self, folder: Path, cells: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, cells: tuple[str, ...], dtype: str = "float32") -> None:
         self.folder = folder
         self.cells = cells
+        self.dtype = dtype
         self._verified: set[int] = set()
         self._index: tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]] | None = None
 
@@ -57,19 +59,19 @@ class Store:
         """File of a leaf."""
         return self.folder / f"{leaf:05d}.safetensors"
 
-    def write(self, leaf: int, keys: NDArray[np.uint8], vectors: Vectors) -> None:
+    def write(self, leaf: int, keys: NDArray[np.uint8], vectors: Mapping[str, NDArray[np.floating]]) -> None:
         """Write a leaf's vectors: all of them or, on any failure, nothing.
 
         Args:
             leaf: index of the leaf.
             keys: `uint8 [n, 16]`, keys of its renderings in plan order.
-            vectors: for each cell `float32 [n, d]` in the same order.
+            vectors: for each cell `[n, d]` in the same order.
 
         Raises:
             OSError: the folder cannot be written, or the disk is full.
         """
         tensors: dict[str, NDArray[Any]] = {_KEYS: np.ascontiguousarray(keys)}
-        tensors.update({cell: np.ascontiguousarray(vectors[cell]) for cell in self.cells})
+        tensors.update({cell: np.ascontiguousarray(vectors[cell], dtype=self.dtype) for cell in self.cells})
         metadata = {"format": _FORMAT, "sha256": _digest(tensors)}
         self.folder.mkdir(parents=True, exist_ok=True)
         with replacing(self.path(leaf)) as [file]:
@@ -94,7 +96,7 @@ class Store:
             logger.warning("The shard %s cannot be used (%s): its rows are embedded again.", path, error)
             return False
         kinds = {(tensors[cell].ndim, len(tensors[cell]), str(tensors[cell].dtype)) for cell in self.cells}
-        if kinds != {(2, len(keys), "float32")} or not np.array_equal(tensors[_KEYS], keys):
+        if kinds != {(2, len(keys), self.dtype)} or not np.array_equal(tensors[_KEYS], keys):
             logger.warning("The shard %s belongs to other rows: its rows are embedded again.", path)
             return False
         if metadata.get("sha256") != _digest(tensors):
@@ -122,7 +124,7 @@ class Store:
     def read(self, leaf: int, cell: str) -> NDArray[np.float32]:
         """The vectors of a leaf at one cell, `float32 [n, d]` in plan order."""
         with safe_open(self.path(leaf), framework="numpy") as file:
-            tensor: NDArray[np.float32] = file.get_tensor(cell)
+            tensor: NDArray[np.float32] = file.get_tensor(cell).astype(np.float32, copy=False)
         return tensor
 
     def lookup(self, keys: NDArray[np.uint8], cell: str, width: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -169,7 +171,7 @@ def _mapped(path: Path, name: str) -> NDArray[Any]:
             size = int.from_bytes(file.read(8), "little")
             entry = json.loads(file.read(min(size, 2**20)))[name]
         begin, end = entry["data_offsets"]
-        dtype = {"U8": np.uint8, "F32": np.float32}[entry["dtype"]]
+        dtype = {"U8": np.uint8, "F32": np.float32, "F16": np.float16}[entry["dtype"]]
         flat = np.memmap(path, dtype, "r", 8 + size + begin, ((end - begin) // np.dtype(dtype).itemsize,))
         rows: NDArray[Any] = flat.reshape(entry["shape"])
         return rows

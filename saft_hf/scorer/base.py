@@ -54,6 +54,7 @@ class ScorerBase(HubMixin):
         attn_implementation: str | None = None,
         quantization_config: Any = None,
         device_map: Any = None,
+        vector_dtype: str = "float32",
         max_length: int | None = 1024,
         cache_dir: str | Path | None = None,
         trust_remote_code: bool = False,
@@ -75,6 +76,7 @@ class ScorerBase(HubMixin):
         self.attn_implementation = attn_implementation
         self.quantization_config = quantization_config
         self.device_map = device_map
+        self.vector_dtype = vector_dtype
         self.max_length = max_length
         self.cache_dir = cache_dir
         self.trust_remote_code = trust_remote_code
@@ -294,10 +296,11 @@ class ScorerBase(HubMixin):
     ) -> Extractor:
         source = self._open_source()
         device = device or world.device
+        read = {**source.identity(fingerprint, device), "cells": cells.names, "vectors": cells.dtype}
         return source.extractor(
             renderer,
             cells,
-            folder=self._cache_dir() / name_of({**source.identity(fingerprint, device), "cells": cells.names})[:32],
+            folder=self._cache_dir() / name_of(read)[:32],
             world=world,
             device=device,
             fingerprint=fingerprint,
@@ -317,6 +320,7 @@ _OPTIONS = (
     "dtype",
     "attn_implementation",
     "quantization_config",
+    "vector_dtype",
     "render",
 )
 """Constructor arguments that belong to the scorer and not to this machine or its user."""

@@ -63,6 +63,8 @@ class SAFTScorer(CertifyingScorer):
         attn_implementation (`str`, *optional*): as in transformers.
         quantization_config (*optional*): as in transformers, for a model by name.
         device_map (*optional*): as in transformers, for a model by name.
+        vector_dtype (`str`, *optional*, defaults to `float32`): of the vectors that are kept; `float16` halves the
+            store, and a row with a value beyond 65,504 gets the status `non_finite`.
         max_length (`int` or `None`, defaults to 1024): rows are cut to this many tokens, as SFTTrainer would.
         cache_dir (`str` or `Path`, *optional*): where vectors are kept; by default `saft` in the Hugging Face home.
         trust_remote_code (`bool`, defaults to `False`): run code that comes with the model.
@@ -195,8 +197,8 @@ class SAFTScorer(CertifyingScorer):
         readouts = (Readout(self.readout),) if self.readout else inputs.pick_readouts(renderer, pool)
         layers = sorted({depth // 2, 3 * depth // 4, depth}) if self.layer is None else [self.layer]
         if method == "saft":
-            return Cells(tuple(layers[:1]), readouts[:1])
-        return Cells(tuple(layers), readouts[:1] if method == "reference" else readouts)
+            layers = layers[:1]
+        return Cells(tuple(layers), readouts[:1] if method in ("saft", "reference") else readouts, self.vector_dtype)
 
     # -- score ---------------------------------------------------------------------------------------------------
 

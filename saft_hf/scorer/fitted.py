@@ -138,6 +138,7 @@ class Fitted:
         """Split into a JSON-ready dict and arrays."""
         config = {name: getattr(self, name) for name in _PLAIN}
         config["layers"], config["readouts"] = list(self.captured.layers), [r.value for r in self.captured.readouts]
+        config["vector_dtype"] = self.captured.dtype
         config["score"], tensors = self.score.to_parts()
         config["score"]["kind"] = "published" if isinstance(self.score, PublishedScore) else "linear"
         labels = np.ascontiguousarray(self.labelled.identities).view("<i8").astype(np.int64)
@@ -151,7 +152,8 @@ class Fitted:
     def from_parts(cls, config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Fitted:
         """Put together again what `to_parts` took apart; what else stands in `config` is left alone."""
         values = {name: config[name] for name in _PLAIN}
-        values["captured"] = Cells(tuple(config["layers"]), tuple(map(Readout, config["readouts"])))
+        readouts = tuple(map(Readout, config["readouts"]))
+        values["captured"] = Cells(tuple(config["layers"]), readouts, config["vector_dtype"])
         kinds: dict[str, type[Score]] = {"published": PublishedScore, "linear": LinearScore}
         values["score"] = kinds[config["score"]["kind"]].from_parts(config["score"], tensors)
         labels = np.ascontiguousarray(tensors["labelled"].astype("<i8")).view(np.uint8)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from saft_hf.embed.cells import readouts_of
 from saft_hf.embed.extract import Embedded, Extractor, Work, survey_dataset
-from saft_hf.embed.reduce import tree_reduce
+from saft_hf.embed.reduce import gram_on, tree_reduce
 from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Readout
@@ -29,13 +29,13 @@ def pool_moments(embedded: Embedded, cells: Sequence[str], work: Work, world: Wo
 
     Rows that share a rendering count each; a row with NaN or infinity at any of the cells counts not at all.
     """
-    plan = embedded.plan
+    plan, gram = embedded.plan, gram_on(world.device)
 
     def leaf_moments(leaf: int) -> Moments:
         vectors = embedded.vectors(leaf, cells)
         finite = np.logical_and.reduce([np.isfinite(states).all(axis=1) for states in vectors.values()])
         rows = work({cell: states[finite] for cell, states in vectors.items()})
-        return Moments.of(rows, weights=plan.counts[plan.leaf_slice(leaf)][finite])
+        return Moments.of(rows, weights=plan.counts[plan.leaf_slice(leaf)][finite], gram=gram)
 
     return tree_reduce(world, plan.num_leaves, leaf_moments, Moments.merge)
 
@@ -53,7 +53,7 @@ def pool_subspace(embedded: Embedded, cell: str, k: int, world: World) -> Subspa
             if total is None or total.count == 0:
                 raise SAFTInputError(
                     f"every hidden state that was read at {cell} holds NaN or infinity: the model is broken, or its "
-                    "dtype overflows. Try `dtype='float32'`."
+                    "dtype overflows. Try `dtype='float32'` and `vector_dtype='float32'`."
                 )
             found = principal_subspace(total, k, clip=True)
     shared = world.share(found)

@@ -90,6 +90,7 @@ def test_states_after_a_kept_prefix_are_those_of_the_whole_row(name: str) -> Non
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_vectors_are_those_without_sharing(tmp_path: Path, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefixes, "MIN_SAVED", 100)
     before, model, rows = torch.get_num_threads(), tiny_model("llama"), rows_after(24)
     torch.set_num_threads(threads)
     try:
@@ -108,7 +109,8 @@ def test_vectors_are_those_without_sharing(tmp_path: Path, threads: int, monkeyp
         np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 * np.abs(one).max())
 
 
-def test_a_few_renderings_are_read_in_the_same_way(tmp_path: Path) -> None:
+def test_a_few_renderings_are_read_in_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefixes, "MIN_SAVED", 0)
     rows, model = rows_after(24, 6), tiny_model("llama")
     shared = extractor(model, tmp_path, shares=True)
     renderings = shared.renderer(rows[:])
@@ -153,11 +155,12 @@ def test_the_prefix_is_what_all_rows_start_with_before_a_response(rows: list[tup
 
 
 def test_only_a_prefix_that_saves_time_is_kept() -> None:
-    def worth(prefix: int, rows: list[int]) -> bool:
-        return is_worth_it(np.zeros(prefix, np.int32), np.array(rows, np.int32))
+    def worth(prefix: int, length: int, rows: int) -> bool:
+        return is_worth_it(prefix, np.full(rows, length, np.int32))
 
-    assert worth(16, [100, 100])
-    assert not worth(15, [20, 20])
-    assert not worth(16, [200, 200])
-    assert not worth(90, [100])
-    assert not is_worth_it(None, np.array([], np.int32))
+    assert worth(16, 100, 2000)
+    assert not worth(15, 20, 2000)
+    assert not worth(16, 200, 2000)
+    assert not worth(90, 100, 100)
+    assert not worth(10**6, 10**6 + 1, 1)
+    assert not worth(0, 0, 0)
