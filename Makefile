@@ -29,8 +29,10 @@ fix: $(VENV)/.installed  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed  ## speed: beside the plain way, on two processes, beside an epoch of training
+bench: $(VENV)/.installed  ## speed: beside the plain way, of batch rules and system prompts, on two processes, beside training
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/benchmarks/bench.py
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/benchmarks/batch_rules.py
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/benchmarks/prefix.py
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/benchmarks/scaling.py
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/benchmarks/epoch.py
 

@@ -70,7 +70,7 @@ def read_batch(
         backbone: the model, open for reading.
         renderings: rows with a response.
         cells: what to read.
-        prefix: tokens with which all rows start, up to two before their first response: read once for all batches.
+        prefix: tokens with which all rows start, short of the last one before a response: read once for all batches.
 
     Returns:
         For each cell `[n, d]` in the dtype of `cells`, where the model is; NaN where a readout is not defined.

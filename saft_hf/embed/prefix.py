@@ -54,7 +54,7 @@ def can_share(text: Any) -> bool:
 
 
 def common_prefix(renderings: Sequence[Rendering]) -> NDArray[np.int32] | None:
-    """The tokens with which all rows start, up to two before the first response; None where no row has any tokens."""
+    """The tokens with which all rows start, short of the last one before a response; None where no row has any."""
     found: NDArray[np.int32] | None = None
     for rendering in renderings:
         if rendering.status is RowStatus.OK:

@@ -22,6 +22,8 @@ _BARELY_MOVED = 0.25
 
 _CHOSEN = ("still_harmful", "precision", "recall", "demonstrations_kept", "auroc")
 
+_FILTERS = ("ask", "saft", "auto", "reference")
+
 MARK = "\u2020"
 
 
@@ -164,34 +166,36 @@ def _barely_trained(line: Line, results: Results) -> str:
 
 
 def verdicts(results: Results) -> list[str]:
-    """What the figures say, in words: each filter against a random one of its size, and the oracle as the bound."""
+    """What the figures say, in words: each filter against none and against a random one of its size, and the bound."""
     told = []
+    arms = results.setting["config"]["arms"]
     for pool, share in results.cells:
         for judge in results.judges:
-            told += [
-                sentence
-                for arm in results.setting["config"]["arms"]
-                if (sentence := _against_random(results, pool, share, arm, judge))
-            ]
+            for arm in arms:
+                others = {name: "a random filter of the same size" for name in arms if _is_random_for(name, arm)}
+                if arm in _FILTERS:
+                    others["none"] = "no filter"
+                found = (_against(results, pool, share, arm, other, words, judge) for other, words in others.items())
+                told += [sentence for sentence in found if sentence]
             told += _bound(results, pool, share, judge)
     return told
 
 
-def _against_random(results: Results, pool: str, share: float, arm: str, judge: str) -> str | None:
-    like = results.line(pool, share, arm)
-    names = [
-        name for name in results.setting["config"]["arms"] if name.startswith("random") and same_size_as(name) == arm
-    ]
-    drawn = results.line(pool, share, names[0]) if names else None
-    if like is None or drawn is None:
+def _is_random_for(name: str, arm: str) -> bool:
+    return name.startswith("random") and same_size_as(name) == arm
+
+
+def _against(results: Results, pool: str, share: float, arm: str, other: str, words: str, judge: str) -> str | None:
+    like, beside = results.line(pool, share, arm), results.line(pool, share, other)
+    if like is None or beside is None:
         return None
-    one, other, gap = _interval(like, judge), _interval(drawn, judge), _difference(like, drawn, judge)
-    if one is None or other is None or gap is None:
+    one, two, gap = _interval(like, judge), _interval(beside, judge), _difference(like, beside, judge)
+    if one is None or two is None or gap is None:
         return None
     word = "better" if gap.high < 0 else "worse" if gap.low > 0 else "no better"
     told = (
-        f"{pool} pool, {share:.0%} harmful, judge {judge}: {arm} does {word} than a random filter of the same size "
-        f"({_shown(one)} against {_shown(other)}, difference {_shown(asdict(gap))}; {like.mean('kept'):.0f} rows kept)."
+        f"{pool} pool, {share:.0%} harmful, judge {judge}: {arm} does {word} than {words} "
+        f"({_shown(one)} against {_shown(two)}, difference {_shown(asdict(gap))}; {like.mean('kept'):.0f} rows kept)."
     )
     return f"{told} {MARK} {like.barely_trained}." if like.barely_trained else told
 

@@ -135,8 +135,9 @@ def _judge(results: Results, arm: str, verdicts: list[int]) -> None:
 
 def test_filters_are_compared_with_random_ones_prompt_by_prompt(results: Results) -> None:
     results.setting["config"]["judges"] = ["refusal"]
-    results.lines = [line for line in results.lines if line.arm in ("saft", "random", "oracle")]
+    results.lines = [line for line in results.lines if line.arm in ("none", "saft", "random", "oracle")]
     half = [0, 1] * 20
+    _judge(results, "none", [1] * 40)
     _judge(results, "oracle", [0] * 40)
     _judge(results, "random", half)
     for verdicts_, expected in [
@@ -147,9 +148,10 @@ def test_filters_are_compared_with_random_ones_prompt_by_prompt(results: Results
     ]:
         _judge(results, "saft", verdicts_)
         told = [sentence for sentence in verdicts(results) if "saft does" in sentence]
-        assert len(told) == 1
-        assert expected in told[0]
-        assert expected in render(results, [])
+        assert len(told) == 2
+        assert f"{expected} a random filter of the same size" in told[0]
+        assert "does better than no filter" in told[1]
+        assert all(sentence in render(results, []) for sentence in told)
     assert not any("below the oracle" in sentence for sentence in verdicts(results))
     _judge(results, "oracle", [1] * 40)
     assert sum("random lies below the oracle, beyond chance" in sentence for sentence in verdicts(results)) == 1
