@@ -1,7 +1,8 @@
 """Batches, planned once from content, the same for any number of processes.
 
-Equal renderings are embedded once. Unique renderings are sorted by length and key, cut into batches by a token
-budget, and the batches into leaves: the unit that a process takes, the store writes and the moments are summed in.
+Equal renderings are embedded once. Unique renderings are sorted by length and key and cut into batches by a budget.
+Batches of long and of short rows are then spread evenly, so that neighbours cost the same whatever a token costs in a
+long row, and cut into leaves: the unit that a process takes, the store writes and the moments are summed in.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Plan:
     """Which unique renderings are embedded together, and which rows they stand for.
 
     Attributes:
-        keys: `uint8 [U, 16]`, keys of the unique renderings, longest first, ties by key.
+        keys: `uint8 [U, 16]`, keys of the unique renderings; in each batch the longest first, ties by key.
         lengths: `int32 [U]`, tokens that the forward must be fed, after the prefix.
         counts: `int64 [U]`, how many rows share the rendering.
         first_row: `int64 [U]`, one row that has it.
@@ -114,15 +115,18 @@ def make_plan(
     rows, ints = rows[order], ints[order]
     is_first = np.ones(len(rows), dtype=bool)
     is_first[1:] = (ints[1:] != ints[:-1]).any(axis=1)
-    unique_of_sorted = np.cumsum(is_first) - 1
-    row_to_unique = np.full(len(keys), -1, dtype=np.int64)
-    row_to_unique[rows] = unique_of_sorted
     first_row = rows[is_first].astype(np.int64)
     unique_lengths = lengths[first_row].astype(np.int32)
     if prefix is None or not is_worth_it(len(prefix), unique_lengths):
         prefix = np.zeros(0, dtype=np.int32)
     unique_lengths -= np.int32(len(prefix))
     batches = _cut_batches(unique_lengths, token_budget, len(prefix))
+    batches, order = _spread(batches)
+    first_row, unique_lengths = first_row[order], unique_lengths[order]
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    row_to_unique = np.full(len(keys), -1, dtype=np.int64)
+    row_to_unique[rows] = place[np.cumsum(is_first) - 1]
     leaves = _cut_leaves(unique_lengths, batches, bytes_per_row)
     unique_keys = np.ascontiguousarray(keys[first_row])
     digest = hashlib.sha256(unique_keys.tobytes())
@@ -132,7 +136,7 @@ def make_plan(
     return Plan(
         keys=unique_keys,
         lengths=unique_lengths,
-        counts=np.bincount(unique_of_sorted, minlength=len(first_row)).astype(np.int64),
+        counts=np.bincount(row_to_unique[rows], minlength=len(first_row)).astype(np.int64),
         first_row=first_row,
         row_to_unique=row_to_unique,
         batches=batches,
@@ -194,6 +198,26 @@ def _cut_batches(lengths: NDArray[np.int32], token_budget: int, prefix: int) -> 
         fits = np.flatnonzero((padded <= fair) | (padding <= MAX_PADDING))
         bounds.append(first + 1 + int(fits[-1]) if len(fits) else first + 1)
     return np.asarray(bounds, dtype=np.int64)
+
+
+def _spread(batches: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Put batches (bounds, `int64 [B + 1]`) in an order of which every stretch has its part of early and late ones.
+
+    Van der Corput's sequence: numbers in the order of their mirrored binary digits.
+
+    Returns:
+        Bounds of the batches in the new order, and where each rendering of it stood.
+    """
+    sizes = np.diff(batches)
+    numbers = np.arange(len(sizes))
+    mirrored = np.zeros(len(sizes), dtype=np.int64)
+    for bit in range(max(1, len(sizes)).bit_length()):
+        mirrored = 2 * mirrored + ((numbers >> bit) & 1)
+    chosen = np.argsort(mirrored)
+    moved = sizes[chosen]
+    bounds = np.concatenate([[0], np.cumsum(moved)]).astype(np.int64)
+    order = np.arange(bounds[-1]) + np.repeat(batches[:-1][chosen] - bounds[:-1], moved)
+    return bounds, order
 
 
 def _cut_leaves(lengths: NDArray[np.int32], batches: NDArray[np.int64], bytes_per_row: int) -> NDArray[np.int64]:
