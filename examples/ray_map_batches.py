@@ -4,7 +4,7 @@
     python examples/ray_map_batches.py --scorer out/scorer --rows 'rows/*.jsonl' --output scored/
 
 A scorer fitted once (`saft-hf score`, `SAFTScorer.fit`) scores any shard by itself: a row's score depends on that row
-alone, to 1e-5 of the largest. Each actor loads the model once; its GPU, where it has one, is the one that Ray gives it.
+alone, to 1e-5 of the largest in float32. Each actor loads the model once; its GPU is the one that Ray gives it.
 """
 
 from __future__ import annotations

@@ -82,7 +82,8 @@ def survey_renderings(renderings: Sequence[Rendering], readouts: Sequence[Readou
             keys[row] = np.frombuffer(rendering.key(readouts), dtype=np.uint8)
             identities[row] = np.frombuffer(rendering.key(tuple(Readout)), dtype=np.uint8)
             lengths[row] = rendering.needed(readouts)
-    return Survey(keys, identities, lengths, codes, common_prefix(renderings))
+    some = [one for one in renderings if any(one.status_for(readout) is RowStatus.OK for readout in readouts)]
+    return Survey(keys, identities, lengths, codes, common_prefix(some))
 
 
 def survey_dataset(

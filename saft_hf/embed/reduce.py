@@ -18,8 +18,9 @@ T = TypeVar("T")
 def gram(rows: NDArray[np.float64], device: torch.device) -> NDArray[np.float64]:
     """`rows.T @ rows` on a device, exactly symmetric, `float64 [d, d]`."""
     on = torch.from_numpy(rows).to(device)
-    upper = torch.triu(on.T @ on)  # a library's product may differ in the last bit across the diagonal
-    found: NDArray[np.float64] = (upper + upper.triu(1).T).cpu().numpy()
+    found: NDArray[np.float64] = (on.T @ on).triu_().cpu().numpy()
+    # A library's product may differ in the last bit across the diagonal.
+    found += np.triu(found, 1).T
     return found
 
 

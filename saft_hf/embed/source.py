@@ -139,6 +139,7 @@ class ModelSource:
         fingerprint: str | None = None,
         width: int | None = None,
         token_budget: int | None = None,
+        shares_prefix: bool | None = None,
     ) -> Extractor:
         """What embeds rows with this model.
 
@@ -151,15 +152,18 @@ class ModelSource:
             fingerprint: the weights that must be found.
             width: hidden size, where there may be no model to ask.
             token_budget: tokens in one batch, by default those of `token_budget`.
+            shares_prefix: whether tokens that all rows start with are read once; by default where the model can.
         """
         device, known = device or world.device, self.model is not None
+        if shares_prefix is None:
+            shares_prefix = known and self.shape.shares_prefix
         return Extractor(
             renderer,
             cells,
             lambda: self.opened(cells.layers, device, fingerprint),
             width=width or self.shape.hidden_size,
             max_positions=self.shape.max_positions if known else None,
-            shares_prefix=known and self.shape.shares_prefix,
+            shares_prefix=shares_prefix,
             token_budget=token_budget or self.token_budget(device),
             folder=folder,
             world=world,

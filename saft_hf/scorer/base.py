@@ -306,6 +306,7 @@ class ScorerBase(HubMixin):
             fingerprint=fingerprint,
             width=self.fitted_.score.width if self.fitted_ else None,
             token_budget=self.fitted_.token_budget if self.fitted_ else None,
+            shares_prefix=self.fitted_.shares_prefix if self.fitted_ else None,
         )
 
 

@@ -181,6 +181,7 @@ class SAFTScorer(CertifyingScorer):
             keep_on_refusal=on_refusal == "keep",
             labelled=learned.labelled,
             token_budget=extractor.token_budget,
+            shares_prefix=extractor.shares_prefix,
             plan_digest=learned.plan_digest,
             summary=learned.summary,
         )

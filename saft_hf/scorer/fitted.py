@@ -76,6 +76,7 @@ class Fitted:
         keep_on_refusal: whether a refusal keeps every row in place of raising.
         labelled: the rows that the fit had labels for.
         token_budget: tokens in one batch.
+        shares_prefix: whether tokens that all rows start with are read once.
         plan_digest: names the pool's batches in the store.
         summary: counts and figures of the fit, for people and cards.
     """
@@ -94,6 +95,7 @@ class Fitted:
     keep_on_refusal: bool
     labelled: LabelledRows
     token_budget: int
+    shares_prefix: bool
     plan_digest: str
     summary: dict[str, Any]
 
@@ -114,6 +116,7 @@ class Fitted:
             "keep_on_refusal": type(self.keep_on_refusal) is bool,
             "labelled": labels.identities.shape == (len(labels.harmful), KEY_BYTES),
             "token_budget": type(self.token_budget) is int and self.token_budget > 0,
+            "shares_prefix": type(self.shares_prefix) is bool,
             "summary": isinstance(self.summary, dict),
         }
         if wrong := [name for name, good in sound.items() if not good]:
