@@ -14,6 +14,7 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from shapes import settle
 from task import ROOT, Task
@@ -29,13 +30,15 @@ IN_ORDER, BY_LENGTH = "8 rows in order", "8 rows by length"
 def rules_of(renderings: list[Rendering], readout: Readout, budgets: list[int]) -> dict[str, list[list[int]]]:
     """Each rule's batches, as indices of unique renderings."""
     survey = survey_renderings(renderings, (readout,))
-    rules = {}
+    usable, rules = np.flatnonzero(survey.usable), {}
     for budget in budgets:
         plan = make_plan(survey.keys, survey.lengths, survey.usable, token_budget=budget, bytes_per_row=1)
         batches = [batch for leaf in range(plan.num_leaves) for batch in plan.leaf_batches(leaf)]
         rules[f"{budget:,} tokens"] = [plan.first_row[batch].tolist() for batch in batches]
-    sorted_rows = plan.first_row.tolist()
-    for name, order in ((IN_ORDER, sorted(sorted_rows)), (BY_LENGTH, sorted_rows)):
+    _, first = np.unique(survey.keys[usable], axis=0, return_index=True)
+    rows = np.sort(usable[first])
+    by_length = rows[np.argsort(-survey.lengths[rows], kind="stable")]
+    for name, order in ((IN_ORDER, rows.tolist()), (BY_LENGTH, by_length.tolist())):
         rules[name] = [order[i : i + 8] for i in range(0, len(order), 8)]
     return rules
 

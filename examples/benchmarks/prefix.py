@@ -23,6 +23,7 @@ from shapes import settle
 from task import ROOT, Task
 
 from saft_hf.embed.cells import Cells, cell_name
+from saft_hf.embed.source import ModelSource
 from saft_hf.embed.world import World
 from saft_hf.render import Readout, Renderer
 
@@ -43,10 +44,9 @@ def with_system_prompt(rows: Dataset, words: int) -> Dataset:
     return rows.map(dialogue, remove_columns=rows.column_names, load_from_cache_file=False)
 
 
-def measure(task: Task, readout: Readout, words: int) -> dict[str, Any]:
+def measure(task: Task, source: ModelSource, rows: Dataset, readout: Readout) -> dict[str, Any]:
     """Seconds of both ways, and how far their vectors are apart."""
-    source, device = task.source(), torch.device(task.device)
-    cells, rows = Cells((task.layer,), (readout,)), with_system_prompt(task.read_rows(), words)
+    cells, device = Cells((task.layer,), (readout,)), torch.device(task.device)
     seconds: dict[bool, list[float]] = {True: [], False: []}
     found = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -84,17 +84,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "out" / "prefix.json")
     options = parser.parse_args()
     task, results = Task.of(options), []
+    source, rows = task.source(), task.read_rows()
     for readout in (Readout.START, Readout.MEAN):
         for words in options.words:
-            found = measure(task, readout, words)
+            found = measure(task, source, with_system_prompt(rows, words), readout)
             results.append(found)
-            print(
+            said = (
                 "{readout}: {prefix} tokens read once of {tokens_each:.0f} in a row, {rows_per_s:.0f} rows/s, "
-                "{times_plain:.2f} times as fast; vectors differ by {difference:.0e} of the largest".format(
-                    **results[-1]
-                ),
-                flush=True,
+                "{times_plain:.2f} times as fast; vectors differ by {difference:.0e} of the largest"
             )
+            print(said.format(**found), flush=True)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(results, indent=2))
 

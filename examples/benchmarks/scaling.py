@@ -63,7 +63,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.work:
         work(Task.of(options), options.readout, *options.work)
-    names = ("model_name_or_path", "dataset_name", "dtype", "rows", "readout")
+    options.layer = Task.of(options).layer
+    names = ("model_name_or_path", "dataset_name", "layer", "device", "dtype", "rows", "readout")
     words = [word for name in names for word in (f"--{name}", getattr(options, name))]
     turns: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -303,7 +303,7 @@ class Backbone:
         """One forward, up to the last of the layers; `past` comes before the rows, and takes theirs in."""
         found: dict[int, Tensor] = {}
         last, device = max(layers), self.device
-        options = forward_options(self._text) | ({} if past is None else {"use_cache": True, "past_key_values": past})
+        options = self._forward_options | ({} if past is None else {"use_cache": True, "past_key_values": past})
         handles = [self._watch(layer, found, last) for layer in set(layers) - {self.num_layers}]
         try:
             with mean_for_added(unwrap(self._open).get_input_embeddings(), input_ids, device) as ids:
@@ -337,6 +337,10 @@ class Backbone:
         if states.ndim == 4:
             return states[text_config(unwrap(self._open).config).altup_active_idx]
         return states
+
+    @cached_property
+    def _forward_options(self) -> dict[str, Any]:
+        return forward_options(self._text)
 
     def close(self) -> None:
         """Let go of the model; memory of one that `load` made is given back."""

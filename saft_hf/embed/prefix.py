@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 from transformers import DynamicCache
 
 from saft_hf.render import Rendering
-from saft_hf.status import RowStatus
 
 MIN_TOKENS, MIN_SHARE, MIN_SAVED = 16, 1 / 8, 2**14
 """A shorter prefix, a smaller part of what is fed, or fewer tokens saved in all are not worth other last bits."""
@@ -54,14 +54,10 @@ def can_share(text: Any) -> bool:
 
 
 def common_prefix(renderings: Sequence[Rendering]) -> NDArray[np.int32] | None:
-    """The tokens with which all rows start, short of the last one before a response; None where no row has any."""
-    found: NDArray[np.int32] | None = None
-    for rendering in renderings:
-        if rendering.status is RowStatus.OK:
-            # At least the token before a response is fed for every row: it is read there.
-            own = rendering.input_ids[: max(0, rendering.spans[0][0] - 1)]
-            found = own if found is None else shared_start(found, own)
-    return found
+    """The tokens with which all of these usable rows start, short of the last one before a response; None of no row."""
+    # At least the token before a response is fed for every row: it is read there.
+    heads = [rendering.input_ids[: max(0, rendering.spans[0][0] - 1)] for rendering in renderings]
+    return reduce(shared_start, heads) if heads else None
 
 
 def shared_start(one: NDArray[np.int32], other: NDArray[np.int32]) -> NDArray[np.int32]:

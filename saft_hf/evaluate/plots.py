@@ -214,7 +214,7 @@ def _by_layer(results: Results) -> Figure | None:
     if not results.probes:
         return None
     figure, axes = _wrapped(len(results.probes))
-    for ax, found in zip(axes.ravel(), _in_order(results.probes), strict=False):
+    for ax, found in zip(axes.ravel(), results.probes, strict=False):
         for name, (words, line_style) in _LINES.items():
             for readout, looks in _READOUTS.items():
                 values = [np.nan if value is None else value for value in found["auroc"][name][readout]]
@@ -230,7 +230,7 @@ def _by_layer(results: Results) -> Figure | None:
 
 
 def _projections(results: Results) -> Figure | None:
-    probes = _in_order([found for found in results.probes if "projection" in found])
+    probes = [found for found in results.probes if "projection" in found]
     if not probes:
         return None
     figure, axes = _wrapped(len(probes))
@@ -244,11 +244,6 @@ def _projections(results: Results) -> Figure | None:
         _labels(ax, title, f"direction 1 ({first:.0%} of variance)", f"direction 2 ({second:.0%})")
     _legend(figure, axes)
     return figure
-
-
-def _in_order(probes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As in all other plots."""
-    return sorted(probes, key=lambda found: (found["pool"], found["share"]))
 
 
 def _labels(ax: Axes, title: str, x: str, y: str) -> None:

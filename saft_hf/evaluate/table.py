@@ -79,7 +79,7 @@ class Results:
     Attributes:
         setting: `experiment.json`.
         lines: the untuned model first, then pool by pool, arms in the order of `ARMS`.
-        probes: content of the files of `probes/`.
+        probes: content of the files of `probes/`, pool by pool.
     """
 
     setting: dict[str, Any]
@@ -126,7 +126,8 @@ def read_results(folder: Path) -> Results:
     for pool, share, arm in sorted(groups, key=lambda key: (key[0], key[1], _place(key[2]))):
         runs = groups[pool, share, arm]
         lines.append(_line(pool, share, arm, runs, [model(run["model"]) for run in runs]))
-    results = Results(setting, lines, [read_json(folder / PROBES / f"{name}.json") for name in setting["probes"]])
+    probes = [read_json(folder / PROBES / f"{name}.json") for name in setting["probes"]]
+    results = Results(setting, lines, sorted(probes, key=lambda found: (found["pool"], found["share"])))
     for line in lines:
         line.barely_trained = _barely_trained(line, results)
     return results

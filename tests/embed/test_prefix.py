@@ -21,7 +21,7 @@ from saft_hf.embed.backbone import Backbone
 from saft_hf.embed.cells import Cells, read_batch
 from saft_hf.embed.extract import Extractor, survey_renderings
 from saft_hf.embed.plan import make_plan
-from saft_hf.embed.prefix import can_share, common_prefix, is_worth_it
+from saft_hf.embed.prefix import can_share, is_worth_it
 from saft_hf.embed.source import ModelSource
 from saft_hf.embed.world import World
 from saft_hf.render import Readout, Renderer, Rendering
@@ -143,13 +143,14 @@ def test_the_prefix_is_what_all_rows_start_with_before_a_response(rows: list[tup
         ids = np.array([*tokens, 9], np.int32)
         renderings.append(Rendering(ids, ((start, len(ids)),), start > 0, RowStatus.OK))
         heads.append(tokens[: max(0, start - 1)])
-    found = common_prefix(renderings)
+    found = survey_renderings(renderings, (Readout.MEAN,)).prefix
     assert (found is None) == (not heads)
     if found is not None:
         assert found.tolist() == [t[0] for t in takewhile(lambda t: len(set(t)) == 1, zip(*heads, strict=False))]
     # In two parts, as two processes see them.
     whole = survey_renderings(renderings, (Readout.MEAN,))
-    parts = [common_prefix(part) for part in (renderings[:3], renderings[3:]) if common_prefix(part) is not None]
+    seen = [survey_renderings(part, (Readout.MEAN,)).prefix for part in (renderings[:3], renderings[3:])]
+    parts = [part for part in seen if part is not None]
     joined = prefixes.shared_start(*parts) if len(parts) == 2 else parts[0] if parts else None
     assert (joined is None and whole.prefix is None) or np.array_equal(joined, whole.prefix)
 
