@@ -51,7 +51,8 @@ def work(store: str, out: str, rows: int) -> None:
 def shards(store: Path) -> dict[Path, int]:
     """Every shard that stands under its name, with the time at which it was written."""
     found = {}
-    for path in store.rglob("[0-9]*.safetensors"):
+    # Only where vectors are: `datasets` renames folders beside them while this looks.
+    for path in (store / "saft").rglob("[0-9]*.safetensors"):
         found[path] = path.stat().st_mtime_ns
     return found
 
