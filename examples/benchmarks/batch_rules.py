@@ -20,8 +20,8 @@ from shapes import settle
 from task import ROOT, Task
 
 from saft_hf.embed.cells import Cells, read_batch
-from saft_hf.embed.extract import survey_renderings
 from saft_hf.embed.plan import make_plan
+from saft_hf.embed.survey import survey_renderings
 from saft_hf.render import Readout, Renderer, Rendering
 
 IN_ORDER, BY_LENGTH = "8 rows in order", "8 rows by length"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import reduce
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 
@@ -17,14 +16,14 @@ from numpy.typing import NDArray
 from saft_hf.embed.backbone import Backbone
 from saft_hf.embed.cache import limit_from_environment, shrink, touch
 from saft_hf.embed.cells import Cells, as_arrays, joined, read_batch
-from saft_hf.embed.fill import RENDER_ROWS, Filler, Kept
-from saft_hf.embed.plan import KEY_BYTES, Plan, make_plan
-from saft_hf.embed.prefix import common_prefix, shared_start
+from saft_hf.embed.deal import dealt
+from saft_hf.embed.fill import Filler
+from saft_hf.embed.plan import Plan, make_plan
 from saft_hf.embed.store import Store, Vectors
-from saft_hf.embed.world import World, progress_bar
+from saft_hf.embed.survey import Kept, Survey, survey_dataset, survey_renderings
+from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError
-from saft_hf.render import Readout, Renderer, Rendering
-from saft_hf.status import RowStatus
+from saft_hf.render import Renderer, Rendering
 
 logger = logging.getLogger(__name__)
 
@@ -33,86 +32,6 @@ OpenBackbone = Callable[[], AbstractContextManager[Backbone]]
 
 Work = Callable[[Vectors], NDArray[np.floating]]
 """Vectors of n rows, `[n, d]` at each cell -> values, `[n, ...]`."""
-
-_STATUSES = tuple(RowStatus)
-_CODES = {status: code for code, status in enumerate(_STATUSES)}
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What rendering says about each of N rows, before any forward.
-
-    Attributes:
-        keys: `uint8 [N, 16]`; rows with equal keys have equal vectors.
-        identities: `uint8 [N, 16]`; rows with equal identities have equal tokens, responses too.
-        lengths: `int32 [N]`, tokens to feed.
-        codes: for each readout `uint8 [N]`, index into the statuses.
-        prefix: `int32 [P]`, tokens with which all rows start that have any; None where none has.
-    """
-
-    keys: NDArray[np.uint8]
-    identities: NDArray[np.uint8]
-    lengths: NDArray[np.int32]
-    codes: Mapping[Readout, NDArray[np.uint8]]
-    prefix: NDArray[np.int32] | None
-
-    @property
-    def usable(self) -> NDArray[np.bool_]:
-        """`bool [N]`: whether at least one readout is defined."""
-        ok = _CODES[RowStatus.OK]
-        return np.asarray(np.stack([codes == ok for codes in self.codes.values()]).any(axis=0))
-
-    def statuses(self, readouts: Sequence[Readout]) -> list[RowStatus]:
-        """The status of every row where all these readouts are needed: the first that is not `ok`."""
-        found = self.codes[readouts[0]]
-        for readout in readouts[1:]:
-            found = np.where(found == _CODES[RowStatus.OK], self.codes[readout], found)
-        return [_STATUSES[code] for code in found.tolist()]
-
-
-def survey_renderings(renderings: Sequence[Rendering], readouts: Sequence[Readout]) -> Survey:
-    """Take from renderings what planning needs."""
-    keys, identities = (np.zeros((len(renderings), KEY_BYTES), dtype=np.uint8) for _ in range(2))
-    lengths = np.zeros(len(renderings), dtype=np.int32)
-    codes = {readout: np.zeros(len(renderings), dtype=np.uint8) for readout in readouts}
-    for row, rendering in enumerate(renderings):
-        for readout in readouts:
-            codes[readout][row] = _CODES[rendering.status_for(readout)]
-        if rendering.status is RowStatus.OK:
-            keys[row] = np.frombuffer(rendering.key(readouts), dtype=np.uint8)
-            identities[row] = np.frombuffer(rendering.key(tuple(Readout)), dtype=np.uint8)
-            lengths[row] = rendering.needed(readouts)
-    some = [one for one in renderings if any(one.status_for(readout) is RowStatus.OK for readout in readouts)]
-    return Survey(keys, identities, lengths, codes, common_prefix(some))
-
-
-def survey_dataset(
-    dataset: Dataset, renderer: Renderer, cells: Cells, world: World, kept: Kept | None = None
-) -> Survey:
-    """Render every row once, each process its share, and keep what it can; all get the whole survey."""
-    dataset = dataset.with_format(None)
-    begin, end = (len(dataset) * r // world.size for r in (world.rank, world.rank + 1))
-    parts = []
-    with world.together("rendering"):
-        steps = range(begin, end, RENDER_ROWS)
-        with progress_bar(len(steps), world, "Rendering", "batch") as bar:
-            for first in steps:
-                renderings = renderer(dataset[first : min(first + RENDER_ROWS, end)])
-                parts.append(survey_renderings(renderings, cells.readouts))
-                if kept is not None:
-                    kept.put(first, renderings)
-                bar.update()
-    gathered = [part for own in world.gather(parts) for part in own]
-    if not gathered:
-        return survey_renderings([], cells.readouts)
-    prefixes = [part.prefix for part in gathered if part.prefix is not None]
-    return Survey(
-        np.concatenate([part.keys for part in gathered]),
-        np.concatenate([part.identities for part in gathered]),
-        np.concatenate([part.lengths for part in gathered]),
-        {r: np.concatenate([part.codes[r] for part in gathered]) for r in cells.readouts},
-        reduce(shared_start, prefixes) if prefixes else None,
-    )
 
 
 def where_finite(work: Work, vectors: Vectors) -> NDArray[np.float32]:
@@ -229,7 +148,7 @@ class Extractor:
         limit = limit_from_environment()
         dataset = dataset.with_format(None)
         kept = Kept()
-        survey = survey_dataset(dataset, self.renderer, self.cells, self.world, kept)
+        survey = survey_dataset(dataset, self.renderer, self.cells.readouts, self.world, kept)
         plan = self.plan(survey)
         store = self.store(plan.digest)
 
@@ -238,14 +157,20 @@ class Extractor:
             return [leaf for leaf in own if not store.has(leaf, plan.keys[plan.leaf_slice(leaf)])]
 
         filler = Filler(self.renderer, self.cells, self.world, kept)
-        todo = filler.deal(missing(), store)
-        for _ in range(2):
+
+        def fill(leaves: Iterator[int], expected: Sequence[int]) -> None:
             with self.world.together("embedding"):
-                if todo:
+                if (first := next(leaves, None)) is not None:
                     with self.open_backbone() as backbone:
-                        filler.fill(todo, dataset, plan, store, backbone)
-                # Nothing, unless another process's files cannot be seen here after all.
-                todo = missing()
+                        rows = sum(len(plan.keys[plan.leaf_slice(leaf)]) for leaf in expected)
+                        filler.fill(chain([first], leaves), rows, dataset, plan, store, backbone)
+
+        own = missing()
+        with dealt(own, store, self.world) as leaves:
+            fill(leaves, own)
+        # Nothing, unless another process's files cannot be seen here after all.
+        own = missing()
+        fill(iter(own), own)
         touch(store.folder)
         if limit is not None:
             shrink(self.folder.parent, limit, keep=[store.folder])

@@ -1,10 +1,10 @@
-"""Missing leaves of a plan -> shards: dealt among the processes, tokens prepared while the model reads."""
+"""Missing leaves of a plan -> shards: tokens are prepared while the model reads."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -19,35 +19,14 @@ from saft_hf.embed.backbone import Backbone
 from saft_hf.embed.cells import Cells, as_arrays, joined, read_batch
 from saft_hf.embed.plan import Plan
 from saft_hf.embed.store import Store
+from saft_hf.embed.survey import RENDER_ROWS, Kept
 from saft_hf.embed.world import World, progress_bar
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Renderer, Rendering
 
-RENDER_ROWS = 1024
-KEPT_BYTES = 64 * 2**20
 _LEAVES_AHEAD = 2
 
 Submit = Callable[[Sequence[Rendering]], "Future[dict[str, Tensor]]"]
-
-
-class Kept:
-    """Renderings by row, kept from the first time for the second, up to a number of bytes."""
-
-    def __init__(self, most: int = KEPT_BYTES) -> None:
-        self._rows: dict[int, Rendering] = {}
-        self._room = most
-
-    def put(self, first: int, renderings: Sequence[Rendering]) -> None:
-        """Keep the renderings of neighbouring rows while there is room."""
-        for row, rendering in enumerate(renderings, first):
-            if self._room <= 0:
-                return
-            self._rows[row] = rendering
-            self._room -= rendering.input_ids.nbytes + 512  # what Python adds for each
-
-    def get(self, row: int) -> Rendering | None:
-        """The rendering of a row, where it was kept."""
-        return self._rows.get(row)
 
 
 class Filler:
@@ -66,34 +45,33 @@ class Filler:
         self._world = world
         self._kept = kept
 
-    def deal(self, missing: list[int], store: Store) -> list[int]:
-        """This process's part of all that is missing anywhere. Collective.
+    def fill(
+        self, leaves: Iterable[int], expected: int, dataset: Dataset, plan: Plan, store: Store, backbone: Backbone
+    ) -> None:
+        """Embed leaves and write them.
 
-        A resumed run may find all of the rest within one process's leaves. Where all see the same files it is dealt
-        anew, so that nobody waits; else each can only fill its own.
+        Args:
+            leaves: which; the next one is taken when there is room for it.
+            expected: how many unique renderings that will be, about.
+            dataset: the rows.
+            plan: the plan.
+            store: where the leaves go.
+            backbone: the model, open for reading.
         """
-        reported = self._world.gather(missing)
-        if self._world.size == 1 or not any(reported) or not store.is_shared(self._world):
-            return missing
-        leaves, rank, size = [leaf for own in reported for leaf in own], self._world.rank, self._world.size
-        return leaves[len(leaves) * rank // size : len(leaves) * (rank + 1) // size]
-
-    def fill(self, leaves: Sequence[int], dataset: Dataset, plan: Plan, store: Store, backbone: Backbone) -> None:
-        """Embed leaves and write them."""
-        slices = {leaf: plan.leaf_slice(leaf) for leaf in leaves}
-        uniques = sum(where.stop - where.start for where in slices.values())
         ahead: deque[tuple[int, list[Future[dict[str, Tensor]]]]] = deque()
         with (
-            progress_bar(uniques, self._world, "Embedding", "rows") as bar,
+            progress_bar(expected, self._world, "Embedding", "rows") as bar,
             side_by_side(backbone, self._cells, plan.prefix) as submit,
         ):
 
             def finish(leaf: int, batches: list[Future[dict[str, Tensor]]]) -> None:
-                store.write(leaf, plan.keys[slices[leaf]], as_arrays(joined([batch.result() for batch in batches])))
-                bar.update(slices[leaf].stop - slices[leaf].start)
+                keys = plan.keys[plan.leaf_slice(leaf)]
+                store.write(leaf, keys, as_arrays(joined([batch.result() for batch in batches])))
+                bar.update(len(keys))
 
             try:
-                for number, (leaf, where) in enumerate(slices.items()):
+                for number, leaf in enumerate(leaves):
+                    where = plan.leaf_slice(leaf)
                     renderings = self._tokens(dataset, plan, where, again=number == 0)
                     parts = [renderings[b.start - where.start : b.stop - where.start] for b in plan.leaf_batches(leaf)]
                     ahead.append((leaf, [submit(part) for part in parts]))

@@ -108,13 +108,8 @@ def make_plan(
         bytes_per_row: size of all the vectors of one rendering, so that a leaf stays a small file.
         prefix: `int32 [P]`, tokens with which every usable row starts: they are read once where that saves time.
     """
-    rows = np.flatnonzero(usable)
-    ints = _as_ints(keys[rows])
-    order = np.lexsort((rows, ints[:, 1], ints[:, 0], -lengths[rows].astype(np.int64)))
-    rows, ints = rows[order], ints[order]
-    is_first = np.ones(len(rows), dtype=bool)
-    is_first[1:] = (ints[1:] != ints[:-1]).any(axis=1)
-    first_row = rows[is_first].astype(np.int64)
+    rows, is_first = _sorted_rows(keys, lengths, usable)
+    first_row = rows[is_first]
     unique_lengths = lengths[first_row].astype(np.int32)
     if prefix is None or not is_worth_it(len(prefix), unique_lengths):
         prefix = np.zeros(0, dtype=np.int32)
@@ -128,9 +123,9 @@ def make_plan(
     row_to_unique[rows] = place[np.cumsum(is_first) - 1]
     leaves = _cut_leaves(unique_lengths, batches, bytes_per_row)
     unique_keys = np.ascontiguousarray(keys[first_row])
-    digest = hashlib.sha256(unique_keys.tobytes())
+    digest = hashlib.sha256(unique_keys.data)
     for part in (unique_lengths, batches, leaves):
-        digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
+        digest.update(np.ascontiguousarray(part, dtype="<i8").data)
     digest.update(prefix.astype("<i4").tobytes())
     return Plan(
         keys=unique_keys,
@@ -171,13 +166,23 @@ def find_keys(table: NDArray[np.uint8], keys: NDArray[np.uint8]) -> NDArray[np.i
     return np.where(ordered[found] == wanted, found, -1).astype(np.int64)
 
 
-def _as_ints(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    return np.ascontiguousarray(keys).view(">u8").astype(np.uint64).reshape(-1, 2)
-
-
 def _as_bytes(keys: NDArray[np.uint8]) -> NDArray[np.bytes_]:
     """Keys as one sortable scalar each (all are 16 bytes long, so trailing zeros compare as they should)."""
     return np.ascontiguousarray(keys).view(f"S{KEY_BYTES}").reshape(-1)
+
+
+def _sorted_rows(
+    keys: NDArray[np.uint8], lengths: NDArray[np.int32], usable: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Usable rows by falling length, key and number, and whether each is the first of its key."""
+    rows = np.flatnonzero(usable)
+    halves = [half.astype(np.uint64) for half in np.ascontiguousarray(keys).view(">u8")[rows].T]
+    order = np.lexsort((halves[1], halves[0], -lengths[rows]))  # stable: equal rows stay in the order of their numbers
+    is_first = np.zeros(len(rows), dtype=np.bool_)
+    is_first[:1] = True
+    for half in halves:
+        is_first[1:] |= half[order[1:]] != half[order[:-1]]
+    return rows[order], is_first
 
 
 def _cut_batches(lengths: NDArray[np.int32], token_budget: int, prefix: int) -> NDArray[np.int64]:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from saft_hf.embed.cells import readouts_of
-from saft_hf.embed.extract import Extractor, survey_renderings
+from saft_hf.embed.extract import Extractor
 from saft_hf.embed.store import Store, Vectors
+from saft_hf.embed.survey import survey_renderings
 from saft_hf.errors import SAFTError
 from saft_hf.status import RowStatus
 

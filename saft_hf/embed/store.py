@@ -111,7 +111,7 @@ class Store:
         with world.together("looking at the store"):
             if world.is_main:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                mark = self.folder / f".{secrets.token_hex(8)}.tmp"
+                mark = self._mark(secrets.token_hex(8))
                 mark.touch()
         shared = world.share(mark)
         assert shared is not None  # noqa: S101 - for the type checker
@@ -120,6 +120,26 @@ class Store:
         if mark is not None:
             mark.unlink()
         return all(seen)
+
+    def claim(self, leaf: int, run: str) -> bool:
+        """Take a leaf for this process; False where another one of the same run has taken it.
+
+        Should a file system let two have it, both write the same shard.
+        """
+        try:
+            self._mark(f"{run}-{leaf:05d}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def forget_claims(self, run: str) -> None:
+        """Take a run's claims away, when all have ended."""
+        for mark in self.folder.glob(self._mark(f"{run}-*").name):
+            mark.unlink(missing_ok=True)
+
+    def _mark(self, name: str) -> Path:
+        """An empty file that tells the other processes something; whatever clears the folder takes it along."""
+        return self.folder / f".{name}.tmp"
 
     def read(self, leaf: int, cell: str) -> NDArray[np.float32]:
         """The vectors of a leaf at one cell, `float32 [n, d]` in plan order."""

@@ -16,8 +16,8 @@ from saft_hf.decide.certificate import certify_at, certify_kept
 from saft_hf.decide.estimate import harmful_shares
 from saft_hf.decide.labelling import suggest_rows
 from saft_hf.decide.statements import Certificate
-from saft_hf.embed.extract import Survey, survey_dataset
 from saft_hf.embed.plan import find_keys
+from saft_hf.embed.survey import Survey, survey_dataset
 from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.scorer import inputs
@@ -120,7 +120,7 @@ class CertifyingScorer(ScorerBase):
         given = read_fresh(fresh_labels, label_column, harmful_value)
         strata = None if stratify_by is None else _strata(dataset, fresh_labels, stratify_by)
         scores, _, survey = self._scores(dataset)
-        fresh = survey_dataset(fresh_labels, self._renderer(), fitted.captured, World())
+        fresh = survey_dataset(fresh_labels, self._renderer(), fitted.captured.readouts, World())
         rows = match_rows(survey.identities, fresh.identities, strata)
         counts = np.flatnonzero(given.counts)
         if (overlap := counts[fitted.labelled.used(fresh.identities[counts])]).size:

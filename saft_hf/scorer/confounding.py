@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from saft_hf.decide import Decisions
 from saft_hf.decide.confounds import correlations, kept_share, leverage, text_features
-from saft_hf.embed.extract import Survey
+from saft_hf.embed.survey import Survey
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Renderer
 

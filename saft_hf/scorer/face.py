@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from saft_hf.decide import OnError, ThresholdAim, check_outcome, decide, read_labels, resolve_label_column
 from saft_hf.embed.cells import Cells, readouts_of
-from saft_hf.embed.extract import Survey, where_finite
+from saft_hf.embed.extract import where_finite
 from saft_hf.embed.rows import RowReader
+from saft_hf.embed.survey import Survey
 from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.render import Readout, Renderer

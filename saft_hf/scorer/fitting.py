@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +83,7 @@ def fit_scorer(
 
 def _check_readable(embedded: Embedded, readouts: Sequence[Readout]) -> None:
     for readout in readouts:
-        statuses = Counter(map(str, embedded.survey.statuses((readout,))))
+        statuses = embedded.survey.status_counts((readout,))
         if statuses[RowStatus.OK] == 0:
             raise SAFTInputError(
                 f"no row of the pool can be read at `{readout}`: {dict(statuses)}. Plain text has no response start: "
@@ -118,7 +117,7 @@ def undecided(learned: Learned, labels: int) -> SAFTUndecidedError:
 def final_statuses(scores: NDArray[np.float32], statuses: Sequence[RowStatus]) -> list[str]:
     """Statuses after the forward: a row that rendered well may still have a hidden state with NaN or infinity."""
     return [
-        str(RowStatus.NON_FINITE if status is RowStatus.OK and bad else status)
+        (RowStatus.NON_FINITE if status is RowStatus.OK and bad else status).value  # `str` would make a new one each
         for status, bad in zip(statuses, np.isnan(scores).tolist(), strict=True)
     ]
 
@@ -128,7 +127,7 @@ def _summary(
 ) -> dict[str, Any]:
     """Counts and figures, JSON-ready. No clock and no path: the scorer must be the same bytes in every process."""
     readouts = readouts_of(found.score.cells)
-    statuses = Counter(map(str, embedded.survey.statuses(readouts)))
+    statuses = embedded.survey.status_counts(readouts)
     pool: dict[str, Any] = {
         "rows": len(found.scores),
         "scored": len(scored),

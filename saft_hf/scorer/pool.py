@@ -11,8 +11,9 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from saft_hf.embed.cells import readouts_of
-from saft_hf.embed.extract import Embedded, Extractor, Work, survey_dataset
+from saft_hf.embed.extract import Embedded, Extractor, Work
 from saft_hf.embed.reduce import gram_on, tree_reduce
+from saft_hf.embed.survey import survey_dataset
 from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Readout
@@ -90,7 +91,7 @@ class Labelled:
         self.harmful = harmful
         self._pool = pool
         self._renderer, self._dataset = extractor.renderer, dataset.with_format(None)
-        self._survey = survey_dataset(dataset, extractor.renderer, extractor.cells, extractor.world)
+        self._survey = survey_dataset(dataset, extractor.renderer, extractor.cells.readouts, extractor.world)
         self._places = pool.plan.find(self._survey.keys)
         self._places[~self._survey.usable] = -1
         self._foreign = np.flatnonzero(self._survey.usable & (self._places < 0))

@@ -18,9 +18,9 @@ from saft_hf.embed import fill
 from saft_hf.embed.backbone import Backbone
 from saft_hf.embed.cells import Cells, cell_name
 from saft_hf.embed.extract import Embedded, Extractor
-from saft_hf.embed.fill import Filler, Kept
 from saft_hf.embed.source import ModelSource
 from saft_hf.embed.store import Store
+from saft_hf.embed.survey import Kept
 from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Readout, Renderer
@@ -155,37 +155,6 @@ def test_a_renderer_that_draws_at_random_is_found(tmp_path: Path) -> None:
     made = extractor(tmp_path, formatting_func=lambda row: " ".join(f"t{n}" for n in draw.integers(3, VOCAB, 9)))
     with pytest.raises(SAFTInputError, match="other tokens the second time"):
         made.embed(Dataset.from_dict({"number": list(range(20))}))
-
-
-class Others(World):
-    """A world in which this process is one of several, and the others report what they are told to."""
-
-    def __init__(self, rank: int, reports: list[Any]) -> None:
-        self._rank, self._reports = rank, reports
-
-    rank = property(lambda self: self._rank)  # type: ignore[assignment]
-    size = property(lambda self: len(self._reports))  # type: ignore[assignment]
-
-    def gather(self, value: Any) -> list[Any]:
-        return [value if rank == self._rank else report for rank, report in enumerate(self._reports)]
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_missing_leaves_are_dealt_anew_where_all_see_the_same_files(
-    tmp_path: Path, shared: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Store, "is_shared", lambda self, world: shared)
-    missing = [[], [40, 41, 42, 43, 44, 45, 46], [80]]
-    store = Store(tmp_path, CELLS.names)
-    dealt = [
-        Filler(None, CELLS, Others(rank, missing), Kept()).deal(missing[rank], store)  # type: ignore[arg-type]
-        for rank in range(3)
-    ]
-    if shared:
-        assert [leaf for part in dealt for leaf in part] == [40, 41, 42, 43, 44, 45, 46, 80]
-        assert [len(part) for part in dealt] == [2, 3, 3]
-    else:
-        assert dealt == missing
 
 
 def test_a_store_of_one_process_is_shared_and_leaves_no_mark(tmp_path: Path) -> None:

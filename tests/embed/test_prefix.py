@@ -19,10 +19,11 @@ from saft_hf.embed import prefix as prefixes
 from saft_hf.embed.architecture import describe_model, text_config
 from saft_hf.embed.backbone import Backbone
 from saft_hf.embed.cells import Cells, read_batch
-from saft_hf.embed.extract import Extractor, survey_renderings
+from saft_hf.embed.extract import Extractor
 from saft_hf.embed.plan import make_plan
 from saft_hf.embed.prefix import can_share, is_worth_it
 from saft_hf.embed.source import ModelSource
+from saft_hf.embed.survey import survey_renderings
 from saft_hf.embed.world import World
 from saft_hf.render import Readout, Renderer, Rendering
 from saft_hf.status import RowStatus

@@ -1,0 +1,146 @@
+"""What rendering says about every row, before any forward."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from saft_hf.embed.plan import KEY_BYTES
+from saft_hf.embed.prefix import common_prefix, shared_start
+from saft_hf.embed.world import World, progress_bar
+from saft_hf.render import Readout, Renderer, Rendering
+from saft_hf.status import RowStatus
+
+RENDER_ROWS = 1024
+KEPT_BYTES = 64 * 2**20
+
+_STATUSES = tuple(RowStatus)
+_CODES = {status: code for code, status in enumerate(_STATUSES)}
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What rendering says about each of N rows, before any forward.
+
+    Attributes:
+        keys: `uint8 [N, 16]`; rows with equal keys have equal vectors.
+        identities: `uint8 [N, 16]`; rows with equal identities have equal tokens, responses too.
+        lengths: `int32 [N]`, tokens to feed.
+        codes: for each readout `uint8 [N]`, index into the statuses.
+        prefix: `int32 [P]`, tokens with which all rows start that have any; None where none has.
+    """
+
+    keys: NDArray[np.uint8]
+    identities: NDArray[np.uint8]
+    lengths: NDArray[np.int32]
+    codes: Mapping[Readout, NDArray[np.uint8]]
+    prefix: NDArray[np.int32] | None
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """`bool [N]`: whether at least one readout is defined."""
+        ok = _CODES[RowStatus.OK]
+        return np.asarray(np.stack([codes == ok for codes in self.codes.values()]).any(axis=0))
+
+    def statuses(self, readouts: Sequence[Readout]) -> list[RowStatus]:
+        """The status of every row where all these readouts are needed: the first that is not `ok`."""
+        return [_STATUSES[code] for code in self._codes_of(readouts).tolist()]
+
+    def status_counts(self, readouts: Sequence[Readout]) -> Counter[str]:
+        """How many rows have each status where all these readouts are needed."""
+        counts = np.bincount(self._codes_of(readouts), minlength=len(_STATUSES)).tolist()
+        return Counter({status.value: count for status, count in zip(_STATUSES, counts, strict=True) if count})
+
+    def _codes_of(self, readouts: Sequence[Readout]) -> NDArray[np.uint8]:
+        found = self.codes[readouts[0]]
+        for readout in readouts[1:]:
+            found = np.where(found == _CODES[RowStatus.OK], self.codes[readout], found)
+        return found
+
+
+class Kept:
+    """Renderings by row, kept from the first time for the second, up to a number of bytes."""
+
+    def __init__(self, most: int = KEPT_BYTES) -> None:
+        self._rows: dict[int, Rendering] = {}
+        self._room = most
+
+    def put(self, first: int, renderings: Sequence[Rendering]) -> None:
+        """Keep the renderings of neighbouring rows while there is room."""
+        for row, rendering in enumerate(renderings, first):
+            if self._room <= 0:
+                return
+            self._rows[row] = rendering
+            self._room -= rendering.input_ids.nbytes + 512  # what Python adds for each
+
+    def get(self, row: int) -> Rendering | None:
+        """The rendering of a row, where it was kept."""
+        return self._rows.get(row)
+
+
+def survey_renderings(renderings: Sequence[Rendering], readouts: Sequence[Readout]) -> Survey:
+    """Take from renderings what planning needs."""
+    survey = _blank(len(renderings), readouts)
+    for row, rendering in enumerate(renderings):
+        for readout in readouts:
+            survey.codes[readout][row] = _CODES[rendering.status_for(readout)]
+        if rendering.status is RowStatus.OK:
+            survey.keys[row] = np.frombuffer(rendering.key(readouts), dtype=np.uint8)
+            survey.identities[row] = np.frombuffer(rendering.key(tuple(Readout)), dtype=np.uint8)
+            survey.lengths[row] = rendering.needed(readouts)
+    some = [one for one in renderings if any(one.status_for(readout) is RowStatus.OK for readout in readouts)]
+    return replace(survey, prefix=common_prefix(some))
+
+
+def survey_dataset(
+    dataset: Dataset, renderer: Renderer, readouts: Sequence[Readout], world: World, kept: Kept | None = None
+) -> Survey:
+    """Render every row once, each process its share, and keep what it can; all get the whole survey."""
+    dataset = dataset.with_format(None)
+    begin, end = (len(dataset) * r // world.size for r in (world.rank, world.rank + 1))
+
+    def parts() -> Iterator[Survey]:
+        steps = range(begin, end, RENDER_ROWS)
+        with progress_bar(len(steps), world, "Rendering", "batch") as bar:
+            for first in steps:
+                renderings = renderer(dataset[first : min(first + RENDER_ROWS, end)])
+                if kept is not None:
+                    kept.put(first, renderings)
+                yield survey_renderings(renderings, readouts)
+                bar.update()
+
+    with world.together("rendering"):
+        own = _joined(parts(), end - begin, readouts)
+    return own if world.size == 1 else _joined(world.gather(own), len(dataset), readouts)
+
+
+def _joined(parts: Iterable[Survey], rows: int, readouts: Sequence[Readout]) -> Survey:
+    """The surveys of neighbouring rows as one, filled part by part: a million rows never lie in memory twice."""
+    whole, first = _blank(rows, readouts), 0
+    prefixes = []
+    for part in parts:
+        where = slice(first, first + len(part.lengths))
+        for name in ("keys", "identities", "lengths"):
+            getattr(whole, name)[where] = getattr(part, name)
+        for readout, codes in part.codes.items():
+            whole.codes[readout][where] = codes
+        if part.prefix is not None:
+            prefixes.append(part.prefix)
+        first = where.stop
+    return replace(whole, prefix=reduce(shared_start, prefixes) if prefixes else None)
+
+
+def _blank(rows: int, readouts: Sequence[Readout]) -> Survey:
+    return Survey(
+        keys=np.zeros((rows, KEY_BYTES), dtype=np.uint8),
+        identities=np.zeros((rows, KEY_BYTES), dtype=np.uint8),
+        lengths=np.zeros(rows, dtype=np.int32),
+        codes={readout: np.zeros(rows, dtype=np.uint8) for readout in readouts},
+        prefix=None,
+    )

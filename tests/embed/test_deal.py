@@ -1,0 +1,76 @@
+"""Leaves are dealt to whoever is ready: each once, nobody waits, and nothing of it stays."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saft_hf.embed.deal import dealt
+from saft_hf.embed.store import Store
+from saft_hf.embed.world import World
+
+
+class Others(World):
+    """A world in which this process is one of several, and the others report what they are told to."""
+
+    def __init__(self, rank: int, reports: list[list[int]]) -> None:
+        self._rank, self._reports = rank, reports
+
+    rank = property(lambda self: self._rank)  # type: ignore[assignment]
+    size = property(lambda self: len(self._reports))  # type: ignore[assignment]
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value if rank == self._rank else report for rank, report in enumerate(self._reports)]
+
+    def share(self, value: Any, rank: int = 0) -> Any:
+        return "0" * 16
+
+
+def draw_in_turn(reports: list[list[int]], turns: list[int], folder: Path, *, shared: bool = True) -> list[list[int]]:
+    """What each process takes where they ask in the order of `turns`, and then each for all that is left."""
+    drawn: list[list[int]] = [[] for _ in reports]
+    store = Store(folder, ("1.response_mean",))
+    with patch.object(Store, "is_shared", lambda self, world: shared), ExitStack() as stack:
+        hands = [stack.enter_context(dealt(own, store, Others(rank, reports))) for rank, own in enumerate(reports)]
+        for rank in turns:
+            drawn[rank % len(reports)] += [
+                leaf for leaf in [next(hands[rank % len(reports)], None)] if leaf is not None
+            ]
+        for rank, hand in enumerate(hands):
+            drawn[rank] += hand
+    return drawn
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=5), st.lists(st.integers(0, 4), max_size=40))
+def test_every_missing_leaf_is_dealt_once_in_whatever_order_the_processes_ask(
+    counts: list[int], turns: list[int]
+) -> None:
+    bounds = [sum(counts[:rank]) for rank in range(len(counts) + 1)]
+    reports = [list(range(low, high)) for low, high in pairwise(bounds)]
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = draw_in_turn(reports, turns, Path(folder))
+        assert sorted(leaf for own in drawn for leaf in own) == list(range(bounds[-1]))
+        assert not list(Path(folder).iterdir())
+
+
+def test_a_process_takes_its_own_leaves_in_order_and_then_the_others_from_the_end(tmp_path: Path) -> None:
+    reports = [[0, 1], [2, 3, 4, 5], [6, 7]]
+    assert draw_in_turn(reports, [0, 0, 0, 0, 1, 1, 0, 2, 2], tmp_path) == [[0, 1, 5, 4, 7], [2, 3], [6]]
+
+
+@pytest.mark.parametrize("reports", [[[], [4, 5, 6, 7], [8]], [[], [], []]])
+def test_a_process_that_misses_nothing_helps_only_where_all_see_the_same_files(
+    reports: list[list[int]], tmp_path: Path
+) -> None:
+    assert draw_in_turn(reports, [0, 1, 2] * 4, tmp_path, shared=False) == reports
+    assert [len(own) for own in draw_in_turn(reports, [0, 1, 2] * 4, tmp_path)] == (
+        [2, 2, 1] if reports[1] else [0] * 3
+    )
