@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from saft_hf.embed.added import mean_for_added
 from saft_hf.embed.architecture import (
     ModelShape,
     adapters_off,
@@ -25,7 +24,6 @@ from saft_hf.embed.architecture import (
     describe_model,
     find_blocks,
     find_text,
-    forward_options,
     needs_reload,
     path_of,
     read_config,
@@ -33,13 +31,9 @@ from saft_hf.embed.architecture import (
     unwrap,
 )
 from saft_hf.embed.fingerprint import layer_digests
+from saft_hf.embed.forward import Forward
 from saft_hf.embed.loading import load_cut, rng_untouched
-from saft_hf.embed.prefix import as_ids, for_rows
 from saft_hf.errors import SAFTInputError
-
-
-class _StopForwardError(Exception):
-    """Raised by the last hook that is needed, and caught where the forward was started."""
 
 
 class Backbone:
@@ -72,7 +66,6 @@ class Backbone:
         self._text = text
         self._blocks = blocks
         self._is_reading = False
-        self._past: tuple[tuple[bytes, int], DynamicCache] | None = None
 
     @classmethod
     def load(
@@ -193,10 +186,7 @@ class Backbone:
     @property
     def device(self) -> torch.device:
         """Where token ids must be, and where hidden states come out."""
-        embeddings: Any = unwrap(self._open).get_input_embeddings()
-        if embeddings.weight.is_meta:  # offloaded by accelerate, which says where it will run
-            return torch.device(embeddings._hf_hook.execution_device)
-        return torch.device(embeddings.weight.device)
+        return self._forward.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -238,7 +228,8 @@ class Backbone:
                 self._is_reading = True
                 yield self
             finally:
-                self._is_reading, self._past = False, None
+                self._is_reading = False
+                self._forward.forget()
                 for module, flag in training:
                     module.training = flag
 
@@ -261,7 +252,11 @@ class Backbone:
         return twin
 
     def read(
-        self, input_ids: Tensor, layers: Sequence[int], prefix: NDArray[np.int32] | None = None
+        self,
+        input_ids: Tensor,
+        layers: Sequence[int],
+        prefix: NDArray[np.int32] | None = None,
+        lengths: NDArray[np.int64] | None = None,
     ) -> dict[int, Tensor]:
         """Hidden states of a batch; the forward stops after the last layer that is asked for.
 
@@ -274,6 +269,8 @@ class Backbone:
             layers: some of `self.layers`.
             prefix: int32 [P], tokens that stand before every row: read once while this is `reading`. For models that
                 `can_share` one.
+            lengths: int64 [B], tokens of each row that are no padding: where the attention can tell rows apart that
+                stand one after the other, and there is no prefix, padding is not computed at all.
 
         Returns:
             Layer -> hidden states [B, T, d] on `device`, in the model's dtype.
@@ -285,66 +282,20 @@ class Backbone:
             raise SAFTInputError(f"layer={unread[0]}: this backbone reads layers {list(self.layers)} only.")
         # Gradients are off for a thread, not for a model: `reading` may have been entered in another one.
         with contextlib.nullcontext() if self._is_reading else self.reading(), torch.no_grad():
-            if prefix is None or not len(prefix):
-                return self._states(input_ids, layers)
-            past = for_rows(self._after(prefix, max(layers)), len(input_ids))
-            return self._states(input_ids, layers, past)
-
-    def _after(self, prefix: NDArray[np.int32], last: int) -> DynamicCache:
-        """Keys and values of a prefix in the blocks up to a layer."""
-        key = (prefix.tobytes(), last)
-        if self._past is None or self._past[0] != key:
-            past = DynamicCache(config=self._text.config)
-            self._states(as_ids(prefix), [max(1, last)], past)
-            self._past = key, past
-        return self._past[1]
-
-    def _states(self, input_ids: Tensor, layers: Sequence[int], past: DynamicCache | None = None) -> dict[int, Tensor]:
-        """One forward, up to the last of the layers; `past` comes before the rows, and takes theirs in."""
-        found: dict[int, Tensor] = {}
-        last, device = max(layers), self.device
-        options = self._forward_options | ({} if past is None else {"use_cache": True, "past_key_values": past})
-        handles = [self._watch(layer, found, last) for layer in set(layers) - {self.num_layers}]
-        try:
-            with mean_for_added(unwrap(self._open).get_input_embeddings(), input_ids, device) as ids:
-                output = self._text(ids.to(device, non_blocking=True), **options)
-            found[self.num_layers] = output[0]
-        except _StopForwardError:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
-        return {layer: self._stream(found[layer]).detach().to(device) for layer in layers}
-
-    def _watch(self, layer: int, found: dict[int, Tensor], last: int) -> Any:
-        """Hook that keeps one layer's states, and stops the forward where it is the last one."""
-
-        def keep(states: Tensor) -> None:
-            found[layer] = states
-            if layer == last:
-                raise _StopForwardError
-
-        if layer == 0:
-            return self._blocks[0].register_forward_pre_hook(
-                lambda _, args, kwargs: keep(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
-            )
-        return self._blocks[layer - 1].register_forward_hook(
-            lambda _, args, output: keep(output if isinstance(output, Tensor) else output[0])
-        )
-
-    def _stream(self, states: Tensor) -> Tensor:
-        """Gemma 3n's blocks carry several streams side by side; the active one is the hidden state."""
-        if states.ndim == 4:
-            return states[text_config(unwrap(self._open).config).altup_active_idx]
-        return states
+            if prefix is not None and len(prefix):
+                return self._forward.after(prefix, input_ids, layers)
+            if lengths is not None and lengths.min() < input_ids.shape[1] and self._forward.packs:
+                return self._forward.packed(input_ids, layers, lengths)
+            return self._forward(input_ids, layers)
 
     @cached_property
-    def _forward_options(self) -> dict[str, Any]:
-        return forward_options(self._text)
+    def _forward(self) -> Forward:
+        return Forward(unwrap(self._open), self._text, self._blocks)
 
     def close(self) -> None:
         """Let go of the model; memory of one that `load` made is given back."""
         self._model = None
+        self.__dict__.pop("_forward", None)
         self._text = nn.Module()
         self._blocks = nn.ModuleList()
         gc.collect()

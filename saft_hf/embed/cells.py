@@ -105,12 +105,12 @@ def _forward(
         tensor = torch.from_numpy(array)
         return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
-    needed = [rendering.needed(cells.readouts) - skipped for rendering in renderings]
-    ids = torch.zeros((len(renderings), max(needed)), dtype=torch.int64, pin_memory=device.type == "cuda")
+    needed = np.array([rendering.needed(cells.readouts) - skipped for rendering in renderings])
+    ids = torch.zeros((len(renderings), int(needed.max())), dtype=torch.int64, pin_memory=device.type == "cuda")
     filled = ids.numpy()
     for row, (rendering, length) in enumerate(zip(renderings, needed, strict=True)):
         filled[row, :length] = rendering.input_ids[skipped : skipped + length]
-    hidden = backbone.read(ids, cells.layers, prefix)
+    hidden = backbone.read(ids, cells.layers, prefix, needed)
     pooled = {}
     for readout in cells.readouts:
         defined = np.array([rendering.status_for(readout) == "ok" for rendering in renderings])

@@ -85,8 +85,8 @@ def test_states_after_a_kept_prefix_are_those_of_the_whole_row(name: str) -> Non
             for layer in layers:
                 torch.testing.assert_close(found[layer], whole[layer][:, 20:], rtol=1e-4, atol=1e-5)
                 torch.testing.assert_close(again[layer], whole[layer][:1, 20:], rtol=1e-4, atol=1e-5)
-        assert backbone._past is not None
-    assert backbone._past is None
+        assert backbone._forward._past is not None
+    assert backbone._forward._past is None
 
 
 @pytest.mark.parametrize("threads", [1, 2])

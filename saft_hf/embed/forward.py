@@ -1,0 +1,147 @@
+"""One forward up to the last layer needed: of a padded batch, after a kept prefix, or without padding."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from saft_hf.embed.added import mean_for_added
+from saft_hf.embed.architecture import forward_options, text_config
+from saft_hf.embed.prefix import as_ids, for_rows
+
+_PROBE_TOKENS = 8
+_SAME_POSITIONS = 0.02
+"""How far, relative to its length, a row's state in 16 bits may lie from that of its equal at another place."""
+
+
+class _StopForwardError(Exception):
+    """Raised by the last hook that is needed, and caught where the forward was started."""
+
+
+class Forward:
+    """Hidden states of a batch: layer -> `[B, T, d]` where the token ids are embedded, in the model's dtype.
+
+    Args:
+        model: the causal language model.
+        text: its text part, without the head.
+        blocks: the blocks of the text part.
+    """
+
+    def __init__(self, model: nn.Module, text: nn.Module, blocks: nn.ModuleList) -> None:
+        self._model = model
+        self._text = text
+        self._blocks = blocks
+        self._config = text_config(model.config)
+        self._options = forward_options(text)
+        self._past: tuple[tuple[bytes, int], DynamicCache] | None = None
+
+    @property
+    def _embeddings(self) -> Any:
+        return cast(PreTrainedModel, self._model).get_input_embeddings()
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids are embedded."""
+        embeddings = self._embeddings
+        if embeddings.weight.is_meta:  # offloaded by accelerate, which says where it will run
+            return torch.device(embeddings._hf_hook.execution_device)
+        return torch.device(embeddings.weight.device)
+
+    def __call__(self, input_ids: Tensor, layers: Sequence[int], **options: Any) -> dict[int, Tensor]:
+        """States of rows that are padded on the right, `int64 [B, T]`; `options` go to the model."""
+        found: dict[int, Tensor] = {}
+        last, top, device = max(layers), int(self._config.num_hidden_layers), self.device
+        handles = [self._watch(layer, found, last) for layer in set(layers) - {top}]
+        try:
+            with mean_for_added(self._embeddings, input_ids, device) as ids:
+                output = self._text(ids.to(device, non_blocking=True), **self._options | options)
+            found[top] = output[0]
+        except _StopForwardError:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {layer: self._stream(found[layer]).detach().to(device) for layer in layers}
+
+    def after(self, prefix: NDArray[np.int32], input_ids: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+        """States of rows that stand after a prefix (`int32 [P]`), whose keys and values are kept until `forget`."""
+        key = (prefix.tobytes(), max(layers))
+        if self._past is None or self._past[0] != key:
+            past = DynamicCache(config=self._text.config)
+            self(as_ids(prefix), [max(1, *layers)], use_cache=True, past_key_values=past)
+            self._past = key, past
+        past = for_rows(self._past[1], len(input_ids))  # the rows' own are written into it
+        return self(input_ids, layers, use_cache=True, past_key_values=past)
+
+    def forget(self) -> None:
+        """Let go of a kept prefix."""
+        self._past = None
+
+    def packed(self, input_ids: Tensor, layers: Sequence[int], lengths: NDArray[np.int64]) -> dict[int, Tensor]:
+        """States of padded rows, of which only the first `lengths` (`int64 [B]`) are fed; 0 where there is padding."""
+        rows, width = input_ids.shape
+        places = np.flatnonzero(np.arange(width) < lengths[:, None])
+        flat, positions = self._moved(places), self._moved(places % width)
+        ids = input_ids.flatten()[torch.from_numpy(places)]
+        found = self(self._pinned(ids)[None], layers, position_ids=positions[None])
+
+        def padded(states: Tensor) -> Tensor:
+            whole = states.new_zeros(rows * width, states.shape[-1])
+            return whole.index_copy_(0, flat, states[0]).view(rows, width, -1)
+
+        return {layer: padded(states) for layer, states in found.items()}
+
+    @cached_property
+    def packs(self) -> bool:
+        """Whether rows may stand one after the other without seeing one another, as flash attention keeps them apart.
+
+        Asked of the model itself: a row after another one must have the same states, to the last bit, whatever that
+        one says, and those of its equal that stands first.
+        """
+        takes_positions = "position_ids" in inspect.signature(self._text.forward).parameters
+        if "flash" not in str(self._config._attn_implementation) or not takes_positions:
+            return False
+        one, other = (self._moved(np.arange(first, first + _PROBE_TOKENS)) for first in (0, _PROBE_TOKENS))
+        positions = self._moved(np.arange(2 * _PROBE_TOKENS) % _PROBE_TOKENS)
+        layer = len(self._blocks)
+        twice, after = (
+            self(torch.cat(pair)[None], [layer], position_ids=positions[None])[layer][0].float()
+            for pair in ((one, one), (other, one))
+        )
+        first, second = twice.chunk(2)
+        far = (first - second).norm() > _SAME_POSITIONS * second.norm()
+        return torch.equal(second, after.chunk(2)[1]) and not far
+
+    def _moved(self, array: NDArray[np.int64]) -> Tensor:
+        return self._pinned(torch.from_numpy(array)).to(self.device, non_blocking=True)
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
+
+    def _watch(self, layer: int, found: dict[int, Tensor], last: int) -> Any:
+        """Hook that keeps one layer's states, and stops the forward where it is the last one."""
+
+        def keep(states: Tensor) -> None:
+            found[layer] = states
+            if layer == last:
+                raise _StopForwardError
+
+        if layer == 0:
+            return self._blocks[0].register_forward_pre_hook(
+                lambda _, args, kwargs: keep(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+            )
+        return self._blocks[layer - 1].register_forward_hook(
+            lambda _, args, output: keep(output if isinstance(output, Tensor) else output[0])
+        )
+
+    def _stream(self, states: Tensor) -> Tensor:
+        """Gemma 3n's blocks carry several streams side by side; the active one is the hidden state."""
+        return states[self._config.altup_active_idx] if states.ndim == 4 else states
