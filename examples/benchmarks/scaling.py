@@ -2,9 +2,9 @@
 
     python examples/benchmarks/scaling.py
 
-The processes of one run start together, load the model, wait for one another, and are timed from there until the last
-one ends. Runs of one and of two take turns, so that other work on the machine slows both, and so do two runs of one
-process side by side, each on all rows: what they reach is the most that this machine gives. Medians count.
+Two processes are started once and take short turns, so that a machine whose speed drifts is as fast for all: one of
+them embeds all rows while the other waits; both embed them together; and each embeds all of them by itself, knowing
+nothing of the other, which shows the most that this machine gives. All stores are empty at first. Medians count.
 """
 
 from __future__ import annotations
@@ -30,23 +30,42 @@ from saft_hf.render import Readout, Renderer
 WANTED = 1.8
 
 
-def work(task: Task, readout: str, folder: str, out: str) -> None:
-    """One process of a run; the first one writes the seconds."""
+class Alone(World):
+    """This process by itself, whatever started it."""
+
+    rank, size = 0, 1  # type: ignore[assignment]
+
+
+def work(task: Task, readout: str, turns: int, folder: Path) -> None:
+    """One of the processes; the first one writes what it found, turn by turn."""
     world, source = World(), task.source()
     cells, device = Cells((task.layer,), (Readout(readout),)), torch.device(task.device)
     data = task.read_rows()
 
-    def extractor(store: str) -> Extractor:
-        renderer, place = Renderer(source.tokenizer), Path(folder) / store
-        return source.extractor(renderer, cells, folder=place, world=world, device=device)
+    def embed(store: str, among: World, rows: int = len(data)) -> tuple[float, float]:
+        """Wall and processor seconds."""
+        renderer, place = Renderer(source.tokenizer), folder / store
+        extractor: Extractor = source.extractor(renderer, cells, folder=place, world=among, device=device)
+        begin = time.perf_counter(), time.process_time()
+        extractor.embed(data.select(range(rows)))
+        return time.perf_counter() - begin[0], time.process_time() - begin[1]
 
-    extractor("warm").embed(data.select(range(64)))
-    world.gather(None)
-    begin = time.perf_counter()
-    extractor("cold").embed(data)
-    seconds = max(world.gather(time.perf_counter() - begin))
+    embed("warm", world, 64)
+    found = []
+    for turn in range(turns):
+        world.gather(None)
+        one = world.gather(embed(f"one-{turn}", Alone()) if world.is_main else (0.0, 0.0))
+        two = world.gather(embed(f"two-{turn}", world))
+        apart = world.gather(embed(f"apart-{turn}-{world.rank}", Alone()))
+        seconds = {name: max(wall for wall, _ in each) for name, each in (("one", one), ("two", two), ("apart", apart))}
+        ratios = {
+            "ratio": seconds["one"] / seconds["two"],
+            "ceiling": 2 * seconds["one"] / seconds["apart"],
+            "processor": 2 * sum(own for _, own in two) / sum(own for _, own in apart),
+        }
+        found.append({**seconds, **ratios})
     if world.is_main:
-        Path(out).write_text(json.dumps({"seconds": seconds, "threads": torch.get_num_threads(), "size": world.size}))
+        (folder / "found.json").write_text(json.dumps({"threads": torch.get_num_threads(), "turns": found}))
     world.gather(None)
     sys.stdout.flush()
     os._exit(0)
@@ -55,44 +74,31 @@ def work(task: Task, readout: str, folder: str, out: str) -> None:
 def main() -> None:
     """Measure in turns, print the ratio and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    Task.add_options(parser, rows=2000)
+    Task.add_options(parser, rows=600)
     parser.add_argument("--readout", default="response_mean")
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=11)
     parser.add_argument("--output", type=Path, default=ROOT / "out" / "scaling.json")
-    parser.add_argument("--work", nargs=2, metavar=("FOLDER", "OUT"), help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        work(Task.of(options), options.readout, *options.work)
+        work(Task.of(options), options.readout, options.turns, options.work)
     options.layer = Task.of(options).layer
-    names = ("model_name_or_path", "dataset_name", "layer", "device", "dtype", "rows", "readout")
+    names = ("model_name_or_path", "dataset_name", "layer", "device", "dtype", "rows", "readout", "turns")
     words = [word for name in names for word in (f"--{name}", getattr(options, name))]
-    turns: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-
-        def run(name: str, size: int, runs: int = 1) -> float:
-            """Seconds of the slowest of some runs, side by side, of so many processes each."""
-            places = [Path(folder) / f"{name}-{len(turns)}-{number}" for number in range(runs)]
-            command = [Path(__file__).resolve(), *words, "--work"]
-            started = [start([[*command, p, p.with_suffix(".json")]] * size, log=p.with_suffix(".log")) for p in places]
-            for processes in started:
-                finish(processes, timeout=300)
-            found = [json.loads(place.with_suffix(".json").read_text()) for place in places]
-            assert {one["size"] for one in found} == {size}
-            return max(one["seconds"] for one in found)
-
-        for _ in range(options.turns):
-            one, two, apart = run("one", 1), run("two", 2), run("apart", 1, runs=2)
-            turns.append({"one": one, "two": two, "apart": apart, "ratio": one / two, "ceiling": 2 * one / apart})
-            said = "one: {one:.1f} s; two: {two:.1f} s, {ratio:.2f}x; apart: {ceiling:.2f}x"
-            print(said.format(**turns[-1]), flush=True)
-    ratio, ceiling = (statistics.median(turn[name] for turn in turns) for name in ("ratio", "ceiling"))
+        command = [Path(__file__).resolve(), *words, "--work", folder]
+        finish(start([command] * 2, log=Path(folder) / "log"), timeout=120 * options.turns)
+        found = json.loads((Path(folder) / "found.json").read_text())
+    for turn in found["turns"]:
+        print("one: {one:.1f} s; two: {two:.1f} s, {ratio:.2f}x; apart: {ceiling:.2f}x".format(**turn))
+    medians = {name: statistics.median(turn[name] for turn in found["turns"]) for name in found["turns"][0]}
     print(
-        f"{options.rows} rows, {options.readout}: two processes are {ratio:.2f} times as fast as one, wanted {WANTED}; "
-        f"two runs that know nothing of one another do {ceiling:.2f} times the work of one on this machine."
+        f"{options.rows} rows, {options.readout}: two processes are {medians['ratio']:.2f} times as fast as one, "
+        f"wanted {WANTED}; two that know nothing of one another do {medians['ceiling']:.2f} times the work of one on "
+        f"this machine. Together, two spend {medians['processor']:.2f} times the processor seconds of one apart."
     )
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    result = {"turns": turns, "ratio": ratio, "ceiling": ceiling, "rows": options.rows}
-    options.output.write_text(json.dumps(result, indent=2))
+    options.output.write_text(json.dumps({**found, "medians": medians, "rows": options.rows}, indent=2))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ def dealt(missing: Sequence[int], store: Store, world: World) -> Iterator[Iterat
     if world.size == 1 or not any(reported) or not store.is_shared(world):
         yield iter(missing)
         return
+    if world.is_main:
+        store.forget_claims()  # should another run be at work here, both may fill a leaf, and alike
     run = world.share(secrets.token_hex(8))
     others = [reported[(world.rank + step) % world.size] for step in range(1, world.size)]
     order = [*missing, *(leaf for theirs in others for leaf in reversed(theirs))]

@@ -132,8 +132,8 @@ class Store:
             return False
         return True
 
-    def forget_claims(self, run: str) -> None:
-        """Take a run's claims away, when all have ended."""
+    def forget_claims(self, run: str = "*") -> None:
+        """Take away the claims of one run, or all that there are: a killed run has left its own."""
         for mark in self.folder.glob(self._mark(f"{run}-*").name):
             mark.unlink(missing_ok=True)
 

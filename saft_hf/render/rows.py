@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,8 @@ FORMATTED_COLUMN = "text"  # where SFTTrainer puts what `formatting_func` return
 
 # ShareGPT's and Gemma's names beside the usual one: SFTTrainer does not rename roles either.
 ASSISTANT_ROLES = frozenset({"assistant", "gpt", "model"})
+
+_RUN = re.compile(rb"\x01+")
 
 # Set by the caller of `apply_chat_template`; from a row they would change the form of what comes back.
 _RESERVED_OPTIONS = frozenset(
@@ -294,5 +297,4 @@ def runs(mask: NDArray[np.bool_]) -> tuple[Span, ...]:
         >>> runs(np.array([False, True, True, False, True]))
         ((1, 3), (4, 5))
     """
-    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False)).tolist()
-    return tuple(zip(edges[::2], edges[1::2], strict=True))
+    return tuple(run.span() for run in _RUN.finditer(mask.tobytes()))

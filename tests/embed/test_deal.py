@@ -61,6 +61,15 @@ def test_every_missing_leaf_is_dealt_once_in_whatever_order_the_processes_ask(
         assert not list(Path(folder).iterdir())
 
 
+def test_claims_of_a_killed_run_are_swept_away(tmp_path: Path) -> None:
+    store, draft = Store(tmp_path, ("1.response_mean",)), tmp_path / ".00003.safetensors.0a1b2c3d.tmp"
+    assert store.claim(3, "f" * 16)
+    assert not store.claim(3, "f" * 16)
+    draft.touch()
+    assert draw_in_turn([[3], [4]], [], tmp_path) == [[3, 4], []]
+    assert list(tmp_path.iterdir()) == [draft]
+
+
 def test_a_process_takes_its_own_leaves_in_order_and_then_the_others_from_the_end(tmp_path: Path) -> None:
     reports = [[0, 1], [2, 3, 4, 5], [6, 7]]
     assert draw_in_turn(reports, [0, 0, 0, 0, 1, 1, 0, 2, 2], tmp_path) == [[0, 1, 5, 4, 7], [2, 3], [6]]
