@@ -4,7 +4,7 @@
     python examples/benchmarks/memory.py --rows 10000 100000 1000000 --most 1.6
 
 Rows are synthetic, all different, and memory-mapped by `datasets`; the model is tiny and random. Each size runs in a
-fresh process. Its own memory is told apart from pages of mapped files (rows, vectors, libraries), which the system
+fresh process. Its own memory is told apart from pages of files on disk (rows, vectors, libraries), which the system
 takes back whenever it needs them; only the former must be flat. Where the system does not tell them apart both count.
 """
 
@@ -70,15 +70,18 @@ def open_rows(path: str) -> Dataset:
 
 @contextmanager
 def watched() -> Iterator[list[float]]:
-    """Yields a list whose only number is, in the end, this process's own peak memory in MiB: no pages of files."""
+    """Yields a list whose only number is, in the end, this process's own peak in MiB: no pages of files on disk."""
     status, ended, peak = Path("/proc/self/status"), threading.Event(), [0.0]
+
+    def own_mib() -> float:
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return sum(int(fields[name].split()[0]) for name in ("RssAnon", "RssShmem")) / 2**10
 
     def watch() -> None:
         while not ended.wait(_EVERY_S):
-            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-            peak[0] = max(peak[0], int(fields["RssAnon"].split()[0]) / 2**10)
+            peak[0] = max(peak[0], own_mib())
 
-    if not status.exists():
+    if not status.exists() or "RssAnon" not in status.read_text():
         yield peak
         peak[0] = peak_mib()
         return

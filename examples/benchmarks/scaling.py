@@ -65,7 +65,8 @@ def work(task: Task, readout: str, turns: int, folder: Path) -> None:
         }
         found.append({**seconds, **ratios})
     if world.is_main:
-        (folder / "found.json").write_text(json.dumps({"threads": torch.get_num_threads(), "turns": found}))
+        kind = {"threads": torch.get_num_threads(), "processes": world.size}
+        (folder / "found.json").write_text(json.dumps({**kind, "turns": found}))
     world.gather(None)
     sys.stdout.flush()
     os._exit(0)

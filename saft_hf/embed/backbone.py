@@ -218,7 +218,7 @@ class Backbone:
     @contextlib.contextmanager
     def reading(self) -> Iterator[Self]:
         """Eval mode, no gradients, adapters off; afterwards model and random generators are as they were."""
-        model = self._open
+        model, forward = self._open, self._forward
         training = [(module, module.training) for module in model.modules()]
         with rng_untouched(self.device), adapters_off(model), torch.no_grad():
             try:
@@ -229,9 +229,9 @@ class Backbone:
                 yield self
             finally:
                 self._is_reading = False
-                self._forward.forget()
                 for module, flag in training:
                     module.training = flag
+                forward.forget()
 
     def twin(self) -> Self | None:
         """Another reader of the same weights, for another thread: what a forward writes into a model is its own.
@@ -284,13 +284,13 @@ class Backbone:
         with contextlib.nullcontext() if self._is_reading else self.reading(), torch.no_grad():
             if prefix is not None and len(prefix):
                 return self._forward.after(prefix, input_ids, layers)
-            if lengths is not None and lengths.min() < input_ids.shape[1] and self._forward.packs:
+            if lengths is not None and lengths.min() < input_ids.shape[1] and self._forward.keeps_rows_apart:
                 return self._forward.packed(input_ids, layers, lengths)
             return self._forward(input_ids, layers)
 
     @cached_property
     def _forward(self) -> Forward:
-        return Forward(unwrap(self._open), self._text, self._blocks)
+        return Forward(unwrap(self._open), self._text, self._blocks, deepest=max(1, *self.layers))
 
     def close(self) -> None:
         """Let go of the model; memory of one that `load` made is given back."""

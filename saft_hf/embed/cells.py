@@ -62,9 +62,9 @@ def read_batch(
 ) -> dict[str, Tensor]:
     """Feed one batch and pool its hidden states.
 
-    Rows are padded on the right and no attention mask is built: in a causal model nothing before the padding can
-    see it. A batch that does not fit in memory is halved, and halved again: always at the same rows. On a GPU the
-    vectors stay there, and nothing waits for them.
+    Rows are padded on the right, or packed where the model keeps packed rows apart, and no attention mask is built: in
+    a causal model nothing before the padding can see it. A batch that does not fit in memory is halved, and halved
+    again: always at the same rows. On a GPU the vectors stay there, and nothing waits for them.
 
     Args:
         backbone: the model, open for reading.

@@ -1,22 +1,23 @@
-"""Missing leaves -> processes: each takes the next one when it is ready for it, so that all end together."""
+"""Missing leaves -> processes: each takes the next one when it is ready for it, so that they end about together."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 from saft_hf.embed.store import Store
 from saft_hf.embed.world import World
 
 
 @contextmanager
-def dealt(missing: Sequence[int], store: Store, world: World) -> Iterator[Iterator[int]]:
+def dealt(missing: list[int], store: Store, world: World) -> Iterator[Iterator[int]]:
     """The leaves that this process is to fill, each taken when it is asked for. Collective.
 
     Where all processes see the same files, one that has filled its own leaves goes on with the others' last ones: a
-    slower card, a busy neighbour or a resumed run that misses one process's leaves only keeps nobody waiting. Else
-    each fills its own. Who fills a leaf does not change what stands in it.
+    busy neighbour, or a resumed run that misses one process's leaves only, keeps the others waiting for a few leaves at
+    most. Else each fills its own. Who fills a leaf does not change its bits where all have the same hardware.
 
     Args:
         missing: the leaves among this process's own that are not in the store.
@@ -26,17 +27,16 @@ def dealt(missing: Sequence[int], store: Store, world: World) -> Iterator[Iterat
     Yields:
         The leaves, in the order in which to fill them.
     """
-    reported = world.gather(list(missing))
+    reported = world.gather(missing)
     if world.size == 1 or not any(reported) or not store.is_shared(world):
         yield iter(missing)
         return
-    if world.is_main:
-        store.forget_claims()  # should another run be at work here, both may fill a leaf, and alike
-    run = world.share(secrets.token_hex(8))
+    run_id = world.share(secrets.token_hex(8))
     others = [reported[(world.rank + step) % world.size] for step in range(1, world.size)]
-    order = [*missing, *(leaf for theirs in others for leaf in reversed(theirs))]
+    # One that another run has filled meanwhile is left alone; its owner sees whether it is whole.
+    stolen = (leaf for theirs in others for leaf in reversed(theirs) if not store.path(leaf).exists())
     try:
-        yield (leaf for leaf in order if store.claim(leaf, run))
+        yield (leaf for leaf in chain(missing, stolen) if store.claim(leaf, run_id))
     finally:
         if world.is_main:
-            store.forget_claims(run)
+            store.forget_claims(run_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import chain
@@ -24,8 +24,6 @@ from saft_hf.embed.survey import Kept, Survey, survey_dataset, survey_renderings
 from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Renderer, Rendering
-
-logger = logging.getLogger(__name__)
 
 OpenBackbone = Callable[[], AbstractContextManager[Backbone]]
 """Opens the model for reading, and puts it back."""
@@ -153,17 +151,22 @@ class Extractor:
         store = self.store(plan.digest)
 
         def missing() -> list[int]:
-            own = plan.leaves_of(self.world.rank, self.world.size)
-            return [leaf for leaf in own if not store.has(leaf, plan.keys[plan.leaf_slice(leaf)])]
+            with self.world.together("looking at the store"):
+                there, own = store.leaves(), plan.leaves_of(self.world.rank, self.world.size)
+                return [leaf for leaf in own if leaf not in there or not store.has(leaf, plan.leaf_keys(leaf))]
 
         filler = Filler(self.renderer, self.cells, self.world, kept)
 
-        def fill(leaves: Iterator[int], expected: Sequence[int]) -> None:
+        def fill(leaves: Iterator[int], expected: list[int]) -> None:
             with self.world.together("embedding"):
-                if (first := next(leaves, None)) is not None:
-                    with self.open_backbone() as backbone:
-                        rows = sum(len(plan.keys[plan.leaf_slice(leaf)]) for leaf in expected)
-                        filler.fill(chain([first], leaves), rows, dataset, plan, store, backbone)
+                try:
+                    if (first := next(leaves, None)) is not None:
+                        with self.open_backbone() as backbone:
+                            rows = sum(len(plan.leaf_keys(leaf)) for leaf in expected)
+                            filler.fill(chain([first], leaves), rows, dataset, plan, store, backbone)
+                except Exception:
+                    deque(leaves, maxlen=0)  # takes what is left, so that the others end soon and hear of it
+                    raise
 
         own = missing()
         with dealt(own, store, self.world) as leaves:

@@ -65,7 +65,7 @@ class Filler:
         ):
 
             def finish(leaf: int, batches: list[Future[dict[str, Tensor]]]) -> None:
-                keys = plan.keys[plan.leaf_slice(leaf)]
+                keys = plan.leaf_keys(leaf)
                 store.write(leaf, keys, as_arrays(joined([batch.result() for batch in batches])))
                 bar.update(len(keys))
 

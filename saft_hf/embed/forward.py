@@ -18,8 +18,8 @@ from saft_hf.embed.architecture import forward_options, text_config
 from saft_hf.embed.prefix import as_ids, for_rows
 
 _PROBE_TOKENS = 8
-_SAME_POSITIONS = 0.02
-"""How far, relative to its length, a row's state in 16 bits may lie from that of its equal at another place."""
+_SAME = 0.02
+"""How far a token's state, in 16 bits, may lie from that of its equal in another row, relative to its norm."""
 
 
 class _StopForwardError(Exception):
@@ -27,18 +27,20 @@ class _StopForwardError(Exception):
 
 
 class Forward:
-    """Hidden states of a batch: layer -> `[B, T, d]` where the token ids are embedded, in the model's dtype.
+    """Hidden states of a batch: layer -> `[B, T, d]` on the device of the embeddings, in the model's dtype.
 
     Args:
         model: the causal language model.
         text: its text part, without the head.
         blocks: the blocks of the text part.
+        deepest: the last layer that is ever read, at least 1.
     """
 
-    def __init__(self, model: nn.Module, text: nn.Module, blocks: nn.ModuleList) -> None:
+    def __init__(self, model: nn.Module, text: nn.Module, blocks: nn.ModuleList, deepest: int) -> None:
         self._model = model
         self._text = text
         self._blocks = blocks
+        self._deepest = deepest
         self._config = text_config(model.config)
         self._options = forward_options(text)
         self._past: tuple[tuple[bytes, int], DynamicCache] | None = None
@@ -86,12 +88,17 @@ class Forward:
         self._past = None
 
     def packed(self, input_ids: Tensor, layers: Sequence[int], lengths: NDArray[np.int64]) -> dict[int, Tensor]:
-        """States of padded rows, of which only the first `lengths` (`int64 [B]`) are fed; 0 where there is padding."""
+        """States of padded rows, of which only the first `lengths` (`int64 [B]`) are fed; 0 where there is padding.
+
+        Args:
+            input_ids: `int64 [B, T]`, on the CPU.
+            layers: which.
+            lengths: at least 1 each.
+        """
         rows, width = input_ids.shape
         places = np.flatnonzero(np.arange(width) < lengths[:, None])
-        flat, positions = self._moved(places), self._moved(places % width)
-        ids = input_ids.flatten()[torch.from_numpy(places)]
-        found = self(self._pinned(ids)[None], layers, position_ids=positions[None])
+        flat = self._moved(torch.from_numpy(places))
+        found = self(input_ids.flatten()[torch.from_numpy(places)][None], layers, **self._apart(lengths))
 
         def padded(states: Tensor) -> Tensor:
             whole = states.new_zeros(rows * width, states.shape[-1])
@@ -100,31 +107,42 @@ class Forward:
         return {layer: padded(states) for layer, states in found.items()}
 
     @cached_property
-    def packs(self) -> bool:
+    def keeps_rows_apart(self) -> bool:
         """Whether rows may stand one after the other without seeing one another, as flash attention keeps them apart.
 
         Asked of the model itself: a row after another one must have the same states, to the last bit, whatever that
-        one says, and those of its equal that stands first.
+        one says, and about those of its equal that stands first.
         """
-        takes_positions = "position_ids" in inspect.signature(self._text.forward).parameters
-        if "flash" not in str(self._config._attn_implementation) or not takes_positions:
+        parameters = inspect.signature(self._text.forward).parameters
+        takes_all = "position_ids" in parameters and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        if "flash" not in str(self._config._attn_implementation) or not takes_all:
             return False
-        one, other = (self._moved(np.arange(first, first + _PROBE_TOKENS)) for first in (0, _PROBE_TOKENS))
-        positions = self._moved(np.arange(2 * _PROBE_TOKENS) % _PROBE_TOKENS)
-        layer = len(self._blocks)
+        row, other = torch.arange(2 * _PROBE_TOKENS).chunk(2)
+        options = self._apart(np.array([_PROBE_TOKENS] * 2))
         twice, after = (
-            self(torch.cat(pair)[None], [layer], position_ids=positions[None])[layer][0].float()
-            for pair in ((one, one), (other, one))
+            self(torch.cat([before, row])[None], [self._deepest], **options)[self._deepest][0].float()
+            for before in (row, other)
         )
         first, second = twice.chunk(2)
-        far = (first - second).norm() > _SAME_POSITIONS * second.norm()
-        return torch.equal(second, after.chunk(2)[1]) and not far
+        differs = ((first - second).norm(dim=-1) > _SAME * second.norm(dim=-1)).any()
+        return torch.equal(second, after.chunk(2)[1]) and not differs
 
-    def _moved(self, array: NDArray[np.int64]) -> Tensor:
-        return self._pinned(torch.from_numpy(array)).to(self.device, non_blocking=True)
+    def _apart(self, lengths: NDArray[np.int64]) -> dict[str, Any]:
+        """What tells a model where packed rows begin; bounds too, which it would else wait for in every layer."""
+        bounds = self._moved(torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)))
+        positions = np.concatenate([np.arange(length) for length in lengths])
+        longest = int(lengths.max())
+        return {
+            "position_ids": self._moved(torch.from_numpy(positions))[None],
+            "cu_seq_lens_q": bounds,
+            "cu_seq_lens_k": bounds,
+            "max_length_q": longest,
+            "max_length_k": longest,
+        }
 
-    def _pinned(self, tensor: Tensor) -> Tensor:
-        return tensor.pin_memory() if self.device.type == "cuda" else tensor
+    def _moved(self, tensor: Tensor) -> Tensor:
+        pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
+        return pinned.to(self.device, non_blocking=True)
 
     def _watch(self, layer: int, found: dict[int, Tensor], last: int) -> Any:
         """Hook that keeps one layer's states, and stops the forward where it is the last one."""

@@ -62,7 +62,7 @@ class Plan:
 
     @property
     def padding_share(self) -> float:
-        """Share of the tokens fed to the model that are padding."""
+        """Share of the tokens in all batches that is padding."""
         padded = int((np.diff(self.batches) * self._widths).sum())
         return 1.0 - int(self.lengths.sum()) / padded if padded else 0.0
 
@@ -79,6 +79,10 @@ class Plan:
     def leaf_slice(self, leaf: int) -> slice:
         """All unique renderings of a leaf."""
         return slice(int(self.batches[self.leaves[leaf]]), int(self.batches[self.leaves[leaf + 1]]))
+
+    def leaf_keys(self, leaf: int) -> NDArray[np.uint8]:
+        """Keys of a leaf's unique renderings, `uint8 [n, 16]`."""
+        return self.keys[self.leaf_slice(leaf)]
 
     def leaves_of(self, rank: int, size: int) -> range:
         """The leaves that one of `size` processes takes: neighbours, so that moments merge in few pieces."""
@@ -145,10 +149,10 @@ def token_budget_for(hidden_size: int, intermediate_size: int, dtype_bytes: int,
     """Tokens in one batch, from the model's shape and dtype and the kind of device alone.
 
     4,096 fill a small model, 8,192 a large one on an accelerator; halved while the widest activations of one block
-    (two of the feed-forward width, four of the hidden width) take more than 1 GiB. On a CPU 1,024 are enough to keep
-    it busy, and more fall out of its cache.
+    (two of the feed-forward width, four of the hidden width) take more than 1 GiB. On a CPU 512 are enough to keep it
+    busy, and more fall out of its cache.
     """
-    budget = 1024 if on_cpu else 4096 if hidden_size < 2048 else 8192
+    budget = 512 if on_cpu else 4096 if hidden_size < 2048 else 8192
     per_token = (2 * intermediate_size + 4 * hidden_size) * dtype_bytes
     while budget > 512 and budget * per_token > 2**30:
         budget //= 2

@@ -27,7 +27,7 @@ from saft_hf.render import Renderer
 
 logger = logging.getLogger(__name__)
 
-ALGORITHM = 2
+ALGORITHM = 3
 """Raised whenever the same input would give other vectors or scores: old caches are then not used."""
 
 _NO_MODEL = (

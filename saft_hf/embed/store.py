@@ -10,7 +10,9 @@ import hashlib
 import json
 import logging
 import secrets
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ Vectors = Mapping[str, NDArray[np.float32]]
 
 _FORMAT = "1"
 _KEYS = "keys"
+_OLD_S = 86_400
 
 
 def default_cache_dir() -> Path:
@@ -115,27 +118,35 @@ class Store:
                 mark.touch()
         shared = world.share(mark)
         assert shared is not None  # noqa: S101 - for the type checker
-        # Listed, not looked up: a network file system may remember for a while that a name was not there.
         seen = world.gather(shared.name in {path.name for path in self.folder.glob(".*.tmp")})
         if mark is not None:
             mark.unlink()
         return all(seen)
 
-    def claim(self, leaf: int, run: str) -> bool:
+    def leaves(self) -> set[int]:
+        """The leaves of which there is a file, whole or not."""
+        # Listed, not looked up: a network file system may remember for a while that a name was not there.
+        return {int(path.stem) for path in self.folder.glob("[0-9]*.safetensors")}
+
+    def claim(self, leaf: int, run_id: str) -> bool:
         """Take a leaf for this process; False where another one of the same run has taken it.
 
         Should a file system let two have it, both write the same shard.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._mark(f"{run}-{leaf:05d}").touch(exist_ok=False)
+            self._mark(f"{run_id}-{leaf:05d}").touch(exist_ok=False)
         except FileExistsError:
             return False
         return True
 
-    def forget_claims(self, run: str = "*") -> None:
-        """Take away the claims of one run, or all that there are: a killed run has left its own."""
-        for mark in self.folder.glob(self._mark(f"{run}-*").name):
-            mark.unlink(missing_ok=True)
+    def forget_claims(self, run_id: str) -> None:
+        """Take away a run's claims, and those that killed runs left more than a day ago."""
+        old = time.time() - _OLD_S
+        with suppress(OSError):  # whatever stays does no harm
+            for mark in self.folder.glob(".*-[0-9]*.tmp"):
+                if mark.name.startswith(f".{run_id}-") or mark.stat().st_mtime < old:
+                    mark.unlink(missing_ok=True)
 
     def _mark(self, name: str) -> Path:
         """An empty file that tells the other processes something; whatever clears the folder takes it along."""

@@ -121,18 +121,19 @@ def survey_dataset(
 
 
 def _joined(parts: Iterable[Survey], rows: int, readouts: Sequence[Readout]) -> Survey:
-    """The surveys of neighbouring rows as one, filled part by part: a million rows never lie in memory twice."""
+    """The surveys of neighbouring rows as one, filled part by part: a generator's never lie in memory together."""
     whole, first = _blank(rows, readouts), 0
     prefixes = []
     for part in parts:
         where = slice(first, first + len(part.lengths))
-        for name in ("keys", "identities", "lengths"):
-            getattr(whole, name)[where] = getattr(part, name)
+        whole.keys[where], whole.identities[where], whole.lengths[where] = part.keys, part.identities, part.lengths
         for readout, codes in part.codes.items():
             whole.codes[readout][where] = codes
         if part.prefix is not None:
             prefixes.append(part.prefix)
         first = where.stop
+    if first != rows:
+        raise AssertionError(f"{first} rows were rendered of {rows}; please report this")
     return replace(whole, prefix=reduce(shared_start, prefixes) if prefixes else None)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from contextlib import ExitStack
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -41,9 +42,7 @@ def draw_in_turn(reports: list[list[int]], turns: list[int], folder: Path, *, sh
     with patch.object(Store, "is_shared", lambda self, world: shared), ExitStack() as stack:
         hands = [stack.enter_context(dealt(own, store, Others(rank, reports))) for rank, own in enumerate(reports)]
         for rank in turns:
-            drawn[rank % len(reports)] += [
-                leaf for leaf in [next(hands[rank % len(reports)], None)] if leaf is not None
-            ]
+            drawn[rank % len(reports)] += islice(hands[rank % len(reports)], 1)
         for rank, hand in enumerate(hands):
             drawn[rank] += hand
     return drawn
@@ -61,13 +60,22 @@ def test_every_missing_leaf_is_dealt_once_in_whatever_order_the_processes_ask(
         assert not list(Path(folder).iterdir())
 
 
-def test_claims_of_a_killed_run_are_swept_away(tmp_path: Path) -> None:
+def test_old_claims_of_killed_runs_are_swept_away_and_nothing_else(tmp_path: Path) -> None:
     store, draft = Store(tmp_path, ("1.response_mean",)), tmp_path / ".00003.safetensors.0a1b2c3d.tmp"
-    assert store.claim(3, "f" * 16)
-    assert not store.claim(3, "f" * 16)
+    assert store.claim(3, "a" * 16)
+    assert not store.claim(3, "a" * 16)
+    (stale,) = tmp_path.iterdir()
+    os.utime(stale, (0, 0))
+    assert store.claim(3, "b" * 16)
     draft.touch()
+    os.utime(draft, (0, 0))
     assert draw_in_turn([[3], [4]], [], tmp_path) == [[3, 4], []]
-    assert list(tmp_path.iterdir()) == [draft]
+    assert {path.name for path in tmp_path.iterdir()} == {draft.name, f".{'b' * 16}-00003.tmp"}
+
+
+def test_a_leaf_that_another_run_has_filled_is_left_to_its_owner(tmp_path: Path) -> None:
+    Store(tmp_path, ("1.response_mean",)).path(5).touch()
+    assert draw_in_turn([[0], [4, 5, 6]], [0] * 9, tmp_path) == [[0, 6, 4], [5]]
 
 
 def test_a_process_takes_its_own_leaves_in_order_and_then_the_others_from_the_end(tmp_path: Path) -> None:

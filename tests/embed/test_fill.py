@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from models import VOCAB, tiny_model, token_ids
 from safetensors.numpy import load_file
 from transformers import PreTrainedTokenizerFast
 
-from saft_hf.embed import fill
+from saft_hf.embed import extract, fill
 from saft_hf.embed.backbone import Backbone
 from saft_hf.embed.cells import Cells, cell_name
 from saft_hf.embed.extract import Embedded, Extractor
@@ -87,6 +89,23 @@ def test_several_threads_do_read_side_by_side(
     monkeypatch.setattr(fill, "read_batch", met_first)
     threads(2)
     extractor(tmp_path).embed(rows)
+
+
+def test_a_process_that_fails_takes_what_is_left_so_that_the_others_end(
+    tmp_path: Path, rows: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hands = []
+
+    @contextmanager
+    def dealt(missing: list[int], *_: Any) -> Iterator[Iterator[int]]:
+        hands.append(iter(missing))
+        yield hands[-1]
+
+    monkeypatch.setattr(extract, "dealt", dealt)
+    monkeypatch.setattr(fill, "read_batch", lambda *_: (_ for _ in ()).throw(RuntimeError("the machine is on fire")))
+    with pytest.raises(RuntimeError, match="on fire"):
+        extractor(tmp_path).embed(rows)
+    assert [list(hand) for hand in hands] == [[]]
 
 
 @pytest.mark.parametrize("count", [1, 2])

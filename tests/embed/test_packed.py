@@ -35,16 +35,15 @@ LENGTHS = np.array([12, 3, 9, 1])
 
 
 def attend(
-    query: Any, key: Any, value: Any, *, apart: bool, position_ids: Any = None, scaling: float | None = None, **_: Any
+    query: Any, key: Any, value: Any, *, apart: bool, cu_seq_lens_q: Any = None, scaling: float | None = None, **_: Any
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention as flash attention does it: rows begin where positions do, and no mask is needed."""
-    packed = apart and position_ids is not None and len(query) == 1
-    starts = (position_ids[0] == 0).nonzero()[:, 0].tolist() if packed else [0]
+    """Causal attention as flash attention does it: it is told where rows begin, and needs no mask."""
+    bounds = cu_seq_lens_q.tolist() if apart and cu_seq_lens_q is not None else [0, query.shape[2]]
     parts = [
         torch.nn.functional.scaled_dot_product_attention(
             *(part[:, :, begin:end] for part in (query, key, value)), is_causal=True, scale=scaling, enable_gqa=True
         )
-        for begin, end in pairwise([*starts, query.shape[2]])
+        for begin, end in pairwise(bounds)
     ]
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
@@ -86,7 +85,7 @@ def test_states_without_padding_are_those_with_it(name: str, flash: str, monkeyp
         fed.append(input_ids.numel())
         return call(self, input_ids, layers, **options)
 
-    packs = backbone._forward.packs
+    packs = backbone._forward.keeps_rows_apart
     monkeypatch.setattr(Forward, "__call__", counted)
     found = backbone.read(ids, layers, lengths=LENGTHS)
     assert packs or name not in PACKED
@@ -101,7 +100,7 @@ def test_states_without_padding_are_those_with_it(name: str, flash: str, monkeyp
 def test_an_attention_that_mixes_rows_is_given_padding(flash: str) -> None:
     ids = padded_ids()
     backbone = Backbone.wrap(model_with(flash), layers=[2])
-    assert not backbone._forward.packs
+    assert not backbone._forward.keeps_rows_apart
     plain = Backbone.wrap(tiny_model("llama"), layers=[2]).read(ids, [2])[2]
     found = backbone.read(ids, [2], lengths=LENGTHS)[2]
     for row, length in enumerate(LENGTHS):
@@ -110,19 +109,22 @@ def test_an_attention_that_mixes_rows_is_given_padding(flash: str) -> None:
 
 def test_positions_that_go_on_are_found_out(flash: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_with(flash, "gpt2")
-    if not Backbone.wrap(model, layers=[2])._forward.packs:
+    if not Backbone.wrap(model, layers=[2])._forward.keeps_rows_apart:
         pytest.skip("this version of transformers does not give positions to the attention of GPT-2")
     embed = model.transformer.wpe.forward
     monkeypatch.setattr(model.transformer.wpe, "forward", lambda p: embed(torch.arange(p.shape[-1])[None]))
-    assert not Backbone.wrap(model, layers=[2])._forward.packs
+    assert not Backbone.wrap(model, layers=[2])._forward.keeps_rows_apart
 
 
 def test_other_attention_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Forward, "__call__", lambda *args, **options: pytest.fail("no forward is needed"))
-    assert not Backbone.wrap(tiny_model("llama"), layers=[2])._forward.packs
+    assert not Backbone.wrap(tiny_model("llama"), layers=[2])._forward.keeps_rows_apart
 
 
-def test_vectors_are_those_with_padding(flash: str, tmp_path: Path) -> None:
+def test_vectors_are_those_with_padding(flash: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[int] = []
+    pack = Forward.packed
+    monkeypatch.setattr(Forward, "packed", lambda self, *batch: packed.append(batch[2].sum()) or pack(self, *batch))
     draw = np.random.default_rng(0)
     ids = [draw.integers(3, VOCAB, int(draw.integers(4, 40))).tolist() for _ in range(80)]
     rows = Dataset.from_dict({"input_ids": ids, "completion_mask": [[0, 0] + [1] * (len(row) - 2) for row in ids]})
@@ -135,6 +137,7 @@ def test_vectors_are_those_with_padding(flash: str, tmp_path: Path) -> None:
         )
         embedded = made.embed(rows)
         assert embedded.plan.padding_share > 0
+        assert bool(packed) == (folder == "packed")
         return {cell: embedded.states(cell) for cell in cells.names}
 
     one, other = states(tiny_model("llama"), "plain"), states(model_with(flash), "packed")
