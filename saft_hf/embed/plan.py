@@ -20,6 +20,8 @@ KEY_BYTES = 16
 MIN_LEAVES, MAX_LEAVES = 64, 4096
 LEAF_BYTES = 64 * 2**20
 MAX_PADDING = 0.04
+_HELD_TOKENS = 4096
+"""Tokens whose keys and values a batch may hold, at least: they take far less than what is computed from them."""
 
 
 @dataclass(frozen=True)
@@ -192,14 +194,15 @@ def _sorted_rows(
 def _cut_batches(lengths: NDArray[np.int32], token_budget: int, prefix: int) -> NDArray[np.int64]:
     """Cut falling lengths where the budget is full, or earlier where a batch of fair size would pad too much.
 
-    Keys and values of a prefix of so many tokens stand before each row: they take memory as if they were fed.
+    Keys and values of a prefix of so many tokens stand before each row, and take memory too.
     """
     fair, total = token_budget // 8, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     bounds = [0]
     while bounds[-1] < len(lengths):
         first = bounds[-1]
         width = max(1, int(lengths[first]))
-        most = min(len(lengths) - first, max(1, token_budget // (width + prefix)))
+        held = max(token_budget, _HELD_TOKENS) // (width + prefix)
+        most = min(len(lengths) - first, max(1, min(token_budget // width, held)))
         padded = width * np.arange(1, most + 1)
         padding = 1 - (total[first + 1 : first + most + 1] - total[first]) / padded
         fits = np.flatnonzero((padded <= fair) | (padding <= MAX_PADDING))
