@@ -126,7 +126,7 @@ class Store:
     def leaves(self) -> set[int]:
         """The leaves of which there is a file, whole or not."""
         # Listed, not looked up: a network file system may remember for a while that a name was not there.
-        return {int(path.stem) for path in self.folder.glob("[0-9]*.safetensors")}
+        return {int(path.stem) for path in self.folder.glob("*.safetensors") if path.stem.isdecimal()}
 
     def claim(self, leaf: int, run_id: str) -> bool:
         """Take a leaf for this process; False where another one of the same run has taken it.
