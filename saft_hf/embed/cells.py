@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saft_hf.embed.backbone import Backbone
+from saft_hf.embed.forward import moved
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Readout, Rendering
 
@@ -101,10 +101,6 @@ def _forward(
 ) -> dict[str, Tensor]:
     device, skipped = backbone.device, 0 if prefix is None else len(prefix)
 
-    def moved(array: NDArray[Any]) -> Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
     needed = np.array([rendering.needed(cells.readouts) - skipped for rendering in renderings])
     ids = torch.zeros((len(renderings), int(needed.max())), dtype=torch.int64, pin_memory=device.type == "cuda")
     filled = ids.numpy()
@@ -114,11 +110,12 @@ def _forward(
     pooled = {}
     for readout in cells.readouts:
         defined = np.array([rendering.status_for(readout) == "ok" for rendering in renderings])
-        undefined = moved(~defined)[:, None]
+        undefined = moved(~defined, device)[:, None]
         if readout is Readout.MEAN:
-            weights = moved(_weights(renderings, defined, filled.shape, skipped))
+            weights = moved(_weights(renderings, defined, filled.shape, skipped), device)
         else:
-            places = moved(np.array([_place(rendering, readout) - skipped for rendering in renderings]) * defined)
+            read_at = np.array([_place(rendering, readout) - skipped for rendering in renderings])
+            places = moved(read_at * defined, device)
             rows = torch.arange(len(renderings), device=device)
         for layer in cells.layers:
             if readout is Readout.MEAN:

@@ -22,6 +22,16 @@ _SAME = 0.02
 """How far a token's state, in 16 bits, may lie from that of its equal in another row, relative to its norm."""
 
 
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on the CPU, in memory from which nothing waits for a copy to the device."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def moved(array: NDArray[Any], device: torch.device) -> Tensor:
+    """An array as a tensor on the device; nothing waits for it on a CUDA device."""
+    return pinned(torch.from_numpy(array), device).to(device, non_blocking=device.type == "cuda")
+
+
 class _StopForwardError(Exception):
     """Raised by the last hook that is needed, and caught where the forward was started."""
 
@@ -97,8 +107,8 @@ class Forward:
         """
         rows, width = input_ids.shape
         places = np.flatnonzero(np.arange(width) < lengths[:, None])
-        flat = self._moved(torch.from_numpy(places))
-        found = self(input_ids.flatten()[torch.from_numpy(places)][None], layers, **self._apart(lengths))
+        flat, ids = moved(places, self.device), input_ids.flatten()[torch.from_numpy(places)]
+        found = self(pinned(ids, self.device)[None], layers, **self._apart(lengths))
 
         def padded(states: Tensor) -> Tensor:
             whole = states.new_zeros(rows * width, states.shape[-1])
@@ -129,20 +139,16 @@ class Forward:
 
     def _apart(self, lengths: NDArray[np.int64]) -> dict[str, Any]:
         """What tells a model where packed rows begin; bounds too, which it would else wait for in every layer."""
-        bounds = self._moved(torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)))
-        positions = np.concatenate([np.arange(length) for length in lengths])
-        longest = int(lengths.max())
+        bounds, longest = np.concatenate([[0], np.cumsum(lengths)]), int(lengths.max())
+        positions = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
+        starts = moved(bounds.astype(np.int32), self.device)
         return {
-            "position_ids": self._moved(torch.from_numpy(positions))[None],
-            "cu_seq_lens_q": bounds,
-            "cu_seq_lens_k": bounds,
+            "position_ids": moved(positions, self.device)[None],
+            "cu_seq_lens_q": starts,
+            "cu_seq_lens_k": starts,
             "max_length_q": longest,
             "max_length_k": longest,
         }
-
-    def _moved(self, tensor: Tensor) -> Tensor:
-        pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
-        return pinned.to(self.device, non_blocking=True)
 
     def _watch(self, layer: int, found: dict[int, Tensor], last: int) -> Any:
         """Hook that keeps one layer's states, and stops the forward where it is the last one."""
