@@ -126,7 +126,7 @@ class Store:
     def leaves(self) -> set[int]:
         """The leaves of which there is a file, whole or not."""
         # Listed, not looked up: a network file system may remember for a while that a name was not there.
-        return {int(path.stem) for path in self.folder.glob("*.safetensors") if path.stem.isdecimal()}
+        return {int(path.stem) for path in self.folder.glob(f"{'[0-9]' * 5}.safetensors")}
 
     def claim(self, leaf: int, run_id: str) -> bool:
         """Take a leaf for this process; False where another one of the same run has taken it.
@@ -187,10 +187,10 @@ class Store:
         """Every key with its leaf and place; what stands in a leaf is checked when it is first read."""
         touch(self.folder)
         keys, leaves, places = [np.zeros((0, KEY_BYTES), np.uint8)], [np.zeros(0, int)], [np.zeros(0, int)]
-        for path in sorted(self.folder.glob("[0-9]*.safetensors")):
-            own = np.array(_mapped(path, _KEYS))
+        for leaf in sorted(self.leaves()):
+            own = np.array(_mapped(self.path(leaf), _KEYS))
             keys.append(own)
-            leaves.append(np.full(len(own), int(path.stem)))
+            leaves.append(np.full(len(own), leaf))
             places.append(np.arange(len(own)))
         return np.concatenate(keys), np.concatenate(leaves), np.concatenate(places)
 
