@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from shapes import matmul_rate, settle, weights_run, whole_model
+from shapes import matmul_rate, peak_mib, settle, weights_run, whole_model
 from task import ROOT, Task, alone
 
 from saft_hf.embed.cells import Cells, cell_name
@@ -152,14 +151,6 @@ class Clock:
     def read(self) -> tuple[float, float]:
         """Seconds on the wall, and of all threads."""
         return time.perf_counter() - self._begin[0], time.process_time() - self._begin[1]
-
-
-def peak_mib(device: str) -> float:
-    """Peak memory of this process on the device, in MiB; resident memory on a CPU."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated() / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def joined(parts: list[Part]) -> Part:

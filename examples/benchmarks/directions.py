@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from scipy.linalg import eigh
+from shapes import peak_mib
 
 from saft_hf.embed.reduce import tree_reduce
 from saft_hf.embed.world import World
@@ -75,12 +74,6 @@ def matmul_rate() -> float:
         _ = a @ a
         seconds.append(time.perf_counter() - clock)
     return 2 * 2048**3 / min(seconds)
-
-
-def peak_mib() -> float:
-    """Peak resident memory of this process, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def main() -> None:

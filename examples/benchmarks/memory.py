@@ -1,7 +1,7 @@
 """Peak memory and time of `fit` and `score_dataset` at 5,000 and at 50,000 rows: flat memory, linear time.
 
     python examples/benchmarks/memory.py
-    python examples/benchmarks/memory.py --rows 10000 100000 1000000 --most 1.6
+    python examples/benchmarks/memory.py --rows 10000 100000 1000000 --most 2
 
 Rows are synthetic, all different, and memory-mapped by `datasets`; the model is tiny and random. Each size runs in a
 fresh process. Its own memory is told apart from pages of files on disk (rows, vectors, libraries), which the system
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import random
-import resource
 import sys
 import tempfile
 import threading
@@ -24,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from datasets import Dataset, load_dataset
+from shapes import peak_mib
 
 from saft_hf import SAFTScorer
 from saft_hf.demo import demo_folder
@@ -92,12 +92,6 @@ def watched() -> Iterator[list[float]]:
     finally:
         ended.set()
         watcher.join()
-
-
-def peak_mib() -> float:
-    """Peak resident memory of this process in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def peak_of_scoring(path: str, readout: str) -> tuple[float, float, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from typing import Any
 
@@ -62,3 +64,11 @@ def settle(device: str) -> None:
     """Wait for what was launched."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
+
+
+def peak_mib(device: str = "cpu") -> float:
+    """Peak memory of this process on the device, in MiB; resident memory on a CPU."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
