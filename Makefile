@@ -25,7 +25,7 @@ lint: $(VENV)/.installed  ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-fix: $(VENV)/.installed  ## mend what ruff can mend
+fix: $(VENV)/.installed  ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

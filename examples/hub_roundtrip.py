@@ -18,7 +18,7 @@ import torch
 from datasets import load_dataset
 
 from saft_hf import SAFTScorer, SAFTSFTConfig, SAFTSFTTrainer
-from saft_hf.demo import demo_folder, demo_rows_path
+from saft_hf.assets import demo_folder, demo_rows_path
 
 
 def score_and_filter(user: str) -> None:

@@ -89,7 +89,7 @@ def measure(model: str, layer: int, readout: str, pool: Dataset, labelled: np.nd
     """Fit, filter and score one pool at one readout."""
     with tempfile.TemporaryDirectory() as folder:
         scorer = SAFTScorer(model, method="saft", layer=layer, readout=readout, dtype="float32", cache_dir=folder)
-        scorer.fit(pool, labelled=pool.select(labelled), on_refusal="keep")
+        scorer.fit(pool, labelled=pool.select(labelled), on_undecided="keep")
         scores = np.asarray(scorer.score_dataset(pool)[SCORE])
         try:
             kept = scorer.filter(pool).kept_indices

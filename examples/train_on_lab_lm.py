@@ -49,7 +49,7 @@ def work(options: argparse.Namespace) -> None:
         disable_tqdm=True,
         learning_rate=1e-4,
         saft_cache_dir=str(folder / "cache"),
-        saft_on_refusal="keep",
+        saft_on_undecided="keep",
     )
     call: dict[str, Any] = {"train_dataset": pool}
     if options.tuning == "lora":
@@ -58,7 +58,7 @@ def work(options: argparse.Namespace) -> None:
         )
     begin = time.perf_counter()
     if options.arm == "offline":
-        scorer = SAFTScorer(options.model, cache_dir=folder / "cache").fit(pool, labelled, on_refusal="keep")
+        scorer = SAFTScorer(options.model, cache_dir=folder / "cache").fit(pool, labelled, on_undecided="keep")
         kept = scorer.filter(pool).kept_indices
         scoring = time.perf_counter() - begin
         trainer = SFTTrainer(options.model, args, **{**call, "train_dataset": pool.select(kept)})

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-__version__ = version("saft-hf")
+from saft_hf.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from saft_hf.errors import SAFTArtifactError, SAFTError, SAFTHubError, SAFTInputError, SAFTUndecidedError

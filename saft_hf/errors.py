@@ -1,4 +1,4 @@
-"""The errors that saft_hf raises: every one says what was found, what was expected and how to mend it."""
+"""The errors that saft_hf raises: every one says what was found, what was expected and how to fix it."""
 
 from __future__ import annotations
 

@@ -13,12 +13,12 @@ from datasets import Dataset
 from huggingface_hub import CommitInfo
 from numpy.typing import NDArray
 
-from saft_hf.atomic import replacing, replacing_folder
 from saft_hf.decide import Decisions, write_audit
 from saft_hf.errors import SAFTInputError
-from saft_hf.publish import Destination, push_files
-from saft_hf.publish.hub import PRIVATE
-from saft_hf.pushed import PushedSplit
+from saft_hf.files import replacing, replacing_folder
+from saft_hf.hub import Destination, push_files
+from saft_hf.hub.push import PRIVATE
+from saft_hf.hub.split import PushedSplit
 
 AUDIT_FILE = "audit.parquet"
 SUMMARY_FILE = "saft_summary.json"
@@ -68,17 +68,17 @@ class FilterResult:
 
     @property
     def kept_indices(self) -> NDArray[np.int64]:
-        """Rows of the input that are kept, rising, `int64`."""
+        """Rows of the input that are kept, ascending, `int64`."""
         return self.decisions.kept
 
     @property
     def removed_indices(self) -> NDArray[np.int64]:
-        """Rows of the input that are removed, rising, `int64`."""
+        """Rows of the input that are removed, ascending, `int64`."""
         return self.decisions.removed
 
     @property
     def errored_indices(self) -> NDArray[np.int64]:
-        """Rows of the input that could not be scored, rising, `int64`."""
+        """Rows of the input that could not be scored, ascending, `int64`."""
         return self.decisions.errored
 
     @cached_property

@@ -9,7 +9,7 @@ from datasets import Dataset, load_dataset
 from hypothesis import settings
 
 from saft_hf import SAFTScorer
-from saft_hf.demo import demo_folder, demo_rows_path
+from saft_hf.assets import demo_folder, demo_rows_path
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -19,7 +19,7 @@ import torch
 from shapes import settle
 from task import ROOT, Task
 
-from saft_hf.embed.cells import Cells, read_batch
+from saft_hf.embed.features import Features, read_batch
 from saft_hf.embed.plan import make_plan
 from saft_hf.embed.survey import survey_renderings
 from saft_hf.render import Readout, Renderer, Rendering
@@ -33,7 +33,7 @@ def rules_of(renderings: list[Rendering], readout: Readout, budgets: list[int]) 
     usable, rules = np.flatnonzero(survey.usable), {}
     for budget in budgets:
         plan = make_plan(survey.keys, survey.lengths, survey.usable, token_budget=budget, bytes_per_row=1)
-        batches = [batch for leaf in range(plan.num_leaves) for batch in plan.leaf_batches(leaf)]
+        batches = [batch for shard in range(plan.num_shards) for batch in plan.shard_batches(shard)]
         rules[f"{budget:,} tokens"] = [plan.first_row[batch].tolist() for batch in batches]
     _, first = np.unique(survey.keys[usable], axis=0, return_index=True)
     rows = np.sort(usable[first])
@@ -54,21 +54,21 @@ def main() -> None:
     options = parser.parse_args()
     task, readout = Task.of(options), Readout(options.readout)
     source, device = task.source(), torch.device(task.device)
-    rows, cells = task.read_rows(), Cells((task.layer,), (readout,))
+    rows, features = task.read_rows(), Features((task.layer,), (readout,))
     renderings = Renderer(source.tokenizer)(rows[:])
     rules = rules_of(renderings, readout, options.budgets)
     seconds: dict[str, list[float]] = {name: [] for name in rules}
-    with source.opened(cells.layers, device) as backbone:
+    with source.opened(features.layers, device) as backbone:
         for _ in range(options.turns):
             for name, batches in rules.items():
                 begin = time.perf_counter()
                 for batch in batches:
-                    read_batch(backbone, [renderings[row] for row in batch], cells)
+                    read_batch(backbone, [renderings[row] for row in batch], features)
                 settle(task.device)
                 seconds[name].append(time.perf_counter() - begin)
     results = []
     for name, batches in rules.items():
-        lengths = [[renderings[row].needed(cells.readouts) for row in batch] for batch in batches]
+        lengths = [[renderings[row].needed(features.readouts) for row in batch] for batch in batches]
         fed = sum(len(batch) * max(batch) for batch in lengths)
         best = min(seconds[name])
         results.append(

@@ -30,9 +30,9 @@ import torch
 from shapes import matmul_rate, peak_mib, settle, weights_run, whole_model
 from task import ROOT, Task, alone
 
-from saft_hf.embed.cells import Cells, cell_name
+from saft_hf.distributed import World
 from saft_hf.embed.extract import Extractor
-from saft_hf.embed.world import World
+from saft_hf.embed.features import Features, feature_name
 from saft_hf.render import Readout, Renderer, Rendering
 from saft_hf.status import RowStatus
 
@@ -107,20 +107,20 @@ def our_way(task: Task, readout: Readout) -> Part:
     """Embed all rows into an empty store."""
     rows = task.read_rows()
     source, device = task.source(), torch.device(task.device)
-    cells = Cells((task.layer,), (readout,))
+    features = Features((task.layer,), (readout,))
     with tempfile.TemporaryDirectory() as folder:
 
         def extractor(store: str) -> Extractor:
             place, budget = Path(folder) / store, task.token_budget
             renderer = Renderer(source.tokenizer)
-            return source.extractor(renderer, cells, folder=place, world=World(), device=device, token_budget=budget)
+            return source.extractor(renderer, features, folder=place, world=World(), device=device, token_budget=budget)
 
         extractor("warm").embed(rows.select(range(BATCH)))  # loads the model, as for the plain way
         rate = matmul_rate(task.device, task.torch_dtype)
         clock = Clock()
         embedded = extractor("cold").embed(rows)
         seconds, cpu_seconds = clock.read()
-        name = cell_name(task.layer, readout)
+        name = feature_name(task.layer, readout)
         found = embedded.states(name)
     plan = embedded.plan
     sampled = {
@@ -244,7 +244,7 @@ def print_table(result: dict[str, Any]) -> None:
         lines.append([way, *(shown.format(found[key]) if key in found else "-" for key, shown in COLUMNS.items())])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+        print("  ".join(feature.rjust(width) for feature, width in zip(line, widths, strict=True)))
     chunks = ", ".join(f"{rate:.1f}" for rate in result["plain_rows_per_s_by_chunk"])
     print(f"\nplain: a random sample; rows/s of its {CHUNKS} chunks: {chunks}.")
     print("times_plain_unique counts equal renderings once: what is left without de-duplication.")

@@ -3,7 +3,7 @@
     python examples/benchmarks/directions.py
     python examples/benchmarks/directions.py --d 16384 --rows 2048
 
-Vectors are random with a power-law spectrum, summed leaf by leaf along the tree that `fit` uses. Each size runs in a
+Vectors are random with a power-law spectrum, summed shard by shard along the tree that `fit` uses. Each size runs in a
 fresh process. The share is that of a Llama shape of that width (see MODELS), read to its middle layer: the forward is
 counted in multiplications at this machine's measured float32 rate, as no model of that size runs here.
 """
@@ -21,8 +21,8 @@ import numpy as np
 from scipy.linalg import eigh
 from shapes import peak_mib
 
+from saft_hf.distributed import World
 from saft_hf.embed.reduce import tree_reduce
-from saft_hf.embed.world import World
 from saft_hf.score import Moments, principal_subspace
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,17 +33,17 @@ MODELS = {4096: (16, 11008), 8192: (40, 28672), 16384: (63, 53248)}
 """Hidden size -> blocks up to the middle layer and feed-forward width (Llama 2 7B, 2 70B, 3.1 405B)."""
 
 
-def measure(d: int, rows: int, leaves: int, k: int, dense: bool) -> dict[str, float]:
+def measure(d: int, rows: int, shards: int, k: int, dense: bool) -> dict[str, float]:
     """Seconds and peak MiB of summing and solving, at one width."""
     start = peak_mib()
     spread = np.arange(1, d + 1, dtype=np.float32) ** -0.5
 
-    def leaf(number: int) -> Moments:
-        count = rows * (number + 1) // leaves - rows * number // leaves
+    def shard(number: int) -> Moments:
+        count = rows * (number + 1) // shards - rows * number // shards
         return Moments.of(np.random.default_rng(number).standard_normal((count, d), dtype=np.float32) * spread)
 
     clock = time.perf_counter()
-    total = tree_reduce(World(), leaves, leaf, Moments.merge)
+    total = tree_reduce(World(), shards, shard, Moments.merge)
     assert total is not None
     summed = time.perf_counter() - clock
     clock = time.perf_counter()
@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--d", type=int, nargs="+", default=(4096, 8192))
     parser.add_argument("--rows", type=int, default=12_000)
-    parser.add_argument("--leaves", type=int, default=64)
+    parser.add_argument("--shards", type=int, default=64)
     parser.add_argument("--k", type=int, default=4)
     parser.add_argument("--dense_up_to", type=int, default=4096, help="also solve the whole matrix, up to this width")
     parser.add_argument("--output", type=Path, default=ROOT / "out" / "directions.json")
@@ -89,7 +89,7 @@ def main() -> None:
     results = []
     for d in options.d:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
-            work = (d, options.rows, options.leaves, options.k, d <= options.dense_up_to)
+            work = (d, options.rows, options.shards, options.k, d <= options.dense_up_to)
             results.append(alone.submit(measure, *work).result())
         print("  ".join(f"{name} {value:,.4g}" for name, value in results[-1].items()), flush=True)
     options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -80,16 +80,16 @@ def scoring(task: Task, way: str) -> float:
     """Seconds of scoring every row."""
     rows = task.read_rows()
     model = whole_model(task.model, task.device, task.torch_dtype)
-    options = {} if way in ("auto", "reference") else {"readout": way, "method": "saft", "expected_share": 0.1}
+    options = {} if way in ("auto", "reference") else {"readout": way, "method": "saft", "contamination": 0.1}
     with tempfile.TemporaryDirectory() as folder:
 
         def scorer(store: str) -> SAFTScorer:
             return SAFTScorer(model, processing_class=task.tokenizer, cache_dir=f"{folder}/{store}", **options)
 
         labelled = rows.shuffle(seed=0).select(range(LABELS)) if way == "auto" else None
-        scorer("warm").fit(rows.select(range(64)), on_refusal="keep")
+        scorer("warm").fit(rows.select(range(64)), on_undecided="keep")
         begin = time.perf_counter()
-        scorer("cold").fit(rows, labelled, on_refusal="keep").score_dataset(rows)
+        scorer("cold").fit(rows, labelled, on_undecided="keep").score_dataset(rows)
         settle(task.device)
         return time.perf_counter() - begin
 

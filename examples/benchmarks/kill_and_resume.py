@@ -24,8 +24,8 @@ from datasets import load_dataset
 from launch import finish, kill, start
 
 from saft_hf import SAFTScorer
-from saft_hf.demo import demo_folder, demo_rows_path
-from saft_hf.embed.world import World
+from saft_hf.assets import demo_folder, demo_rows_path
+from saft_hf.distributed import World
 
 KILLS_IN_A_ROUND = 5
 
@@ -36,13 +36,13 @@ def work(store: str, out: str, rows: int) -> None:
     pool = load_dataset("json", data_files=str(demo_rows_path()), split="train", cache_dir=str(cache))
     pool = pool.select(range(min(rows, len(pool))))
     scorer = SAFTScorer(str(demo_folder()), method="saft", layer=2, readout="response_mean", cache_dir=f"{store}/saft")
-    scorer.fit(pool, pool.shuffle(seed=0).select(range(100)), on_refusal="keep")
-    result = scorer.filter(pool, on_refusal="keep")
+    scorer.fit(pool, pool.shuffle(seed=0).select(range(100)), on_undecided="keep")
+    result = scorer.filter(pool, on_undecided="keep")
     if World().is_main:
         Path(out).mkdir(parents=True)
         result.save_audit(f"{out}/audit.parquet")
         np.save(f"{out}/scores.npy", result.scores)
-    with World().together("ending"):
+    with World().sync_errors("ending"):
         pass
     sys.stdout.flush()
     os._exit(0)  # all is written; torch's idle threads need no farewell

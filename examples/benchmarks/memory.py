@@ -26,7 +26,7 @@ from datasets import Dataset, load_dataset
 from shapes import peak_mib
 
 from saft_hf import SAFTScorer
-from saft_hf.demo import demo_folder
+from saft_hf.assets import demo_folder
 
 WORDS = (
     "amber",
@@ -100,7 +100,7 @@ def peak_of_scoring(path: str, readout: str) -> tuple[float, float, float]:
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, watched() as own:
         scorer = SAFTScorer(
-            str(demo_folder()), method="saft", layer=2, readout=readout, expected_share=0.1, cache_dir=folder
+            str(demo_folder()), method="saft", layer=2, readout=readout, contamination=0.1, cache_dir=folder
         )
         scorer.fit(rows)
         scorer.score_dataset(rows)

@@ -22,9 +22,9 @@ from datasets import Dataset
 from shapes import settle
 from task import ROOT, Task
 
-from saft_hf.embed.cells import Cells, cell_name
+from saft_hf.distributed import World
+from saft_hf.embed.features import Features, feature_name
 from saft_hf.embed.source import ModelSource
-from saft_hf.embed.world import World
 from saft_hf.render import Readout, Renderer
 
 TURNS = 2
@@ -46,14 +46,14 @@ def with_system_prompt(rows: Dataset, words: int) -> Dataset:
 
 def measure(task: Task, source: ModelSource, rows: Dataset, readout: Readout) -> dict[str, Any]:
     """Seconds of both ways, and how far their vectors are apart."""
-    cells, device = Cells((task.layer,), (readout,)), torch.device(task.device)
+    features, device = Features((task.layer,), (readout,)), torch.device(task.device)
     seconds: dict[bool, list[float]] = {True: [], False: []}
     found = {}
     with tempfile.TemporaryDirectory() as folder:
 
         def embed(name: str, shares: bool, data: Dataset) -> Any:
             place, renderer = Path(folder) / name, Renderer(source.tokenizer)
-            extractor = source.extractor(renderer, cells, folder=place, world=World(), device=device)
+            extractor = source.extractor(renderer, features, folder=place, world=World(), device=device)
             extractor.shares_prefix = extractor.shares_prefix and shares
             return extractor.embed(data)
 
@@ -64,7 +64,7 @@ def measure(task: Task, source: ModelSource, rows: Dataset, readout: Readout) ->
                 embedded = embed(f"{turn}-{shares}", shares, rows)
                 settle(task.device)
                 taken.append(time.perf_counter() - begin)
-                found[shares] = embedded.states(cell_name(task.layer, readout)), embedded.plan
+                found[shares] = embedded.states(feature_name(task.layer, readout)), embedded.plan
     (one, plan), (other, plain) = found[True], found[False]
     return {
         "readout": readout.value,

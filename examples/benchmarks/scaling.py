@@ -22,9 +22,9 @@ import torch
 from launch import finish, start
 from task import ROOT, Task
 
-from saft_hf.embed.cells import Cells
+from saft_hf.distributed import World
 from saft_hf.embed.extract import Extractor
-from saft_hf.embed.world import World
+from saft_hf.embed.features import Features
 from saft_hf.render import Readout, Renderer
 
 WANTED = 1.8
@@ -39,13 +39,13 @@ class Alone(World):
 def work(task: Task, readout: str, turns: int, folder: Path) -> None:
     """One of the processes; the first one writes what it found, turn by turn."""
     world, source = World(), task.source()
-    cells, device = Cells((task.layer,), (Readout(readout),)), torch.device(task.device)
+    features, device = Features((task.layer,), (Readout(readout),)), torch.device(task.device)
     data = task.read_rows()
 
     def embed(store: str, among: World, rows: int = len(data)) -> tuple[float, float]:
         """Wall and processor seconds."""
         renderer, place = Renderer(source.tokenizer), folder / store
-        extractor: Extractor = source.extractor(renderer, cells, folder=place, world=among, device=device)
+        extractor: Extractor = source.extractor(renderer, features, folder=place, world=among, device=device)
         begin = time.perf_counter(), time.process_time()
         extractor.embed(data.select(range(rows)))
         return time.perf_counter() - begin[0], time.process_time() - begin[1]

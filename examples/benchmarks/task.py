@@ -14,7 +14,7 @@ from datasets import Dataset, load_dataset
 from shapes import SHAPES, config_of, whole_model
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from saft_hf.demo import demo_folder, demo_rows_path
+from saft_hf.assets import demo_folder, demo_rows_path
 from saft_hf.embed.source import ModelSource
 
 ROOT = Path(__file__).resolve().parents[2]

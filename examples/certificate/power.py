@@ -51,7 +51,7 @@ def best_share(pool: Pool, alpha: float) -> float:
 
 
 def power(pool: Pool, labels: int, alpha: float, delta: float, draws: int, stratified: bool) -> str:
-    """One cell: issued, kept, false."""
+    """One feature: issued, kept, false."""
     rng = np.random.default_rng(1)
     kept, false = np.zeros(draws), 0
     for i in range(draws):
@@ -89,9 +89,9 @@ def main() -> None:
         pool = make_pool(share, auroc)
         for alpha in options.alpha:
             for labels in LABELS:
-                cells = [power(pool, labels, alpha, options.delta, options.draws, form) for form in forms]
+                features = [power(pool, labels, alpha, options.delta, options.draws, form) for form in forms]
                 row = f"| {share:7.0%} | {auroc:5} | {alpha:5} | {best_share(pool, alpha):4.0%} | {labels:6} |"
-                print(row + "".join(f" {cell} |" for cell in cells), flush=True)
+                print(row + "".join(f" {feature} |" for feature in features), flush=True)
 
 
 if __name__ == "__main__":

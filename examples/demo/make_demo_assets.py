@@ -1,4 +1,4 @@
-"""Make what `saft_hf.demo` ships: 600 labelled rows, and a tiny language model trained on such text.
+"""Make what `saft_hf.assets` ships: 600 labelled rows, and a tiny language model trained on such text.
 
     python examples/demo/make_demo_assets.py                        # rows, tokenizer, model: three minutes
     python examples/demo/make_demo_assets.py --rows-only --out out  # the rows alone

@@ -2,8 +2,8 @@
 
 Pools are drawn from a folder of labelled JSON lines (`messages`, `is_safe`): easy = benign instructions with unsafe
 question-answer pairs mixed in; hard = safe and unsafe pairs; refusals = easy with safe answers to harmful prompts among
-its benign rows. In every cell of the tables labels are drawn anew many times, and scores are judged on the rest of the
-pool, which chose nothing. Vectors are taken once and kept under `--cache`.
+its benign rows. In every column of the tables labels are drawn again many times, and scores are judged on the rest of
+the pool, which chose nothing. Vectors are taken once and kept under `--cache`.
 
     python examples/directed/compare.py --model ../shared/lab-lm --data ../shared/data
     python examples/directed/compare.py --rows 600 --draws 3 --shares 0.1 --labels 100 --shuffled 5    # a quick look
@@ -24,9 +24,9 @@ from sklearn.linear_model import LogisticRegression
 
 from saft_hf.decide import calibrate_published, flagged
 from saft_hf.decide.aims import ThresholdAim, threshold_for_aim
-from saft_hf.embed.cells import Cells, cell_name
+from saft_hf.distributed import World
+from saft_hf.embed.features import Features, feature_name
 from saft_hf.embed.source import ModelSource
-from saft_hf.embed.world import World
 from saft_hf.errors import SAFTUndecidedError
 from saft_hf.render import Readout, Renderer
 from saft_hf.score import Moments, principal_subspace, saft_scores
@@ -41,9 +41,9 @@ Parts = Sequence[Sequence[str]]
 
 @dataclass(frozen=True)
 class Vectors:
-    """Everything that was read: for each cell float32 [rows, d], and what is known of each row."""
+    """Everything that was read: for each feature float32 [rows, d], and what is known of each row."""
 
-    cells: dict[str, np.ndarray]
+    features: dict[str, np.ndarray]
     layer_of: dict[str, int]
     num_layers: int
     harmful: np.ndarray
@@ -52,18 +52,18 @@ class Vectors:
 
     @cached_property
     def published(self) -> str:
-        """The cell of the published score."""
-        return cell_name(self.num_layers // 2, Readout.START)
+        """The feature of the published score."""
+        return feature_name(self.num_layers // 2, Readout.START)
 
     @cached_property
     def defaults(self) -> dict[str, int]:
-        """The cells that `auto` reads, with their layers."""
+        """The features that `auto` reads, with their layers."""
         layers = {self.num_layers // 2, 3 * self.num_layers // 4, self.num_layers}
-        return {cell: layer for cell, layer in self.layer_of.items() if layer in layers}
+        return {feature: layer for feature, layer in self.layer_of.items() if layer in layers}
 
 
 class Pool:
-    """One mixture, with the components of every cell."""
+    """One mixture, with the components of every feature."""
 
     def __init__(self, name: str, vectors: Vectors, rows: np.ndarray) -> None:
         self.name = name
@@ -71,14 +71,14 @@ class Pool:
         self.harmful = vectors.harmful[rows]
         self.prompt = vectors.prompt[rows]
         self.refusal = vectors.source[rows] == "refusals"
-        own = {cell: states[rows] for cell, states in vectors.cells.items()}
-        spaces = {cell: principal_subspace(Moments.of(own[cell]), COMPONENTS, clip=True) for cell in own}
+        own = {feature: states[rows] for feature, states in vectors.features.items()}
+        spaces = {feature: principal_subspace(Moments.of(own[feature]), COMPONENTS, clip=True) for feature in own}
         self.frame = Frame.of(spaces)
         self.at = self.frame.coordinates(own)
         self.moments = Moments.of(self.at)
         self.saft = saft_scores(own[vectors.published], spaces[vectors.published], KS)
-        # What `auto` sees: the default cells alone.
-        self.auto_frame = Frame.of({cell: spaces[cell] for cell in vectors.defaults})
+        # What `auto` sees: the default features alone.
+        self.auto_frame = Frame.of({feature: spaces[feature] for feature in vectors.defaults})
         self.auto_at = self.at[:, self.frame.columns(tuple(vectors.defaults))]
         self.auto_moments = Moments.of(self.auto_at)
         self.selected: dict[tuple[bytes, bytes], Selection] = {}
@@ -93,9 +93,9 @@ class Pool:
         difference = self.difference(labelled, self.at, self.harmful)
         return self.at @ combine(difference, self.frame, self.moments, parts, shrinkage)
 
-    def regression(self, labelled: np.ndarray, cells: Sequence[str], strength: float) -> np.ndarray:
+    def regression(self, labelled: np.ndarray, features: Sequence[str], strength: float) -> np.ndarray:
         """Logistic regression on whitened components."""
-        columns = self.frame.columns(cells)
+        columns = self.frame.columns(features)
         white = self.at[:, columns] / np.sqrt(np.diag(self.moments.covariance)[columns])
         model = LogisticRegression(C=strength, class_weight="balanced", max_iter=500)
         return white @ model.fit(white[labelled], self.harmful[labelled]).coef_[0]
@@ -137,17 +137,17 @@ def read_vectors(args: argparse.Namespace) -> Vectors:
     dataset = concatenate_datasets([part for part, _ in parts])
     source = ModelSource(args.model)
     num_layers = source.shape.num_layers
-    cells = Cells(tuple(args.layers or range(1, num_layers + 1)), READOUTS)
-    folder = args.cache / "-".join(cells.names).replace("response_", "")
-    extractor = source.extractor(Renderer(source.tokenizer), cells, folder=folder, world=World())
+    features = Features(tuple(args.layers or range(1, num_layers + 1)), READOUTS)
+    folder = args.cache / "-".join(features.names).replace("response_", "")
+    extractor = source.extractor(Renderer(source.tokenizer), features, folder=folder, world=World())
     embedded = extractor.embed(dataset)
-    states = {cell: embedded.states(cell) for cell in cells.names}
+    states = {feature: embedded.states(feature) for feature in features.names}
     if unread := sum(np.isnan(found).any(axis=1) for found in states.values()).astype(bool).sum():
         raise SystemExit(f"{unread} rows cannot be read at every readout: give data with prompts and answers")
     prompts = ["\0".join(turn["content"] for turn in messages[:-1]) for messages in dataset["messages"]]
     return Vectors(
         states,
-        {cell_name(layer, readout): layer for layer in cells.layers for readout in READOUTS},
+        {feature_name(layer, readout): layer for layer in features.layers for readout in READOUTS},
         num_layers,
         np.asarray(dataset["is_safe"]) == 0,
         np.unique(prompts, return_inverse=True)[1],
@@ -208,23 +208,25 @@ def published(pool: Pool, labelled: np.ndarray) -> tuple[np.ndarray, float]:
 
 def ways(pool: Pool) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """What is compared: name -> labelled rows -> scores of the pool."""
-    cells, few = list(pool.vectors.layer_of), list(pool.vectors.defaults)
-    ends = [cell for cell in few if pool.vectors.layer_of[cell] != 3 * pool.vectors.num_layers // 4]
+    features, few = list(pool.vectors.layer_of), list(pool.vectors.defaults)
+    ends = [feature for feature in few if pool.vectors.layer_of[feature] != 3 * pool.vectors.num_layers // 4]
     found: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "saft, k by F1": lambda rows: published(pool, rows)[0],
         "auto": lambda rows: pool.auto(rows, pool.select(rows, pool.harmful)),
     }
     for shrinkage in (0.3, SHRINKAGE, 0.7, 1.0):
         found |= {
-            f"weighted, {shrinkage:g}": lambda rows, s=shrinkage: pool.directed(rows, [(cell,) for cell in few], s),
+            f"weighted, {shrinkage:g}": lambda rows, s=shrinkage: pool.directed(
+                rows, [(feature,) for feature in few], s
+            ),
             f"joint, {shrinkage:g}": lambda rows, s=shrinkage: pool.directed(rows, [few], s),
         }
-    found["weighted, every layer"] = lambda rows: pool.directed(rows, [(cell,) for cell in cells])
+    found["weighted, every layer"] = lambda rows: pool.directed(rows, [(feature,) for feature in features])
     for strength in (0.001, 0.01, 0.1):
         found[f"one regression, C={strength:g}"] = lambda rows, c=strength: pool.regression(rows, ends, c)
-    for cell in cells:
-        found[f"mean difference {cell}"] = lambda rows, c=cell: pool.directed(rows, [[c]], 1.0)
-        found[f"directed {cell}"] = lambda rows, c=cell: pool.directed(rows, [[c]])
+    for feature in features:
+        found[f"mean difference {feature}"] = lambda rows, c=feature: pool.directed(rows, [[c]], 1.0)
+        found[f"directed {feature}"] = lambda rows, c=feature: pool.directed(rows, [[c]])
     return found
 
 
@@ -261,7 +263,7 @@ def compare_decisions(pools: list[Pool], labels: int, times: int) -> None:
         for labelled in draws(pool, labels, times):
             rest = np.setdiff1d(np.arange(pool.harmful.size), labelled)
             found = pool.select(labelled, pool.harmful)
-            refused.append(found.refusal is not None)
+            refused.append(found.undecided is not None)
             scores = pool.auto(labelled, found)
             cuts = {"saft, k and tau by F1": published(pool, labelled)}
             for aim in aims:
@@ -292,7 +294,7 @@ def compare_shuffled(pools: list[Pool], labels: int, times: int) -> None:
         rng, refused = np.random.default_rng(1), 0
         for _ in range(times):
             labelled = rng.choice(pool.harmful.size, labels, replace=False)
-            refused += pool.select(labelled, rng.permutation(pool.harmful)).refusal is not None
+            refused += pool.select(labelled, rng.permutation(pool.harmful)).undecided is not None
         row.append(f"{100 * refused / times:.1f}")
     show([pool.name for pool in pools], {"refused": row})
 

@@ -18,10 +18,10 @@ import numpy as np
 from datasets import Dataset, load_dataset
 from scipy.stats import rankdata
 
-from saft_hf.embed.cells import Cells, cell_name
+from saft_hf.assets import reference_columns
+from saft_hf.distributed import World
+from saft_hf.embed.features import Features, feature_name
 from saft_hf.embed.source import ModelSource
-from saft_hf.embed.world import World
-from saft_hf.reference import reference_columns
 from saft_hf.render import Readout, Renderer
 from saft_hf.score.reference import ReferenceScore, choose_reference, reference_threshold
 from saft_hf.scorer.referenced import laid_out_like
@@ -40,21 +40,21 @@ Vectors = dict[str, np.ndarray]
 
 
 class Reader:
-    """Rows to vectors of all cells, once for every set of rows."""
+    """Rows to vectors of all features, once for every set of rows."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.source = ModelSource(args.model)
         deep = self.source.shape.num_layers
         self.layers = tuple(sorted({deep // 2, 3 * deep // 4, deep}))
-        self.cells = Cells(self.layers, READOUTS)
+        self.features = Features(self.layers, READOUTS)
         renderer = Renderer(self.source.tokenizer)
-        self.extractor = self.source.extractor(renderer, self.cells, folder=args.cache, world=World())
+        self.extractor = self.source.extractor(renderer, self.features, folder=args.cache, world=World())
 
     def __call__(self, dataset: Dataset) -> Vectors:
         """Vectors of the rows that can be read at every readout."""
         embedded = self.extractor.embed(dataset)
-        found = {name: embedded.states(name) for name in self.cells.names}
+        found = {name: embedded.states(name) for name in self.features.names}
         whole = np.all([np.isfinite(vectors).all(axis=1) for vectors in found.values()], axis=0)
         return {name: vectors[whole] for name, vectors in found.items()}
 
@@ -79,7 +79,7 @@ def auroc(benign: np.ndarray, unsafe: np.ndarray) -> float:
 def measure(reference: ReferenceScore, benign: np.ndarray, unsafe: np.ndarray, told: np.ndarray) -> list[float]:
     """AUROC, share left beside the pool's, kept share of benign rows and of those told, in %; cut or not."""
     decision = reference_threshold(reference, np.concatenate([benign, unsafe]))
-    cut = decision.threshold if decision.refusal is None else np.inf
+    cut = decision.threshold if decision.undecided is None else np.inf
     kept_benign, kept_unsafe = benign <= cut, unsafe <= cut
     area = left = np.nan
     if unsafe.size:
@@ -87,7 +87,7 @@ def measure(reference: ReferenceScore, benign: np.ndarray, unsafe: np.ndarray, t
         area, left = auroc(benign, unsafe), kept_unsafe.sum() / (kept_benign.sum() + kept_unsafe.sum()) / share
     refusals = 100 * (told <= cut).mean() if told.size else np.nan
     absolute = 100 * (told <= reference.threshold).mean() if told.size else np.nan
-    return [area, left, 100 * kept_benign.mean(), refusals, absolute, 100.0 * (decision.refusal is not None)]
+    return [area, left, 100 * kept_benign.mean(), refusals, absolute, 100.0 * (decision.undecided is not None)]
 
 
 def pools(scores: dict[str, np.ndarray], args: argparse.Namespace, seed: int) -> dict[str, tuple[np.ndarray, ...]]:
@@ -128,16 +128,16 @@ def main() -> None:
     ours = read(laid_out_like(read.rows("alpaca_benign", True), reference, read.extractor.renderer))
     files = {name: read.file(name, True) for name in (*BENIGN, "hard_negatives_refusals")}
     files |= {name: read.file("beavertails_pairs", name == "safe") for name in ("safe", "unsafe")}
-    by_readout = {readout: [cell_name(layer, readout) for layer in read.layers] for readout in READOUTS}
+    by_readout = {readout: [feature_name(layer, readout) for layer in read.layers] for readout in READOUTS}
     ways: dict[str, list[tuple[str, ...]]] = {
-        "best layer, response_start (the default)": [(cell,) for cell in by_readout[Readout.START]],
-        "best layer, response_mean": [(cell,) for cell in by_readout[Readout.MEAN]],
+        "best layer, response_start (the default)": [(feature,) for feature in by_readout[Readout.START]],
+        "best layer, response_mean": [(feature,) for feature in by_readout[Readout.MEAN]],
         "best layer, both": list(zip(*by_readout.values(), strict=True)),
-        "all cells": [tuple(read.cells.names)],
+        "all features": [tuple(read.features.names)],
     }
     for way, candidates in ways.items():
         reference = choose_reference(ours, candidates, harmful, groups)
-        print(f"\n{way}: {', '.join(reference.score.cells)}; out-of-fold AUROC {reference.auroc:.3f}", end="")
+        print(f"\n{way}: {', '.join(reference.score.features)}; out-of-fold AUROC {reference.auroc:.3f}", end="")
         print(f", absolute threshold {reference.threshold:.2f}; mean over {args.seeds} draws")
         scores = {name: reference.score(vectors) for name, vectors in files.items()}
         rows: dict[str, list[list[float]]] = {}
@@ -148,8 +148,11 @@ def main() -> None:
         print(f"{'':42s}" + "".join(title.rjust(18) for title in titles))
         for name, found in rows.items():
             means = np.mean(found, axis=0)
-            cells = [format(value, ".3f" if i < 2 else ".1f") for i, value in enumerate(means)]
-            print(f"{name:42s}" + "".join(("-" if cell == "nan" else cell).rjust(18) for cell in cells), flush=True)
+            features = [format(value, ".3f" if i < 2 else ".1f") for i, value in enumerate(means)]
+            print(
+                f"{name:42s}" + "".join(("-" if feature == "nan" else feature).rjust(18) for feature in features),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -79,13 +79,13 @@ class ScorerArguments:
     )
     aim: str | None = field(
         default=None,
-        metadata={"help": "Of the threshold: `benign_loss=0.05`, `recall=0.9`, `share=0.1` or `f1`."},
+        metadata={"help": "Of the threshold: `fpr=0.05`, `recall=0.9`, `share=0.1` or `f1`."},
     )
     k: int | None = field(
         default=None, metadata={"help": "Directions to sum; by default chosen from 1 to 4 on labels."}
     )
     threshold: float | None = field(default=None, metadata={"help": "Remove rows with a score above it."})
-    expected_share: float | None = field(
+    contamination: float | None = field(
         default=None, metadata={"help": "Remove this share of the pool, the rows with the highest scores."}
     )
     vector_dtype: str = field(
@@ -93,7 +93,7 @@ class ScorerArguments:
     )
     max_length: int = field(default=1024, metadata={"help": "Rows are cut to this many tokens, as SFTTrainer would."})
     fit_rows: int | None = field(default=None, metadata={"help": "Fit on the first so many rows only."})
-    on_refusal: str = field(
+    on_undecided: str = field(
         default="raise", metadata={"help": "Where no threshold can honestly be chosen: `raise`, or `keep` every row."}
     )
     on_error: str = field(

@@ -56,7 +56,7 @@ def _find(plans: Sequence[CachedPlan], name: str, cache_dir: Path) -> CachedPlan
 
 def _list(plans: Sequence[CachedPlan], cache_dir: Path) -> None:
     for plan in plans:
-        cells, rows = plan.describe()
+        features, rows = plan.describe()
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.used))
-        print(f"{plan.name}  {used}  {plan.size / 1e6:>10,.1f} MB  {rows:>9,} vectors at {', '.join(cells) or '-'}")
+        print(f"{plan.name}  {used}  {plan.size / 1e6:>10,.1f} MB  {rows:>9,} vectors at {', '.join(features) or '-'}")
     print(f"{len(plans)} plans, {sum(plan.size for plan in plans) / 1e6:,.1f} MB in {cache_dir}.")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from saft_hf.atomic import replacing
 from saft_hf.cli.arguments import CertifyArguments, parse_with
 from saft_hf.cli.data import load_pool_and_labels, load_rows
 from saft_hf.cli.pipeline import SCORER, fit_lines, fitted_scorer, output_folder, print_table
-from saft_hf.embed.world import World
+from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
+from saft_hf.files import replacing
 
 CERTIFICATE_FILE = "certificate.json"
 
@@ -40,7 +40,7 @@ def run(argv: Sequence[str]) -> None:
         stratify_by=own.stratify_by,
         on_error="keep" if options.on_error == "keep" else "exclude",
     )
-    with world.together("saving"):
+    with world.sync_errors("saving"):
         if not world.is_main:
             return
         with replacing(folder / CERTIFICATE_FILE) as [file]:

@@ -12,11 +12,11 @@ from datasets.exceptions import DatasetsError
 
 from saft_hf.cli.arguments import DatasetArguments
 from saft_hf.errors import SAFTInputError
-from saft_hf.publish import Repository, Source, persistently
-from saft_hf.publish.network import scrub
+from saft_hf.hub import Repository, Source, with_retries
+from saft_hf.hub.network import redact
 
 _READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
-_PACKED = {".gz", ".zst", ".bz2", ".xz"}
+_COMPRESSED = {".gz", ".zst", ".bz2", ".xz"}
 
 
 def load_rows(
@@ -73,7 +73,7 @@ def pin(name: str, revision: str | None) -> str | None:
     if not is_on_hub(name) or datasets.config.HF_HUB_OFFLINE:
         return revision
     where = Repository(name, "dataset", revision)
-    found: str | None = persistently(lambda: where.api.dataset_info(name, revision=revision), where, seconds=30.0).sha
+    found: str | None = with_retries(lambda: where.api.dataset_info(name, revision=revision), where, seconds=30.0).sha
     return found
 
 
@@ -152,7 +152,7 @@ def _load_from_hub(name: str, config: str | None, *, split: str, revision: str |
         kind = "" if isinstance(error, ValueError) else "no dataset could be read. "
         raise SAFTInputError(
             f"{name}: {kind}`--dataset_config` is {config!r}, `--dataset_train_split` {split!r}. datasets said: "
-            f"{type(error).__name__}: {scrub(str(error))}"
+            f"{type(error).__name__}: {redact(str(error))}"
         ) from error
     if not streaming:
         return loaded
@@ -167,7 +167,7 @@ def _rows_of(stream: IterableDataset) -> Iterator[dict[str, Any]]:
 
 
 def _reader_of(path: Path) -> str | None:
-    suffixes = [suffix for suffix in path.suffixes if suffix not in _PACKED]
+    suffixes = [suffix for suffix in path.suffixes if suffix not in _COMPRESSED]
     return _READERS.get(suffixes[-1]) if suffixes else None
 
 

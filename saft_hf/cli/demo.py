@@ -9,11 +9,11 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
+from saft_hf.assets import demo_folder, demo_rows_path
 from saft_hf.cli.arguments import DatasetArguments, parse
 from saft_hf.cli.pipeline import count_lines, filter_and_save, fit_lines, print_table
 from saft_hf.decide import read_labels, resolve_label_column
-from saft_hf.demo import demo_folder, demo_rows_path
-from saft_hf.embed.world import World
+from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.result import FilterResult
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from saft_hf.atomic import replacing
 from saft_hf.cli.experiment import load_source, parse_config
 from saft_hf.cli.pipeline import print_table
 from saft_hf.evaluate.callback import EVALUATION_FILE, summary_lines
@@ -14,6 +13,7 @@ from saft_hf.evaluate.config import EvaluationConfig
 from saft_hf.evaluate.examiner import Examiner
 from saft_hf.evaluate.measure import summarise
 from saft_hf.evaluate.tuning import load
+from saft_hf.files import replacing
 
 
 def run(argv: Sequence[str]) -> None:

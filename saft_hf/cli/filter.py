@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from saft_hf.cli.arguments import parse
 from saft_hf.cli.pipeline import count_lines, filter_and_save, fit_lines, print_table
-from saft_hf.embed.world import World
+from saft_hf.distributed import World
 
 
 def run(argv: Sequence[str]) -> None:

@@ -9,8 +9,8 @@ from importlib import import_module
 
 from accelerate import PartialState
 
-from saft_hf import __version__
 from saft_hf.errors import SAFTError
+from saft_hf.version import __version__
 
 # Command -> what it does, in a line; the module of the same name (with `_` for `-`) has `run(argv)`.
 COMMANDS = {

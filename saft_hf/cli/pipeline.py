@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from saft_hf.cli.arguments import Arguments, OutputArguments
 from saft_hf.cli.data import load_pool_and_labels, source_of
-from saft_hf.embed.world import World
+from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.result import FilterResult
 from saft_hf.scorer import SAFTScorer
@@ -44,7 +44,7 @@ def fitted_scorer(arguments: Arguments, pool: Dataset, labelled: Dataset | None)
         method=options.method,
         k=options.k,
         threshold=options.threshold,
-        expected_share=options.expected_share,
+        contamination=options.contamination,
         dtype=model.dtype,
         attn_implementation=model.attn_implementation,
         vector_dtype=options.vector_dtype,
@@ -60,7 +60,7 @@ def fitted_scorer(arguments: Arguments, pool: Dataset, labelled: Dataset | None)
         label_sampling=dataset.label_sampling,  # type: ignore[arg-type] # fit says what it takes
         aim=options.aim,
         fit_rows=options.fit_rows,
-        on_refusal=options.on_refusal,  # type: ignore[arg-type]
+        on_undecided=options.on_undecided,  # type: ignore[arg-type]
     )
 
 
@@ -97,11 +97,11 @@ def filter_and_save(arguments: Arguments) -> tuple[FilterResult, SAFTScorer, Dat
         refusal_column=options.refusal_column,
     )
     result.summary |= {"source": source_of(dataset)} if source_of(dataset) else {}
-    with world.together("saving"):
+    with world.sync_errors("saving"):
         if world.is_main:
             result.save(folder, file_format=output.output_format)  # type: ignore[arg-type]
             scorer.save_pretrained(folder / SCORER)
-    with world.together("pushing"):
+    with world.sync_errors("pushing"):
         if world.is_main:
             push_scorer(scorer, output, result.summary)
             if output.push_to_hub:
@@ -153,8 +153,8 @@ def fit_lines(scorer: SAFTScorer) -> dict[str, Any]:
         best = selection["candidates"][0]
         lines["in use"] = f"{selection['winner']} (p = {selection['p_value']:.3g} for the whole choice)"
         lines["best AUROC, out of fold"] = f"{best['auroc']:.3f} ({best['name']})"
-    if summary["refusal"]:
-        lines["cannot tell"] = summary["refusal"]
+    if summary["undecided"]:
+        lines["cannot tell"] = summary["undecided"]
     return lines
 
 

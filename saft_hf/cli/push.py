@@ -9,11 +9,11 @@ from pathlib import Path
 from safetensors import safe_open
 from trl import TrlParser
 
-from saft_hf.artifact import TENSORS_FILE
 from saft_hf.cli.arguments import HubArguments, parsed
 from saft_hf.errors import SAFTInputError
-from saft_hf.publish import CARD, Destination, push_folder
-from saft_hf.publish.hub import is_public
+from saft_hf.hub import CARD, Destination, push_folder
+from saft_hf.hub.push import is_public
+from saft_hf.scorer.artifact import TENSORS_FILE
 
 
 @dataclass

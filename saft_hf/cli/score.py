@@ -11,10 +11,10 @@ from datasets import Dataset
 from saft_hf.cli.arguments import Arguments, parse
 from saft_hf.cli.data import load_pool_and_labels, source_of
 from saft_hf.cli.pipeline import SCORER, fit_lines, fitted_scorer, output_folder, print_table, push_scorer
-from saft_hf.embed.world import World
+from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
-from saft_hf.publish import Destination
-from saft_hf.pushed import push_scored
+from saft_hf.hub import Destination
+from saft_hf.hub.split import push_scored
 from saft_hf.result import save_rows
 from saft_hf.scorer import SCORE, STATUS, SAFTScorer
 
@@ -33,7 +33,7 @@ def run(argv: Sequence[str]) -> None:
     pool, labelled = load_pool_and_labels(arguments[1])
     scorer = fitted_scorer(arguments, pool, labelled)
     scored = scorer.score_dataset(pool)
-    with world.together("saving"):
+    with world.sync_errors("saving"):
         if world.is_main:
             scorer.save_pretrained(folder / SCORER)
             target = save_rows(scored, folder / "scored", output.output_format)  # type: ignore[arg-type] # checked above
@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> None:
                     "scorer": folder / SCORER,
                 }
             )
-    with world.together("pushing"):
+    with world.sync_errors("pushing"):
         if world.is_main:
             _push(scored, scorer, arguments)
 

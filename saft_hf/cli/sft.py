@@ -23,7 +23,7 @@ from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
 from saft_hf.cli.data import is_on_hub, is_one_table, load_rows, pin
 from saft_hf.errors import SAFTInputError
-from saft_hf.publish import Source
+from saft_hf.hub import Source
 from saft_hf.train import SAFTSFTConfig, SAFTSFTTrainer
 from saft_hf.train.record import write_summary
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Value
 
-from saft_hf.atomic import replacing
 from saft_hf.cli.arguments import SuggestArguments, parse_with
 from saft_hf.cli.data import load_pool_and_labels
 from saft_hf.cli.pipeline import fitted_scorer, output_folder, print_table
-from saft_hf.embed.world import World
+from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
+from saft_hf.files import replacing
 
 _KINDS = (".jsonl", ".csv")
 
@@ -24,7 +24,7 @@ def run(argv: Sequence[str]) -> None:
         SAFTInputError: the file's kind is unknown, or cannot hold the rows; or the file is there already.
     """
     # Where no decision can be taken, labels are what helps: that must not stop their draw.
-    arguments, own = parse_with("suggest-labels", argv, SuggestArguments, {"on_refusal": "keep"})
+    arguments, own = parse_with("suggest-labels", argv, SuggestArguments, {"on_undecided": "keep"})
     _, dataset, _, output = arguments
     if Path(own.labels_file).name != own.labels_file or not own.labels_file.endswith(_KINDS):
         raise SAFTInputError(
@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> None:
     pool, labelled = load_pool_and_labels(dataset)
     scorer = fitted_scorer(arguments, pool, labelled)
     rows = scorer.suggest_labels(pool, uniform=own.uniform, informative=own.informative, seed=dataset.seed)
-    with world.together("saving"):
+    with world.sync_errors("saving"):
         if not world.is_main:
             return
         _write(rows, target)

@@ -24,7 +24,7 @@ _GRID = 512
 class Goal(StrEnum):
     """What a threshold may be chosen for."""
 
-    BENIGN_LOSS = "benign_loss"
+    FPR = "fpr"
     """Lose at most this share of the benign rows."""
     RECALL = "recall"
     """Remove at least this share of the harmful rows."""
@@ -50,7 +50,7 @@ class ThresholdAim:
         ThresholdAim(goal=<Goal.RECALL: 'recall'>, value=0.9)
     """
 
-    goal: Goal = Goal.BENIGN_LOSS
+    goal: Goal = Goal.FPR
     value: float | None = 0.05
 
     def __post_init__(self) -> None:
@@ -64,7 +64,7 @@ class ThresholdAim:
 
     @classmethod
     def parse(cls, text: str | None) -> Self:
-        """Read `benign_loss=0.05`, `recall=0.9`, `share=0.1` or `f1`; None is the default, `benign_loss=0.05`.
+        """Read `fpr=0.05`, `recall=0.9`, `share=0.1` or `f1`; None is the default, `fpr=0.05`.
 
         Raises:
             SAFTInputError: It is none of these.
@@ -78,7 +78,7 @@ class ThresholdAim:
             if isinstance(error, SAFTInputError):
                 raise
             raise SAFTInputError(
-                f"aim must be 'benign_loss=0.05', 'recall=0.9', 'share=0.1' (with your figure) or 'f1'; found {text!r}"
+                f"aim must be 'fpr=0.05', 'recall=0.9', 'share=0.1' (with your figure) or 'f1'; found {text!r}"
             ) from error
 
     def __str__(self) -> str:
@@ -91,14 +91,14 @@ class AimedThreshold:
 
     Attributes:
         threshold: tau.
-        benign_loss: Expected share of benign rows that are flagged.
+        fpr: Expected share of benign rows that are flagged.
         recall: Expected share of harmful rows that are flagged.
         attainable: False where the labels are too few to hold the share that was asked for: the threshold is then the
             outermost labelled row, and the share expected is the one above.
     """
 
     threshold: float
-    benign_loss: float
+    fpr: float
     recall: float
     attainable: bool = True
 
@@ -109,7 +109,7 @@ def threshold_for_aim(
     harmful: ArrayLike,
     pool_scores: ArrayLike,
     *,
-    expected_share: float | None = None,
+    contamination: float | None = None,
 ) -> AimedThreshold:
     """Choose the threshold for an aim.
 
@@ -122,7 +122,7 @@ def threshold_for_aim(
             repeat of cross-validation, [repeats, m], on the scale of `pool_scores`.
         harmful: The labels, bool [m], True where harmful.
         pool_scores: The pool's scores, [N]; rows without one (NaN) are left out. Read for `share` only.
-        expected_share: Harmful share of the pool, for F1; by default that of the labels, which must then have been
+        contamination: Harmful share of the pool, for F1; by default that of the labels, which must then have been
             drawn uniformly.
 
     Returns:
@@ -134,7 +134,7 @@ def threshold_for_aim(
 
     Example:
         >>> scores, harmful = np.arange(40.0), np.arange(40) >= 39
-        >>> threshold_for_aim(ThresholdAim.parse("benign_loss=0.1"), scores, harmful, scores).threshold
+        >>> threshold_for_aim(ThresholdAim.parse("fpr=0.1"), scores, harmful, scores).threshold
         35.0
     """
     repeats = np.atleast_2d(np.asarray(labelled_scores, dtype=np.float64))
@@ -147,7 +147,7 @@ def threshold_for_aim(
     if labels.all() or not labels.any():
         raise SAFTUndecidedError(
             f"{int(labels.sum())} of {labels.size} labelled rows are harmful: a threshold needs rows of both classes. "
-            "Label more rows, or give threshold or expected_share"
+            "Label more rows, or give threshold or contamination"
         )
     benign, bad = np.sort(repeats[:, ~labels], axis=1), np.sort(repeats[:, labels], axis=1)
     attainable = True
@@ -155,13 +155,13 @@ def threshold_for_aim(
         assert aim.value is not None  # noqa: S101 - checked when the aim was made
         threshold = threshold_for_share(pool_scores, aim.value)
     elif aim.goal is Goal.F1:
-        share = float(labels.mean()) if expected_share is None else expected_share
+        share = float(labels.mean()) if contamination is None else contamination
         if not 0 < share < 1:
-            raise SAFTInputError(f"expected_share must be between 0 and 1, such as 0.25; found {share}")
+            raise SAFTInputError(f"contamination must be between 0 and 1, such as 0.25; found {share}")
         threshold = _best_f1(benign, bad, share)
     else:
         assert aim.value is not None  # noqa: S101 - checked when the aim was made
-        loses_benign = aim.goal is Goal.BENIGN_LOSS
+        loses_benign = aim.goal is Goal.FPR
         ordered = benign if loses_benign else bad
         place = (1 - aim.value) * (ordered.shape[1] + 1)
         attainable = bool(1 <= place <= ordered.shape[1])

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from saft_hf.atomic import replacing
 from saft_hf.decide.filtering import Decisions
 from saft_hf.errors import SAFTInputError
+from saft_hf.files import replacing
 
 OWN_PREFIX = "saft_"
 """Columns that saft_hf adds; they are no part of a row's digest."""

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaincc
 from scipy.stats import hypergeom
 
-_CELLS = 200
+_STEPS = 200
 """Above so many harmful rows the strata's allocations are taken in steps, rounded to the safe side."""
 
 
@@ -74,7 +74,7 @@ def share_test(limit: int, sizes: NDArray[np.int64], labels: NDArray[np.int64], 
     if over <= 0:
         return 1.0
     sizes, labels, harmful = sizes[seen], labels[seen], harmful[seen]
-    step = -(-over // _CELLS)
+    step = -(-over // _STEPS)
     # Rounded down to whole steps, the rows of an allocation lose at most step - 1 a stratum.
     steps = -(-(over - sizes.size * (step - 1)) // step)
     falls = np.concatenate(

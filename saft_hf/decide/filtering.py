@@ -71,21 +71,21 @@ class Decisions:
 
     @property
     def kept(self) -> NDArray[np.int64]:
-        """Indices of kept rows, rising."""
+        """Indices of kept rows, ascending."""
         return np.flatnonzero(self.codes == 0)
 
     @property
     def removed(self) -> NDArray[np.int64]:
-        """Indices of removed rows, rising."""
+        """Indices of removed rows, ascending."""
         return np.flatnonzero(self.codes == 1)
 
     @property
     def errored(self) -> NDArray[np.int64]:
-        """Indices of errored rows, rising."""
+        """Indices of errored rows, ascending."""
         return np.flatnonzero(self.codes == 2)
 
     def train_rows(self) -> NDArray[np.int64]:
-        """Indices to train on, rising: the kept rows, and with `on_error="keep"` the errored ones too."""
+        """Indices to train on, ascending: the kept rows, and with `on_error="keep"` the errored ones too."""
         return np.flatnonzero((self.codes == 0) | ((self.codes == 2) & self.train_on_errored))
 
     def words(self, start: int = 0, stop: int | None = None) -> list[str]:
@@ -163,7 +163,7 @@ def decide(
         found = decisions.reason_counts()[Decision.ERRORED]
         raise SAFTInputError(
             f"{decisions.errored.size} of {len(codes)} rows could not be scored ({found}) and "
-            "on_error='raise': mend or drop them, or use on_error='exclude' or 'keep'"
+            "on_error='raise': fix or drop them, or use on_error='exclude' or 'keep'"
         )
     return decisions
 
@@ -199,5 +199,5 @@ def check_outcome(decisions: Decisions) -> None:
     if decisions.kept.size == 0:
         raise SAFTUndecidedError(
             f"nothing is kept of {len(decisions)} rows ({decisions.reason_counts()}): check the threshold "
-            "and the statuses, or keep every row with on_refusal='keep'"
+            "and the statuses, or keep every row with on_undecided='keep'"
         )

@@ -125,7 +125,7 @@ def calibrate_published(
     if positives in (0, total):
         raise SAFTUndecidedError(
             f"{positives} of {total} labelled rows with a score are harmful: F1 needs rows of both classes. "
-            "Label more rows, or give threshold or expected_share"
+            "Label more rows, or give threshold or contamination"
         )
     candidates = tuple(_best_threshold(k, pool[k], marked[k][scored], labels) for k in ks)
     best = max(candidates, key=lambda found: (found.f1, -found.k))
@@ -133,7 +133,7 @@ def calibrate_published(
         raise SAFTUndecidedError(
             f"no threshold between the pool's smallest and largest score flags one of the {positives} "
             "harmful labels: the score does not see them. Use another layer, readout or method, or give "
-            "threshold or expected_share"
+            "threshold or contamination"
         )
     return Calibration(best=best, candidates=candidates, labelled=total, harmful=positives)
 
@@ -192,7 +192,7 @@ def threshold_for_share(scores: ArrayLike, share: float) -> float:
         3.0
     """
     if not 0 < share < 1:
-        raise SAFTInputError(f"expected_share must be between 0 and 1, such as 0.25; found {share}")
+        raise SAFTInputError(f"contamination must be between 0 and 1, such as 0.25; found {share}")
     values = np.asarray(scores, dtype=np.float64)
     values = values[~np.isnan(values)]
     if values.size == 0:

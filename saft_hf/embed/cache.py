@@ -43,17 +43,17 @@ class CachedPlan:
         return f"{self.folder.parent.name[:8]}-{self.folder.name[:8]}"
 
     def describe(self) -> tuple[tuple[str, ...], int]:
-        """Its cells, and how many vectors each has; a damaged shard counts as none."""
-        cells: set[str] = set()
+        """Its features, and how many vectors each has; a damaged shard counts as none."""
+        features: set[str] = set()
         rows = 0
         for path in self.folder.glob("[0-9]*.safetensors"):
             try:
                 with safe_open(path, framework="numpy") as file:
-                    cells |= set(file.keys()) - {"keys"}
+                    features |= set(file.keys()) - {"keys"}
                     rows += file.get_slice("keys").get_shape()[0]
             except (SafetensorError, OSError) as error:
                 logger.warning("The shard %s cannot be read: %s.", path, error)
-        return tuple(sorted(cells)), rows
+        return tuple(sorted(features)), rows
 
     def remove(self) -> None:
         """Delete it. Other files that somebody put there stay."""

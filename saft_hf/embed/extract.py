@@ -13,15 +13,15 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from saft_hf.distributed import World
 from saft_hf.embed.backbone import Backbone
 from saft_hf.embed.cache import limit_from_environment, shrink, touch
-from saft_hf.embed.cells import Cells, as_arrays, joined, read_batch
-from saft_hf.embed.deal import dealt
+from saft_hf.embed.features import Features, as_arrays, joined, read_batch
 from saft_hf.embed.fill import Filler
 from saft_hf.embed.plan import Plan, make_plan
+from saft_hf.embed.stealing import dealt
 from saft_hf.embed.store import Store, Vectors
 from saft_hf.embed.survey import Kept, Survey, survey_dataset, survey_renderings
-from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Renderer, Rendering
 
@@ -29,13 +29,13 @@ OpenBackbone = Callable[[], AbstractContextManager[Backbone]]
 """Opens the model for reading, and puts it back."""
 
 Work = Callable[[Vectors], NDArray[np.floating]]
-"""Vectors of n rows, `[n, d]` at each cell -> values, `[n, ...]`."""
+"""Vectors of n rows, `[n, d]` at each feature -> values, `[n, ...]`."""
 
 
 def where_finite(work: Work, vectors: Vectors) -> NDArray[np.float32]:
-    """Apply `work` to the rows whose vectors hold neither NaN nor infinity, at any cell; NaN for the others."""
+    """Apply `work` to the rows whose vectors hold neither NaN nor infinity, at any feature; NaN for the others."""
     finite = np.logical_and.reduce([np.isfinite(states).all(axis=1) for states in vectors.values()])
-    found = work({cell: states[finite] for cell, states in vectors.items()})
+    found = work({feature: states[finite] for feature, states in vectors.items()})
     values = np.full((len(finite), *found.shape[1:]), np.nan, dtype=np.float32)
     values[finite] = found
     return values
@@ -54,17 +54,17 @@ class Embedded:
         self._world = world
         self._width = width
 
-    def vectors(self, leaf: int, cells: Sequence[str]) -> Vectors:
-        """The vectors of one of this process's leaves."""
-        return {cell: self.store.read(leaf, cell) for cell in cells}
+    def vectors(self, shard: int, features: Sequence[str]) -> Vectors:
+        """The vectors of one of this process's shards."""
+        return {feature: self.store.read(shard, feature) for feature in features}
 
     def compute(
-        self, cells: Sequence[str], work: Work, columns: int, *, only: NDArray[np.int64] | None = None
+        self, features: Sequence[str], work: Work, columns: int, *, only: NDArray[np.int64] | None = None
     ) -> NDArray[np.float32]:
         """Apply `work` to unique renderings.
 
         Args:
-            cells: the vectors that it needs.
+            features: the vectors that it needs.
             work: vectors of n renderings -> `[n, columns]`.
             columns: how many values there are for each.
             only: which renderings, `int64 [m]`; by default every one.
@@ -75,21 +75,21 @@ class Embedded:
         """
         parts = [np.zeros((0, columns), dtype=np.float32)]
         wanted = None if only is None else np.unique(only)
-        with self._world.together("scoring"):
-            for leaf in self.plan.leaves_of(self._world.rank, self._world.size):
-                vectors, where = None, self.plan.leaf_slice(leaf)
+        with self._world.sync_errors("scoring"):
+            for shard in self.plan.shards_of(self._world.rank, self._world.size):
+                vectors, where = None, self.plan.shard_slice(shard)
                 if wanted is None:
-                    vectors = self.vectors(leaf, cells)
+                    vectors = self.vectors(shard, features)
                 elif len(own := wanted[(wanted >= where.start) & (wanted < where.stop)] - where.start):
-                    vectors = {cell: states[own] for cell, states in self.vectors(leaf, cells).items()}
+                    vectors = {feature: states[own] for feature, states in self.vectors(shard, features).items()}
                 if vectors is not None:
                     parts.append(where_finite(work, vectors))
         found = np.concatenate(self._world.gather(np.concatenate(parts)))
         return found if only is None else found[np.searchsorted(np.unique(only), only)]
 
-    def states(self, cell: str) -> NDArray[np.float32]:
-        """The vectors of every row at one cell, `float32 [N, d]`, in memory; NaN where there is none."""
-        return self.rows(self.compute((cell,), itemgetter(cell), self._width))
+    def states(self, feature: str) -> NDArray[np.float32]:
+        """The vectors of every row at one feature, `float32 [N, d]`, in memory; NaN where there is none."""
+        return self.rows(self.compute((feature,), itemgetter(feature), self._width))
 
     def rows(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Spread values of unique renderings (`[U, ...]`) over the rows (`[N, ...]`); NaN where there is none."""
@@ -104,7 +104,7 @@ class Extractor:
 
     Args:
         renderer: rows -> tokens.
-        cells: which hidden states.
+        features: which hidden states.
         open_backbone: opens the model; called only where something is missing from the store.
         width: hidden size, to judge how large a file becomes.
         token_budget: tokens in one batch.
@@ -117,7 +117,7 @@ class Extractor:
     def __init__(
         self,
         renderer: Renderer,
-        cells: Cells,
+        features: Features,
         open_backbone: OpenBackbone,
         *,
         width: int,
@@ -128,7 +128,7 @@ class Extractor:
         world: World,
     ) -> None:
         self.renderer = renderer
-        self.cells = cells
+        self.features = features
         self.open_backbone = open_backbone
         self.width = width
         self.token_budget = token_budget
@@ -140,37 +140,37 @@ class Extractor:
     def embed(self, dataset: Dataset) -> Embedded:
         """Bring every row's vectors into the store, and answer with them.
 
-        A leaf that is already there, whole, is not embedded again. The plan is made over all rows, so a run that was
+        A shard that is already there, whole, is not embedded again. The plan is made over all rows, so a run that was
         interrupted goes on with the same batches, with any number of processes.
         """
         limit = limit_from_environment()
         dataset = dataset.with_format(None)
         kept = Kept()
-        survey = survey_dataset(dataset, self.renderer, self.cells.readouts, self.world, kept)
+        survey = survey_dataset(dataset, self.renderer, self.features.readouts, self.world, kept)
         plan = self.plan(survey)
         store = self.store(plan.digest)
 
         def missing() -> list[int]:
-            with self.world.together("looking at the store"):
-                there, own = store.leaves(), plan.leaves_of(self.world.rank, self.world.size)
-                return [leaf for leaf in own if leaf not in there or not store.has(leaf, plan.leaf_keys(leaf))]
+            with self.world.sync_errors("looking at the store"):
+                there, own = store.shards(), plan.shards_of(self.world.rank, self.world.size)
+                return [shard for shard in own if shard not in there or not store.has(shard, plan.shard_keys(shard))]
 
-        filler = Filler(self.renderer, self.cells, self.world, kept)
+        filler = Filler(self.renderer, self.features, self.world, kept)
 
-        def fill(leaves: Iterator[int], expected: list[int]) -> None:
-            with self.world.together("embedding"):
+        def fill(shards: Iterator[int], expected: list[int]) -> None:
+            with self.world.sync_errors("embedding"):
                 try:
-                    if (first := next(leaves, None)) is not None:
+                    if (first := next(shards, None)) is not None:
                         with self.open_backbone() as backbone:
-                            rows = sum(len(plan.leaf_keys(leaf)) for leaf in expected)
-                            filler.fill(chain([first], leaves), rows, dataset, plan, store, backbone)
+                            rows = sum(len(plan.shard_keys(shard)) for shard in expected)
+                            filler.fill(chain([first], shards), rows, dataset, plan, store, backbone)
                 except Exception:
-                    deque(leaves, maxlen=0)  # takes what is left, so that the others end soon and hear of it
+                    deque(shards, maxlen=0)  # takes what is left, so that the others end soon and hear of it
                     raise
 
         own = missing()
-        with dealt(own, store, self.world) as leaves:
-            fill(leaves, own)
+        with dealt(own, store, self.world) as shards:
+            fill(shards, own)
         # Nothing, unless another process's files cannot be seen here after all.
         own = missing()
         fill(iter(own), own)
@@ -186,17 +186,17 @@ class Extractor:
             renderings: rows with a rendering, in any order, equal ones allowed.
 
         Returns:
-            For each cell `float32 [n, d]`, in the order of `renderings`.
+            For each feature `float32 [n, d]`, in the order of `renderings`.
         """
-        plan = self.plan(survey_renderings(renderings, self.cells.readouts))
+        plan = self.plan(survey_renderings(renderings, self.features.readouts))
         with self.open_backbone() as backbone:
             batches = [
-                read_batch(backbone, [renderings[row] for row in plan.first_row[batch]], self.cells, plan.prefix)
-                for leaf in range(plan.num_leaves)
-                for batch in plan.leaf_batches(leaf)
+                read_batch(backbone, [renderings[row] for row in plan.first_row[batch]], self.features, plan.prefix)
+                for shard in range(plan.num_shards)
+                for batch in plan.shard_batches(shard)
             ]
             vectors = as_arrays(joined(batches))
-        return {name: vectors[name][plan.row_to_unique].astype(np.float32) for name in self.cells.names}
+        return {name: vectors[name][plan.row_to_unique].astype(np.float32) for name in self.features.names}
 
     def plan(self, survey: Survey) -> Plan:
         """The batches for a survey.
@@ -216,9 +216,9 @@ class Extractor:
             survey.usable,
             prefix=survey.prefix if self.shares_prefix else None,
             token_budget=self.token_budget,
-            bytes_per_row=np.dtype(self.cells.dtype).itemsize * self.width * len(self.cells.names),
+            bytes_per_row=np.dtype(self.features.dtype).itemsize * self.width * len(self.features.names),
         )
 
     def store(self, plan_digest: str) -> Store:
         """The shards of a plan."""
-        return Store(self.folder / plan_digest[:32], self.cells.names, self.cells.dtype)
+        return Store(self.folder / plan_digest[:32], self.features.names, self.features.dtype)

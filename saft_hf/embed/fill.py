@@ -1,4 +1,4 @@
-"""Missing leaves of a plan -> shards: tokens are prepared while the model reads."""
+"""Missing shards of a plan -> shards: tokens are prepared while the model reads."""
 
 from __future__ import annotations
 
@@ -15,83 +15,85 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saft_hf.distributed import World, progress_bar
 from saft_hf.embed.backbone import Backbone
-from saft_hf.embed.cells import Cells, as_arrays, joined, read_batch
+from saft_hf.embed.features import Features, as_arrays, joined, read_batch
 from saft_hf.embed.plan import Plan
 from saft_hf.embed.store import Store
 from saft_hf.embed.survey import RENDER_ROWS, Kept
-from saft_hf.embed.world import World, progress_bar
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Renderer, Rendering
 
-_LEAVES_AHEAD = 2
+_SHARDS_AHEAD = 2
 
 Submit = Callable[[Sequence[Rendering]], "Future[dict[str, Tensor]]"]
 
 
 class Filler:
-    """Embeds leaves of a plan with one model.
+    """Embeds shards of a plan with one model.
 
     Args:
         renderer: rows -> tokens.
-        cells: which hidden states.
+        features: which hidden states.
         world: the processes that work together.
         kept: renderings that are there already.
     """
 
-    def __init__(self, renderer: Renderer, cells: Cells, world: World, kept: Kept) -> None:
+    def __init__(self, renderer: Renderer, features: Features, world: World, kept: Kept) -> None:
         self._renderer = renderer
-        self._cells = cells
+        self._features = features
         self._world = world
         self._kept = kept
 
     def fill(
-        self, leaves: Iterable[int], expected: int, dataset: Dataset, plan: Plan, store: Store, backbone: Backbone
+        self, shards: Iterable[int], expected: int, dataset: Dataset, plan: Plan, store: Store, backbone: Backbone
     ) -> None:
-        """Embed leaves and write them.
+        """Embed shards and write them.
 
         Args:
-            leaves: which; the next one is taken when there is room for it.
+            shards: which; the next one is taken when there is room for it.
             expected: how many unique renderings that will be, about.
             dataset: the rows.
             plan: the plan.
-            store: where the leaves go.
+            store: where the shards go.
             backbone: the model, open for reading.
         """
         ahead: deque[tuple[int, list[Future[dict[str, Tensor]]]]] = deque()
         with (
             progress_bar(expected, self._world, "Embedding", "rows") as bar,
-            side_by_side(backbone, self._cells, plan.prefix) as submit,
+            side_by_side(backbone, self._features, plan.prefix) as submit,
         ):
 
-            def finish(leaf: int, batches: list[Future[dict[str, Tensor]]]) -> None:
-                keys = plan.leaf_keys(leaf)
-                store.write(leaf, keys, as_arrays(joined([batch.result() for batch in batches])))
+            def finish(shard: int, batches: list[Future[dict[str, Tensor]]]) -> None:
+                keys = plan.shard_keys(shard)
+                store.write(shard, keys, as_arrays(joined([batch.result() for batch in batches])))
                 bar.update(len(keys))
 
             try:
-                for number, leaf in enumerate(leaves):
-                    where = plan.leaf_slice(leaf)
+                for number, shard in enumerate(shards):
+                    where = plan.shard_slice(shard)
                     renderings = self._tokens(dataset, plan, where, again=number == 0)
-                    parts = [renderings[b.start - where.start : b.stop - where.start] for b in plan.leaf_batches(leaf)]
-                    ahead.append((leaf, [submit(part) for part in parts]))
-                    if len(ahead) > _LEAVES_AHEAD:
+                    parts = [
+                        renderings[b.start - where.start : b.stop - where.start] for b in plan.shard_batches(shard)
+                    ]
+                    ahead.append((shard, [submit(part) for part in parts]))
+                    if len(ahead) > _SHARDS_AHEAD:
                         finish(*ahead.popleft())
                 while ahead:
                     finish(*ahead.popleft())
             except KeyboardInterrupt:
-                for leaf, batches in ahead:  # what is read need not be read again
+                for shard, batches in ahead:  # what is read need not be read again
                     if all(batch.done() and batch.exception() is None for batch in batches):
-                        finish(leaf, batches)
+                        finish(shard, batches)
                 raise
 
     def _tokens(self, dataset: Dataset, plan: Plan, where: slice, *, again: bool) -> list[Rendering]:
-        """Tokens of a leaf: those kept, and those of other rows rendered a second time.
+        """Tokens of a shard: those kept, and those of other rows rendered a second time.
 
         Args:
             dataset: the rows.
             plan: the plan.
-            where: the leaf's unique renderings.
+            where: the shard's unique renderings.
             again: render all of them, to find rows that come out differently each time.
         """
         rows = plan.first_row[where].tolist()
@@ -103,7 +105,7 @@ class Filler:
             some = missing[first : first + RENDER_ROWS]
             found |= zip(some, self._renderer(dataset[some]), strict=True)
         for row, key in zip(rows, plan.keys[where], strict=True):
-            if found[row].key(self._cells.readouts) != key.tobytes():
+            if found[row].key(self._features.readouts) != key.tobytes():
                 raise SAFTInputError(
                     f"row {row} was rendered to other tokens the second time: a `formatting_func`, a transform or "
                     "a chat template that draws at random or reads the clock cannot be scored. Make it "
@@ -113,7 +115,7 @@ class Filler:
 
 
 @contextmanager
-def side_by_side(backbone: Backbone, cells: Cells, prefix: NDArray[np.int32]) -> Iterator[Submit]:
+def side_by_side(backbone: Backbone, features: Features, prefix: NDArray[np.int32]) -> Iterator[Submit]:
     """Reads batches in the background, in the order in which they are given.
 
     On a CPU each of torch's threads takes whole batches by itself: nobody waits for the others after every operation,
@@ -121,7 +123,7 @@ def side_by_side(backbone: Backbone, cells: Cells, prefix: NDArray[np.int32]) ->
 
     Args:
         backbone: the model, open for reading.
-        cells: what to read.
+        features: what to read.
         prefix: tokens with which all rows start.
 
     Yields:
@@ -132,7 +134,7 @@ def side_by_side(backbone: Backbone, cells: Cells, prefix: NDArray[np.int32]) ->
     twins = [backbone.twin() for _ in range(threads)] if on_cpu and threads > 1 else []
     if None in twins or (on_cpu and threads == 1):
         with _Inline() as inline:
-            yield lambda part: inline.submit(read_batch, backbone, part, cells, prefix)
+            yield lambda part: inline.submit(read_batch, backbone, part, features, prefix)
         return
     free: deque[Any] = deque(twins or [backbone])
     own = threading.local()
@@ -146,7 +148,7 @@ def side_by_side(backbone: Backbone, cells: Cells, prefix: NDArray[np.int32]) ->
 
     executor = ThreadPoolExecutor(len(free), thread_name_prefix="saft-reader", initializer=start)
     try:
-        yield lambda part: executor.submit(lambda: read_batch(own.backbone, part, cells, prefix))
+        yield lambda part: executor.submit(lambda: read_batch(own.backbone, part, features, prefix))
     finally:
         executor.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # torch gives what was set last to threads that start later

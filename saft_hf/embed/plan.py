@@ -2,7 +2,7 @@
 
 Equal renderings are embedded once. Unique renderings are sorted by length and key and cut into batches by a budget.
 Batches of long and of short rows are then spread evenly, so that neighbours cost the same whatever a token costs in a
-long row, and cut into leaves: the unit that a process takes, the store writes and the moments are summed in.
+long row, and cut into shards: the unit that a process takes, the store writes and the moments are summed in.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from saft_hf.embed.prefix import is_worth_it
 
 KEY_BYTES = 16
-MIN_LEAVES, MAX_LEAVES = 64, 4096
-LEAF_BYTES = 64 * 2**20
+MIN_SHARDS, MAX_SHARDS = 64, 4096
+SHARD_BYTES = 64 * 2**20
 MAX_PADDING = 0.04
 _HELD_TOKENS = 4096
 """Tokens whose keys and values a batch may hold, at least: they take far less than what is computed from them."""
@@ -35,7 +35,7 @@ class Plan:
         first_row: `int64 [U]`, one row that has it.
         row_to_unique: `int64 [N]`, index into `keys`; -1 where a row has no rendering.
         batches: `int64 [B + 1]`, bounds of the batches in unique renderings.
-        leaves: `int64 [S + 1]`, bounds of the leaves in batches.
+        shards: `int64 [S + 1]`, bounds of the shards in batches.
         token_budget: tokens in one batch, padding included (a single longer rendering is a batch of its own).
         prefix: `int32 [P]`, tokens with which all of them start and which are read once; most often none.
         digest: names the plan: equal digests mean the same vectors in the same batches.
@@ -47,7 +47,7 @@ class Plan:
     first_row: NDArray[np.int64]
     row_to_unique: NDArray[np.int64]
     batches: NDArray[np.int64]
-    leaves: NDArray[np.int64]
+    shards: NDArray[np.int64]
     token_budget: int
     prefix: NDArray[np.int32]
     digest: str
@@ -58,9 +58,9 @@ class Plan:
         return len(self.keys)
 
     @property
-    def num_leaves(self) -> int:
-        """How many leaves the plan has."""
-        return len(self.leaves) - 1
+    def num_shards(self) -> int:
+        """How many shards the plan has."""
+        return len(self.shards) - 1
 
     @property
     def padding_share(self) -> float:
@@ -73,22 +73,22 @@ class Plan:
         """Longest rendering of each batch: its first, as lengths fall."""
         return self.lengths[self.batches[:-1]].astype(np.int64)
 
-    def leaf_batches(self, leaf: int) -> list[slice]:
-        """The batches of a leaf, as slices of unique renderings."""
-        bounds = self.batches[self.leaves[leaf] : self.leaves[leaf + 1] + 1]
+    def shard_batches(self, shard: int) -> list[slice]:
+        """The batches of a shard, as slices of unique renderings."""
+        bounds = self.batches[self.shards[shard] : self.shards[shard + 1] + 1]
         return [slice(a, b) for a, b in pairwise(bounds.tolist())]
 
-    def leaf_slice(self, leaf: int) -> slice:
-        """All unique renderings of a leaf."""
-        return slice(int(self.batches[self.leaves[leaf]]), int(self.batches[self.leaves[leaf + 1]]))
+    def shard_slice(self, shard: int) -> slice:
+        """All unique renderings of a shard."""
+        return slice(int(self.batches[self.shards[shard]]), int(self.batches[self.shards[shard + 1]]))
 
-    def leaf_keys(self, leaf: int) -> NDArray[np.uint8]:
-        """Keys of a leaf's unique renderings, `uint8 [n, 16]`."""
-        return self.keys[self.leaf_slice(leaf)]
+    def shard_keys(self, shard: int) -> NDArray[np.uint8]:
+        """Keys of a shard's unique renderings, `uint8 [n, 16]`."""
+        return self.keys[self.shard_slice(shard)]
 
-    def leaves_of(self, rank: int, size: int) -> range:
-        """The leaves that one of `size` processes takes: neighbours, so that moments merge in few pieces."""
-        return range(self.num_leaves * rank // size, self.num_leaves * (rank + 1) // size)
+    def shards_of(self, rank: int, size: int) -> range:
+        """The shards that one of `size` processes takes: neighbours, so that moments merge in few pieces."""
+        return range(self.num_shards * rank // size, self.num_shards * (rank + 1) // size)
 
     def find(self, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Index of each of the given keys (`uint8 [m, 16]`) among the unique renderings; -1 where it is new."""
@@ -111,7 +111,7 @@ def make_plan(
         lengths: `int32 [N]`, tokens that must be fed for the row.
         usable: `bool [N]`, whether the row has a rendering to embed.
         token_budget: tokens in one batch, padding included.
-        bytes_per_row: size of all the vectors of one rendering, so that a leaf stays a small file.
+        bytes_per_row: size of all the vectors of one rendering, so that a shard stays a small file.
         prefix: `int32 [P]`, tokens with which every usable row starts: they are read once where that saves time.
     """
     rows, is_first = _sorted_rows(keys, lengths, usable)
@@ -127,10 +127,10 @@ def make_plan(
     place[order] = np.arange(len(order))
     row_to_unique = np.full(len(keys), -1, dtype=np.int64)
     row_to_unique[rows] = place[np.cumsum(is_first) - 1]
-    leaves = _cut_leaves(unique_lengths, batches, bytes_per_row)
+    shards = _cut_shards(unique_lengths, batches, bytes_per_row)
     unique_keys = np.ascontiguousarray(keys[first_row])
     digest = hashlib.sha256(unique_keys.data)
-    for part in (unique_lengths, batches, leaves):
+    for part in (unique_lengths, batches, shards):
         digest.update(np.ascontiguousarray(part, dtype="<i8").data)
     digest.update(prefix.astype("<i4").tobytes())
     return Plan(
@@ -140,7 +140,7 @@ def make_plan(
         first_row=first_row,
         row_to_unique=row_to_unique,
         batches=batches,
-        leaves=leaves,
+        shards=shards,
         token_budget=token_budget,
         prefix=prefix,
         digest=digest.hexdigest(),
@@ -180,7 +180,7 @@ def _as_bytes(keys: NDArray[np.uint8]) -> NDArray[np.bytes_]:
 def _sorted_rows(
     keys: NDArray[np.uint8], lengths: NDArray[np.int32], usable: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Usable rows by falling length, key and number, and whether each is the first of its key."""
+    """Usable rows by descending length, key and number, and whether each is the first of its key."""
     rows = np.flatnonzero(usable)
     halves = [half.astype(np.uint64) for half in np.ascontiguousarray(keys).view(">u8")[rows].T]
     order = np.lexsort((halves[1], halves[0], -lengths[rows]))  # stable: equal rows stay in the order of their numbers
@@ -192,7 +192,7 @@ def _sorted_rows(
 
 
 def _cut_batches(lengths: NDArray[np.int32], token_budget: int, prefix: int) -> NDArray[np.int64]:
-    """Cut falling lengths where the budget is full, or earlier where a batch of fair size would pad too much.
+    """Cut descending lengths where the budget is full, or earlier where a batch of fair size would pad too much.
 
     Keys and values of a prefix of so many tokens stand before each row, and take memory too.
     """
@@ -230,13 +230,13 @@ def _spread(batches: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.i
     return bounds, order
 
 
-def _cut_leaves(lengths: NDArray[np.int32], batches: NDArray[np.int64], bytes_per_row: int) -> NDArray[np.int64]:
-    """Cut the batches into leaves of about equal cost."""
+def _cut_shards(lengths: NDArray[np.int32], batches: NDArray[np.int64], bytes_per_row: int) -> NDArray[np.int64]:
+    """Cut the batches into shards of about equal cost."""
     num_batches = len(batches) - 1
     if num_batches == 0:
         return np.zeros(1, dtype=np.int64)
-    by_size = 1 << max(0, (len(lengths) * bytes_per_row // LEAF_BYTES)).bit_length()
-    wanted = min(num_batches, max(MIN_LEAVES, min(MAX_LEAVES, by_size)))
+    by_size = 1 << max(0, (len(lengths) * bytes_per_row // SHARD_BYTES)).bit_length()
+    wanted = min(num_batches, max(MIN_SHARDS, min(MAX_SHARDS, by_size)))
     cost = np.cumsum(np.diff(batches) * lengths[batches[:-1]].astype(np.int64))
     targets = cost[-1] * np.arange(1, wanted, dtype=np.int64) // wanted
     cuts = np.searchsorted(cost, targets, side="left") + 1

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from saft_hf.embed.world import World
+from saft_hf.distributed import World
 
 T = TypeVar("T")
 
@@ -29,23 +29,23 @@ def gram_on(device: torch.device) -> Callable[[NDArray[np.float64]], NDArray[np.
     return partial(gram, device=device) if device.type == "cuda" else None
 
 
-def tree_reduce(world: World, num_leaves: int, leaf_value: Callable[[int], T], merge: Callable[[T, T], T]) -> T | None:
-    """Merge one value a leaf along a binary tree whose shape depends on the number of leaves alone.
+def tree_reduce(world: World, num_shards: int, shard_value: Callable[[int], T], merge: Callable[[T, T], T]) -> T | None:
+    """Merge one value a shard along a binary tree whose shape depends on the number of shards alone.
 
-    Each process merges the subtrees that lie within its own leaves; what is left, few values for each process, is
+    Each process merges the subtrees that lie within its own shards; what is left, few values for each process, is
     merged on the main one. Adding up a sum for each process instead would change the last bits of most scores
     with the number of processes.
 
     Args:
-        world: the processes; leaf `i` belongs to the process whose share of neighbours holds it.
-        num_leaves: how many leaves the plan has.
-        leaf_value: gives the value of a leaf of this process.
+        world: the processes; shard `i` belongs to the process whose share of neighbours holds it.
+        num_shards: how many shards the plan has.
+        shard_value: gives the value of a shard of this process.
         merge: joins the values of two neighbours, left one first.
 
     Returns:
-        The merged value on the main process (None where there are no leaves), None on the others.
+        The merged value on the main process (None where there are no shards), None on the others.
     """
-    bounds = [num_leaves * rank // world.size for rank in range(world.size + 1)]
+    bounds = [num_shards * rank // world.size for rank in range(world.size + 1)]
 
     def owner(low: int, high: int) -> int | None:
         for rank in range(world.size):
@@ -55,7 +55,7 @@ def tree_reduce(world: World, num_leaves: int, leaf_value: Callable[[int], T], m
 
     def fold(low: int, high: int) -> T:
         if high - low == 1:
-            return leaf_value(low)
+            return shard_value(low)
         middle = (low + high) // 2
         return merge(fold(low, middle), fold(middle, high))
 
@@ -66,21 +66,21 @@ def tree_reduce(world: World, num_leaves: int, leaf_value: Callable[[int], T], m
         middle = (low + high) // 2
         return subtrees(low, middle) + subtrees(middle, high)
 
-    if num_leaves == 0:
+    if num_shards == 0:
         return None
     own: dict[tuple[int, int], T] = {}
-    with world.together("summing moments"):
-        for span in subtrees(0, num_leaves):
+    with world.sync_errors("summing moments"):
+        for span in subtrees(0, num_shards):
             if owner(*span) == world.rank:
                 own[span] = fold(*span)
 
     def collect(low: int, high: int) -> T | None:
         rank = owner(low, high)
         if rank is not None:
-            value = world.share(own.pop((low, high), None), rank)
+            value = world.broadcast(own.pop((low, high), None), rank)
             return value if world.is_main else None
         middle = (low + high) // 2
         left, right = collect(low, middle), collect(middle, high)
         return None if left is None or right is None else merge(left, right)
 
-    return collect(0, num_leaves)
+    return collect(0, num_shards)

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from saft_hf.embed.cells import readouts_of
 from saft_hf.embed.extract import Extractor
+from saft_hf.embed.features import readouts_of
 from saft_hf.embed.store import Store, Vectors
 from saft_hf.embed.survey import survey_renderings
 from saft_hf.errors import SAFTError
 from saft_hf.status import RowStatus
 
-# A forked worker inherits this; a spawned one imports the module anew.
+# A forked worker inherits this; a spawned one imports the module again.
 _IMPORTED_BY = os.getpid()
 
 
@@ -38,32 +38,32 @@ class RowReader:
         self._width = width
         self._lock = threading.Lock()
 
-    def __call__(self, batch: Mapping[str, Sequence[Any]], cells: Sequence[str]) -> tuple[Vectors, list[RowStatus]]:
-        """Vectors of a batch, for each cell `float32 [n, d]` (NaN where there is none), and the status of each row."""
+    def __call__(self, batch: Mapping[str, Sequence[Any]], features: Sequence[str]) -> tuple[Vectors, list[RowStatus]]:
+        """Vectors of a batch, for each feature `float32 [n, d]` (NaN where there is none), and each row's status."""
         renderings = self._extractor.renderer(batch)
-        survey = survey_renderings(renderings, self._extractor.cells.readouts)
-        vectors = {cell: np.full((len(renderings), self._width), np.nan, dtype=np.float32) for cell in cells}
+        survey = survey_renderings(renderings, self._extractor.features.readouts)
+        vectors = {feature: np.full((len(renderings), self._width), np.nan, dtype=np.float32) for feature in features}
         rows = np.flatnonzero(survey.usable)
         with self._lock:
-            # A shard holds every cell, so what is found at one is found at all; `&` guards against a lost file.
+            # A shard holds every feature, so what is found at one is found at all; `&` guards against a lost file.
             found = np.ones(len(rows), dtype=np.bool_)
-            for cell, states in vectors.items():
-                states[rows], here = self._store.lookup(survey.keys[rows], cell, self._width)
+            for feature, states in vectors.items():
+                states[rows], here = self._store.lookup(survey.keys[rows], feature, self._width)
                 found &= here
             missing = rows[~found]
             if len(missing):
                 _make_forward_safe()
                 new = self._extractor.embed_renderings([renderings[row] for row in missing])
-                for cell, states in vectors.items():
-                    states[missing] = new[cell]
-        return vectors, survey.statuses(readouts_of(cells))
+                for feature, states in vectors.items():
+                    states[missing] = new[feature]
+        return vectors, survey.statuses(readouts_of(features))
 
 
 def _make_forward_safe() -> None:
     """Let a forked worker run a forward, or say how to start workers that can.
 
     A forked child inherits the parent's idle thread pools without their threads: a forward that asks for them
-    waits for ever. One thread needs no pool.
+    waits forever. One thread needs no pool.
     """
     if os.getpid() == _IMPORTED_BY:
         return

@@ -16,12 +16,12 @@ from accelerate.utils import parse_flag_from_env
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 
+from saft_hf.distributed import World
 from saft_hf.embed.architecture import ModelShape, describe_model, unwrap
 from saft_hf.embed.backbone import Backbone
-from saft_hf.embed.cells import Cells
 from saft_hf.embed.extract import Extractor
+from saft_hf.embed.features import Features
 from saft_hf.embed.plan import token_budget_for
-from saft_hf.embed.world import World
 from saft_hf.errors import SAFTArtifactError, SAFTError, SAFTInputError
 from saft_hf.render import Renderer
 
@@ -131,7 +131,7 @@ class ModelSource:
     def extractor(
         self,
         renderer: Renderer,
-        cells: Cells,
+        features: Features,
         *,
         folder: Path,
         world: World,
@@ -145,7 +145,7 @@ class ModelSource:
 
         Args:
             renderer: rows -> tokens.
-            cells: which hidden states.
+            features: which hidden states.
             folder: where the vectors are kept.
             world: the processes that work together.
             device: where the model is read; by default this process's.
@@ -159,8 +159,8 @@ class ModelSource:
             shares_prefix = known and self.shape.shares_prefix
         return Extractor(
             renderer,
-            cells,
-            lambda: self.opened(cells.layers, device, fingerprint),
+            features,
+            lambda: self.opened(features.layers, device, fingerprint),
             width=width or self.shape.hidden_size,
             max_positions=self.shape.max_positions if known else None,
             shares_prefix=shares_prefix,
@@ -181,7 +181,7 @@ class ModelSource:
             SAFTError: a process holds other weights than the first: its copy was left empty while it loaded.
         """
         # The digests are compared outside: a process that fails to load must not answer that call with its error.
-        with world.together("loading the model"), self.opened(layers, world.device) as backbone:
+        with world.sync_errors("loading the model"), self.opened(layers, world.device) as backbone:
             own = backbone.fingerprints[max(layers)]
         if len(set(world.gather(own))) > 1:
             raise SAFTError(

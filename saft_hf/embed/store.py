@@ -1,4 +1,4 @@
-"""Vectors on disk: one safetensors shard a leaf of the plan, whole or not there.
+"""Vectors on disk: one safetensors shard a shard of the plan, whole or not there.
 
 A folder holds the vectors of one plan, read by one model in one way. Shards carry the digest of their content: a
 truncated, damaged or foreign one is told apart and embedded again, never trusted.
@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from saft_hf.atomic import replacing
+from saft_hf.distributed import World
 from saft_hf.embed.cache import touch
 from saft_hf.embed.plan import KEY_BYTES, find_keys
-from saft_hf.embed.world import World
+from saft_hf.files import replacing
 
 logger = logging.getLogger(__name__)
 
 Vectors = Mapping[str, NDArray[np.float32]]
-"""Cell name (`layer.readout`) -> `float32 [n, d]`."""
+"""Feature name (`layer.readout`) -> `float32 [n, d]`."""
 
 _FORMAT = "1"
 _KEYS = "keys"
@@ -47,95 +47,97 @@ class Store:
 
     Args:
         folder: where they are; made on the first write.
-        cells: names of the vectors that each shard holds.
+        features: names of the vectors that each shard holds.
         dtype: in which they are kept, `float32` or `float16`; they are always given as float32.
     """
 
-    def __init__(self, folder: Path, cells: tuple[str, ...], dtype: str = "float32") -> None:
+    def __init__(self, folder: Path, features: tuple[str, ...], dtype: str = "float32") -> None:
         self.folder = folder
-        self.cells = cells
+        self.features = features
         self.dtype = dtype
         self._verified: set[int] = set()
         self._index: tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]] | None = None
 
-    def path(self, leaf: int) -> Path:
-        """File of a leaf."""
-        return self.folder / f"{leaf:05d}.safetensors"
+    def path(self, shard: int) -> Path:
+        """File of a shard."""
+        return self.folder / f"{shard:05d}.safetensors"
 
-    def write(self, leaf: int, keys: NDArray[np.uint8], vectors: Mapping[str, NDArray[np.floating]]) -> None:
-        """Write a leaf's vectors: all of them or, on any failure, nothing.
+    def write(self, shard: int, keys: NDArray[np.uint8], vectors: Mapping[str, NDArray[np.floating]]) -> None:
+        """Write a shard's vectors: all of them or, on any failure, nothing.
 
         Args:
-            leaf: index of the leaf.
+            shard: index of the shard.
             keys: `uint8 [n, 16]`, keys of its renderings in plan order.
-            vectors: for each cell `[n, d]` in the same order.
+            vectors: for each feature `[n, d]` in the same order.
 
         Raises:
             OSError: the folder cannot be written, or the disk is full.
         """
         tensors: dict[str, NDArray[Any]] = {_KEYS: np.ascontiguousarray(keys)}
-        tensors.update({cell: np.ascontiguousarray(vectors[cell], dtype=self.dtype) for cell in self.cells})
+        tensors.update({feature: np.ascontiguousarray(vectors[feature], dtype=self.dtype) for feature in self.features})
         metadata = {"format": _FORMAT, "sha256": _digest(tensors)}
         self.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self.path(leaf)) as [file]:
+        with replacing(self.path(shard)) as [file]:
             file.write(to_bytes(tensors, metadata=metadata))
-        self._verified.add(leaf)
+        self._verified.add(shard)
 
-    def has(self, leaf: int, keys: NDArray[np.uint8]) -> bool:
-        """Whether the leaf is there, whole, and holds just these keys in this order."""
-        path = self.path(leaf)
+    def has(self, shard: int, keys: NDArray[np.uint8]) -> bool:
+        """Whether the shard is there, whole, and holds just these keys in this order."""
+        path = self.path(shard)
         if not path.exists():
             return False
-        if leaf in self._verified:
+        if shard in self._verified:
             return True
         try:
             with safe_open(path, framework="numpy") as file:
                 names = set(file.keys())
                 metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT or names != {_KEYS, *self.cells}:
+                if metadata.get("format") != _FORMAT or names != {_KEYS, *self.features}:
                     raise ValueError("it holds other vectors")
                 tensors = {name: file.get_tensor(name) for name in names}
         except (SafetensorError, ValueError, OSError) as error:
             logger.warning("The shard %s cannot be used (%s): its rows are embedded again.", path, error)
             return False
-        kinds = {(tensors[cell].ndim, len(tensors[cell]), str(tensors[cell].dtype)) for cell in self.cells}
+        kinds = {
+            (tensors[feature].ndim, len(tensors[feature]), str(tensors[feature].dtype)) for feature in self.features
+        }
         if kinds != {(2, len(keys), self.dtype)} or not np.array_equal(tensors[_KEYS], keys):
             logger.warning("The shard %s belongs to other rows: its rows are embedded again.", path)
             return False
         if metadata.get("sha256") != _digest(tensors):
             logger.warning("The shard %s is damaged: its rows are embedded again.", path)
             return False
-        self._verified.add(leaf)
+        self._verified.add(shard)
         return True
 
     def is_shared(self, world: World) -> bool:
         """Whether all processes see the same files: each looks for one that the first has just made. Collective."""
         mark: Path | None = None
-        with world.together("looking at the store"):
+        with world.sync_errors("looking at the store"):
             if world.is_main:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 mark = self._mark(secrets.token_hex(8))
                 mark.touch()
-        shared = world.share(mark)
+        shared = world.broadcast(mark)
         assert shared is not None  # noqa: S101 - for the type checker
         seen = world.gather(shared.name in {path.name for path in self.folder.glob(".*.tmp")})
         if mark is not None:
             mark.unlink()
         return all(seen)
 
-    def leaves(self) -> set[int]:
-        """The leaves of which there is a file, whole or not."""
+    def shards(self) -> set[int]:
+        """The shards of which there is a file, whole or not."""
         # Listed, not looked up: a network file system may remember for a while that a name was not there.
         return {int(path.stem) for path in self.folder.glob(f"{'[0-9]' * 5}.safetensors")}
 
-    def claim(self, leaf: int, run_id: str) -> bool:
-        """Take a leaf for this process; False where another one of the same run has taken it.
+    def claim(self, shard: int, run_id: str) -> bool:
+        """Take a shard for this process; False where another one of the same run has taken it.
 
         Should a file system let two have it, both write the same shard.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._mark(f"{run_id}-{leaf:05d}").touch(exist_ok=False)
+            self._mark(f"{run_id}-{shard:05d}").touch(exist_ok=False)
         except FileExistsError:
             return False
         return True
@@ -152,18 +154,20 @@ class Store:
         """An empty file that tells the other processes something; whatever clears the folder takes it along."""
         return self.folder / f".{name}.tmp"
 
-    def read(self, leaf: int, cell: str) -> NDArray[np.float32]:
-        """The vectors of a leaf at one cell, `float32 [n, d]` in plan order."""
-        with safe_open(self.path(leaf), framework="numpy") as file:
-            tensor: NDArray[np.float32] = file.get_tensor(cell).astype(np.float32, copy=False)
+    def read(self, shard: int, feature: str) -> NDArray[np.float32]:
+        """The vectors of a shard at one feature, `float32 [n, d]` in plan order."""
+        with safe_open(self.path(shard), framework="numpy") as file:
+            tensor: NDArray[np.float32] = file.get_tensor(feature).astype(np.float32, copy=False)
         return tensor
 
-    def lookup(self, keys: NDArray[np.uint8], cell: str, width: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def lookup(
+        self, keys: NDArray[np.uint8], feature: str, width: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Vectors of single renderings, wherever they stand.
 
         Args:
             keys: `uint8 [m, 16]`.
-            cell: which vectors.
+            feature: which vectors.
             width: their length, d.
 
         Returns:
@@ -171,28 +175,28 @@ class Store:
         """
         if self._index is None:
             self._index = self._load_index()
-        table, leaves, places = self._index
+        table, shards, places = self._index
         vectors = np.zeros((len(keys), width), dtype=np.float32)
         found = find_keys(table, keys)
         hit = found >= 0
-        for leaf in np.unique(leaves[found[hit]]).tolist():
-            rows = np.flatnonzero(hit & (leaves[np.maximum(found, 0)] == leaf))
-            if self.has(leaf, table[leaves == leaf]):
-                vectors[rows] = _mapped(self.path(leaf), cell)[places[found[rows]]]
+        for shard in np.unique(shards[found[hit]]).tolist():
+            rows = np.flatnonzero(hit & (shards[np.maximum(found, 0)] == shard))
+            if self.has(shard, table[shards == shard]):
+                vectors[rows] = _mapped(self.path(shard), feature)[places[found[rows]]]
             else:
                 hit[rows] = False
         return vectors, hit
 
     def _load_index(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
-        """Every key with its leaf and place; what stands in a leaf is checked when it is first read."""
+        """Every key with its shard and place; what stands in a shard is checked when it is first read."""
         touch(self.folder)
-        keys, leaves, places = [np.zeros((0, KEY_BYTES), np.uint8)], [np.zeros(0, int)], [np.zeros(0, int)]
-        for leaf in sorted(self.leaves()):
-            own = np.array(_mapped(self.path(leaf), _KEYS))
+        keys, shards, places = [np.zeros((0, KEY_BYTES), np.uint8)], [np.zeros(0, int)], [np.zeros(0, int)]
+        for shard in sorted(self.shards()):
+            own = np.array(_mapped(self.path(shard), _KEYS))
             keys.append(own)
-            leaves.append(np.full(len(own), leaf))
+            shards.append(np.full(len(own), shard))
             places.append(np.arange(len(own)))
-        return np.concatenate(keys), np.concatenate(leaves), np.concatenate(places)
+        return np.concatenate(keys), np.concatenate(shards), np.concatenate(places)
 
 
 def _mapped(path: Path, name: str) -> NDArray[Any]:

@@ -11,9 +11,9 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from saft_hf.distributed import World, progress_bar
 from saft_hf.embed.plan import KEY_BYTES
 from saft_hf.embed.prefix import common_prefix, shared_start
-from saft_hf.embed.world import World, progress_bar
 from saft_hf.render import Readout, Renderer, Rendering
 from saft_hf.status import RowStatus
 
@@ -115,7 +115,7 @@ def survey_dataset(
                 yield survey_renderings(renderings, readouts)
                 bar.update()
 
-    with world.together("rendering"):
+    with world.sync_errors("rendering"):
         own = _joined(parts(), end - begin, readouts)
     return own if world.size == 1 else _joined(world.gather(own), len(dataset), readouts)
 

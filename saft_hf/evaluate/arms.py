@@ -31,7 +31,7 @@ class Selection:
     """What an arm kept.
 
     Attributes:
-        kept: places in the pool, rising.
+        kept: places in the pool, ascending.
         seconds: how long choosing took.
         note: what a reader must know, such as that the filter refused to decide; or "".
         scores: one a row, NaN where there is none; None where the arm has no scores.
@@ -88,8 +88,8 @@ def _scored(arm: str, pool: Pool, config: ExperimentConfig) -> Selection:
         max_length=config.training.get("max_length", 1024),  # SFTConfig's default
         cache_dir=config.cache_dir,
     )
-    scorer.fit(rows, None if arm == "reference" else pool.labelled_dataset, on_refusal="keep")
-    result = scorer.filter(rows, on_refusal="keep")
+    scorer.fit(rows, None if arm == "reference" else pool.labelled_dataset, on_undecided="keep")
+    result = scorer.filter(rows, on_undecided="keep")
     summary = result.summary
     refusal = summary["refusal"] or (None if summary["filtered"] else "no threshold could be chosen")
     return Selection(

@@ -10,9 +10,9 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from saft_hf.atomic import replacing
 from saft_hf.evaluate.examiner import Examiner
 from saft_hf.evaluate.measure import summarise
+from saft_hf.files import replacing
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from saft_hf import __version__
 from saft_hf.evaluate.config import EvaluationConfig, digest
 from saft_hf.evaluate.guards import load_judge
 from saft_hf.evaluate.judges import Judge, RefusalJudge, TrainedJudge
 from saft_hf.evaluate.measure import Limits, Measured, measure
 from saft_hf.evaluate.pools import HeldOut, Source
+from saft_hf.version import __version__
 
 ALGORITHM = 1
 """Changes when the same options would give other figures: results of another number are not used."""

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from saft_hf import __version__
-from saft_hf.atomic import replacing
 from saft_hf.evaluate.arms import select, selection_figures
 from saft_hf.evaluate.config import ExperimentConfig, digest, model_identity, same_size_as
 from saft_hf.evaluate.examiner import ALGORITHM, Examiner
 from saft_hf.evaluate.pools import Pool, Source
 from saft_hf.evaluate.probe import probe
 from saft_hf.evaluate.tuning import Tuned, load, tuned
+from saft_hf.files import replacing
+from saft_hf.version import __version__
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from saft_hf.atomic import replacing
 from saft_hf.errors import SAFTInputError
 from saft_hf.evaluate.judges import agreement
 from saft_hf.evaluate.table import MARK, Results, read_results, table, verdicts
+from saft_hf.files import replacing
 
 REPORT, TABLE, PLOTS = "report.html", "table.csv", "plots"
 

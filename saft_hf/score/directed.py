@@ -1,8 +1,8 @@
 """The directed score: labels give a direction, in few dimensions that the whole pool has chosen.
 
-Each cell (one layer at one readout) is cut down to its top principal components. There, the direction is the
+Each feature (one layer at one readout) is cut down to its top principal components. There, the direction is the
 difference of the class means, turned by the pool's own covariance: linear discriminant analysis whose covariance comes
-from thousands of unlabelled rows and only whose means come from the labels. Cells are added up by how far apart each
+from thousands of unlabelled rows and only whose means come from the labels. Features are added up by how far apart each
 puts the classes. Whatever was learned, the score is one linear function of the vectors.
 """
 
@@ -21,7 +21,7 @@ from saft_hf.score.moments import Moments
 from saft_hf.score.subspace import Subspace, projections
 
 COMPONENTS = 16
-"""Principal components of a cell in which directions are sought: with about 100 labels, few beat many."""
+"""Principal components of a feature in which directions are sought: with about 100 labels, few beat many."""
 SHRINKAGE = 0.5
 """How far the pool's covariance is drawn to the identity: 0 whitens in full, 1 is the plain difference of means."""
 
@@ -30,17 +30,17 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearScore:
-    """A score that is linear in a row's vectors: the sum over cells of <x_c - centre_c, weight_c>.
+    """A score that is linear in a row's vectors: the sum over features of <x_c - centre_c, weight_c>.
 
     The unit is the standard deviation of the score over the pool it was learned on; higher is more harmful.
 
     Attributes:
-        cells: Names of the cells that are read, in order.
-        centres: The pool's mean at each cell, float64 [cells, d].
-        weights: The direction at each cell, float64 [cells, d].
+        features: Names of the features that are read, in order.
+        centres: The pool's mean at each feature, float64 [features, d].
+        weights: The direction at each feature, float64 [features, d].
 
     Raises:
-        SAFTInputError: The arrays do not fit the cells or each other, or hold NaN or infinity.
+        SAFTInputError: The arrays do not fit the features or each other, or hold NaN or infinity.
 
     Example:
         >>> score = LinearScore(("8.start",), np.array([[1.0, 1.0]]), np.array([[2.0, 0.0]]))
@@ -48,17 +48,17 @@ class LinearScore:
         [0.0, 2.0]
     """
 
-    cells: tuple[str, ...]
+    features: tuple[str, ...]
     centres: NDArray[np.float64]
     weights: NDArray[np.float64]
 
     def __post_init__(self) -> None:
         for name in ("centres", "weights"):
             array = getattr(self, name)
-            if array.ndim != 2 or len(array) != len(self.cells) or array.shape != self.centres.shape:
+            if array.ndim != 2 or len(array) != len(self.features) or array.shape != self.centres.shape:
                 raise SAFTInputError(
-                    f"{name} has shape {list(array.shape)}; expected one row for each of {len(self.cells)} cells, and "
-                    f"the shape of centres, {list(self.centres.shape)}"
+                    f"{name} has shape {list(array.shape)}; expected one row for each of {len(self.features)} "
+                    f"features, and the shape of centres, {list(self.centres.shape)}"
                 )
             if array.dtype != np.float64 or not np.isfinite(array).all():
                 raise SAFTInputError(f"{name} must be finite float64; found {array.dtype}, or NaN or infinity")
@@ -72,43 +72,43 @@ class LinearScore:
         """Score rows.
 
         Args:
-            vectors: For each cell, rows [n, d], any float type, finite. Other cells may stand beside them.
+            vectors: For each feature, rows [n, d], any float type, finite. Other features may stand beside them.
 
         Returns:
             float32 [n]; beyond the range of float32, its largest number. A row has the same bits whatever rows
             stand beside it.
 
         Raises:
-            SAFTInputError: A cell is missing, or its rows do not have d dimensions.
+            SAFTInputError: A feature is missing, or its rows do not have d dimensions.
         """
         total: NDArray[np.float64] | None = None
-        for cell, centre, weight in zip(self.cells, self.centres, self.weights, strict=True):
-            centred = np.ascontiguousarray(_rows(vectors, cell, centre.size) - centre)
+        for feature, centre, weight in zip(self.features, self.centres, self.weights, strict=True):
+            centred = np.ascontiguousarray(_rows(vectors, feature, centre.size) - centre)
             # One dot product a row: a matrix product sums in an order that depends on how many rows there are.
             part = np.vecdot(centred, weight)
             total = part if total is None else total + part
-        assert total is not None  # noqa: S101 - there is no score without a cell
+        assert total is not None  # noqa: S101 - there is no score without a feature
         return np.clip(total, -_LARGEST, _LARGEST).astype(np.float32)
 
     def to_parts(self) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
         """Split into a JSON-ready dict and arrays."""
-        return {"cells": list(self.cells)}, {"centres": self.centres, "weights": self.weights}
+        return {"features": list(self.features)}, {"centres": self.centres, "weights": self.weights}
 
     @classmethod
     def from_parts(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
         """Put together again what `to_parts` took apart."""
-        return cls(tuple(config["cells"]), tensors["centres"], tensors["weights"])
+        return cls(tuple(config["features"]), tensors["centres"], tensors["weights"])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """The principal components of several cells side by side: the few coordinates in which directions are learned.
+    """The principal components of several features side by side: the few coordinates in which directions are learned.
 
-    Every cell is scaled to the same total variance, so that none drowns the others: hidden states grow with depth.
+    Every feature is scaled to the same total variance, so that none drowns the others: hidden states grow with depth.
 
     Attributes:
-        subspaces: For each cell its principal subspace, in order.
-        scales: For each cell the square root of the variance its components hold.
+        subspaces: For each feature its principal subspace, in order.
+        scales: For each feature the square root of the variance its components hold.
     """
 
     subspaces: Mapping[str, Subspace]
@@ -119,51 +119,53 @@ class Frame:
         """Make a frame.
 
         Args:
-            subspaces: For each cell the pool's `principal_subspace` of about `COMPONENTS` directions.
+            subspaces: For each feature the pool's `principal_subspace` of about `COMPONENTS` directions.
 
         Raises:
-            SAFTInputError: There is no cell.
+            SAFTInputError: There is no feature.
         """
         if not subspaces:
-            raise SAFTInputError("a direction needs at least one cell: a layer and a readout")
-        return cls(dict(subspaces), {cell: float(np.sqrt(s.energies.sum())) for cell, s in subspaces.items()})
+            raise SAFTInputError("a direction needs at least one feature: a layer and a readout")
+        return cls(dict(subspaces), {feature: float(np.sqrt(s.energies.sum())) for feature, s in subspaces.items()})
 
     @property
     def size(self) -> int:
         """Number of coordinates, q."""
         return sum(len(subspace.directions) for subspace in self.subspaces.values())
 
-    def columns(self, cells: Sequence[str]) -> NDArray[np.intp]:
-        """Which of the coordinates belong to these cells."""
-        sizes = {cell: len(subspace.directions) for cell, subspace in self.subspaces.items()}
+    def columns(self, features: Sequence[str]) -> NDArray[np.intp]:
+        """Which of the coordinates belong to these features."""
+        sizes = {feature: len(subspace.directions) for feature, subspace in self.subspaces.items()}
         starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
-        return np.concatenate([np.arange(starts[cell], starts[cell] + sizes[cell]) for cell in cells])
+        return np.concatenate([np.arange(starts[feature], starts[feature] + sizes[feature]) for feature in features])
 
     def coordinates(self, vectors: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
         """Coordinates of rows.
 
         Args:
-            vectors: For each cell, rows [n, d], any float type, finite.
+            vectors: For each feature, rows [n, d], any float type, finite.
 
         Returns:
             float64 [n, q]. A row has the same bits whatever rows stand beside it.
 
         Raises:
-            SAFTInputError: A cell is missing, or its rows do not have d dimensions.
+            SAFTInputError: A feature is missing, or its rows do not have d dimensions.
         """
         parts = [
-            projections(_rows(vectors, cell, subspace.mean.size), subspace) / self.scales[cell]
-            for cell, subspace in self.subspaces.items()
+            projections(_rows(vectors, feature, subspace.mean.size), subspace) / self.scales[feature]
+            for feature, subspace in self.subspaces.items()
         ]
         return np.concatenate(parts, axis=1)
 
-    def score(self, weights: NDArray[np.float64], cells: Sequence[str]) -> LinearScore:
+    def score(self, weights: NDArray[np.float64], features: Sequence[str]) -> LinearScore:
         """A direction in coordinates, [q], as a score of vectors, measured from the pool's mean."""
-        held = {cell: weights[self.columns([cell])] / self.scales[cell] for cell in cells}
+        held = {feature: weights[self.columns([feature])] / self.scales[feature] for feature in features}
         return LinearScore(
-            tuple(cells),
-            np.stack([self.subspaces[cell].mean for cell in cells]),
-            np.stack([np.sum(held[cell][:, None] * self.subspaces[cell].directions, axis=0) for cell in cells]),
+            tuple(features),
+            np.stack([self.subspaces[feature].mean for feature in features]),
+            np.stack(
+                [np.sum(held[feature][:, None] * self.subspaces[feature].directions, axis=0) for feature in features]
+            ),
         )
 
 
@@ -188,7 +190,7 @@ def metric(covariance: NDArray[np.float64], shrinkage: float) -> NDArray[np.floa
         raise SAFTInputError(f"shrinkage must be above 0 and at most 1; found {shrinkage}")
     level = float(np.trace(covariance)) / len(covariance)
     if not level > 0:
-        raise SAFTInputError("the pool has no variance in these cells: all its rows have the same vector")
+        raise SAFTInputError("the pool has no variance in these features: all its rows have the same vector")
     eye = np.eye(len(covariance))
     inverse = solve((1 - shrinkage) * covariance + shrinkage * level * eye, eye, assume_a="pos")
     return np.asarray((inverse + inverse.T) / 2)
@@ -205,9 +207,9 @@ def combine(
 
     Args:
         difference: Mean of harmful less mean of benign rows, in the frame's coordinates, [..., q].
-        frame: The cells and their components.
+        frame: The features and their components.
         pool: Moments of the whole pool's coordinates, [q].
-        parts: Sets of cells, each turned by the covariance of its own cells.
+        parts: Sets of features, each turned by the covariance of its own features.
         shrinkage: See `metric`.
 
     Returns:
@@ -215,8 +217,8 @@ def combine(
         is zero.
     """
     total = np.zeros_like(difference)
-    for cells in parts:
-        columns = frame.columns(cells)
+    for features in parts:
+        columns = frame.columns(features)
         seen = difference[..., columns]
         covariance = pool.covariance[np.ix_(columns, columns)]
         direction = _unit(seen @ metric(covariance, shrinkage), covariance)
@@ -237,11 +239,11 @@ def learn_direction(
     """Learn the directed score from labelled rows.
 
     Args:
-        frame: The cells and their components.
+        frame: The features and their components.
         pool: Moments of the whole pool's coordinates in that frame, [q].
         coordinates: The labelled rows' coordinates, [m, q], finite.
         harmful: Their labels, bool [m], True where harmful.
-        parts: Sets of cells, see `combine`; by default every cell of the frame is a part of its own.
+        parts: Sets of features, see `combine`; by default every feature of the frame is a part of its own.
         shrinkage: See `metric`.
 
     Returns:
@@ -271,14 +273,16 @@ def learn_direction(
             f"{int(labels.sum())} of {labels.size} labelled rows are harmful: a direction needs rows of both classes. "
             "Label more rows"
         )
-    used = [(cell,) for cell in frame.subspaces] if parts is None else [tuple(cells) for cells in parts]
+    used = [(feature,) for feature in frame.subspaces] if parts is None else [tuple(features) for features in parts]
     weights = combine(rows[labels].mean(axis=0) - rows[~labels].mean(axis=0), frame, pool, used, shrinkage)
     if not weights.any():
         raise SAFTUndecidedError(
             "harmful and benign labelled rows have the same mean vector, so no direction tells them apart. Use another "
             "readout: `response_start` sees only the prompt"
         )
-    return frame.score(weights, [cell for cell in frame.subspaces if any(cell in cells for cells in used)])
+    return frame.score(
+        weights, [feature for feature in frame.subspaces if any(feature in features for features in used)]
+    )
 
 
 def _unit(directions: NDArray[np.float64], covariance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -286,10 +290,10 @@ def _unit(directions: NDArray[np.float64], covariance: NDArray[np.float64]) -> N
     return np.asarray(directions / np.where(spread > 0, spread, 1.0))
 
 
-def _rows(vectors: Mapping[str, ArrayLike], cell: str, d: int) -> NDArray[np.float64]:
-    if cell not in vectors:
-        raise SAFTInputError(f"vectors of cell {cell!r} are missing; found {sorted(vectors)}")
-    rows = np.asarray(vectors[cell], dtype=np.float64)
+def _rows(vectors: Mapping[str, ArrayLike], feature: str, d: int) -> NDArray[np.float64]:
+    if feature not in vectors:
+        raise SAFTInputError(f"vectors of feature {feature!r} are missing; found {sorted(vectors)}")
+    rows = np.asarray(vectors[feature], dtype=np.float64)
     if rows.ndim != 2 or rows.shape[1] != d:
-        raise SAFTInputError(f"vectors of cell {cell!r} must have shape [n, {d}]; found {list(rows.shape)}")
+        raise SAFTInputError(f"vectors of feature {feature!r} must have shape [n, {d}]; found {list(rows.shape)}")
     return rows

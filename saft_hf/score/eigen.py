@@ -25,7 +25,7 @@ def top_eigenpairs(matrix: NDArray[np.float64], count: int) -> tuple[NDArray[np.
         count: How many pairs, 1 to d.
 
     Returns:
-        Eigenvalues, falling, float64 [count], and orthonormal vectors, float64 [d, count].
+        Eigenvalues, descending, float64 [count], and orthonormal vectors, float64 [d, count].
 
     Example:
         >>> values, vectors = top_eigenpairs(np.diag([1.0, 3.0, 2.0]), 2)

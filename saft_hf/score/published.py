@@ -16,10 +16,10 @@ _TENSORS = ("mean", "directions", "energies")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PublishedScore:
-    """The published score at one cell: s = (1/k) * sum over j <= k of <x - mean, v_j>^2 (arXiv 2410.10014).
+    """The published score at one feature: s = (1/k) * sum over j <= k of <x - mean, v_j>^2 (arXiv 2410.10014).
 
     Attributes:
-        cell: Name of the cell that is read.
+        feature: Name of the feature that is read.
         subspace: The pool's mean and principal directions there.
         k: How many of the directions are summed.
 
@@ -34,7 +34,7 @@ class PublishedScore:
         [9.0, 9.0, 0.0, 0.0]
     """
 
-    cell: str
+    feature: str
     subspace: Subspace
     k: int
 
@@ -43,9 +43,9 @@ class PublishedScore:
             raise ValueError(f"k must be 1 to {len(self.subspace.directions)}, not {self.k!r}")
 
     @property
-    def cells(self) -> tuple[str, ...]:
-        """The one cell that is read."""
-        return (self.cell,)
+    def features(self) -> tuple[str, ...]:
+        """The one feature that is read."""
+        return (self.feature,)
 
     @property
     def width(self) -> int:
@@ -56,23 +56,23 @@ class PublishedScore:
         """Score rows.
 
         Args:
-            vectors: At the cell, rows [n, d], any float type, finite. Other cells may stand beside it.
+            vectors: At the feature, rows [n, d], any float type, finite. Other features may stand beside it.
 
         Returns:
             float32 [n], >= 0. A row has the same bits whatever rows stand beside it.
         """
-        return saft_score(vectors[self.cell], self.subspace, self.k)
+        return saft_score(vectors[self.feature], self.subspace, self.k)
 
     def to_parts(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Split into a JSON-ready dict and arrays."""
         state = {name: getattr(self.subspace, name) for name in self.subspace.__slots__}
         plain = {name: value for name, value in state.items() if name not in _TENSORS}
         plain["spectral_gaps"] = self.subspace.spectral_gaps.tolist()
-        return {"cell": self.cell, "k": self.k, "subspace": plain}, {name: state[name] for name in _TENSORS}
+        return {"feature": self.feature, "k": self.k, "subspace": plain}, {name: state[name] for name in _TENSORS}
 
     @classmethod
     def from_parts(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
         """Put together again what `to_parts` took apart."""
         plain = {**config["subspace"], **{name: tensors[name] for name in _TENSORS}}
         plain["spectral_gaps"] = np.asarray(plain["spectral_gaps"], dtype=np.float64)
-        return cls(config["cell"], Subspace(**plain), config["k"])
+        return cls(config["feature"], Subspace(**plain), config["k"])

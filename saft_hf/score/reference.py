@@ -1,7 +1,7 @@
 """The score that needs no labels of the pool: a direction and a threshold from a reference set.
 
-Rows known to be harmful or benign, not from the pool, give at each cell the plain difference of class means. It is not
-whitened: the reference set is not the pool, and what is fitted closely to the one does not carry over to the other.
+Rows known to be harmful or benign, not from the pool, give at each feature the plain difference of class means. It is
+not whitened: the reference set is not the pool, and what is fitted closely to the one does not carry over to the other.
 Scale and threshold come from the reference set alone. The pool's scores may raise the threshold, to the gap below the
 rows that stand apart, or show that no cut can be trusted; they never lower it.
 """
@@ -20,7 +20,7 @@ from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.score.crossfit import auroc
 from saft_hf.score.directed import LinearScore
 
-BENIGN_LOSS = 0.02
+FPR = 0.02
 """Share of benign reference rows that the threshold may lose."""
 MIN_OF_A_CLASS = 20
 """Reference rows of each class below which no threshold is taken from them."""
@@ -42,7 +42,7 @@ class ReferenceScore:
     Attributes:
         score: The score. Its unit is the standard deviation of the reference rows within their class; 0 is the mean of
             the benign ones.
-        threshold: Absolute: above it lie at most `BENIGN_LOSS` of the benign reference rows, scored out of fold.
+        threshold: Absolute: above it lie at most `FPR` of the benign reference rows, scored out of fold.
         out_of_fold: Scores of the reference rows by directions learned without their group, float64 [m].
         harmful: Their labels, bool [m].
         auroc: Out-of-fold AUROC on the reference rows. It is no evidence about the pool.
@@ -62,14 +62,14 @@ class ReferenceDecision:
     Attributes:
         threshold: tau; never below the absolute one.
         raised: Whether the pool has raised it.
-        refusal: Why no decision may rest on these scores, with the figures and what would help; None where one may.
+        undecided: Why no decision may rest on these scores, with the figures and what would help; None where one may.
         figures: `absolute_threshold`, `reference_auroc`, `pool_rows`, `share_above_absolute`, `share_flagged`, and
             where there is one, `gap` and `gap_depth`.
     """
 
     threshold: float
     raised: bool
-    refusal: str | None
+    undecided: str | None
     figures: dict[str, float]
 
 
@@ -85,7 +85,7 @@ def learn_reference(vectors: Mapping[str, ArrayLike], harmful: ArrayLike, groups
     """Learn a score and its absolute threshold from reference rows.
 
     Args:
-        vectors: For each cell to be read, the reference rows' vectors, [m, d], any float type, finite.
+        vectors: For each feature to be read, the reference rows' vectors, [m, d], any float type, finite.
         harmful: Their labels, bool [m], True where harmful.
         groups: What belongs together, [m], any sortable type: a harm category with the benign rows matched to it. No
             row is scored by a direction that saw its group.
@@ -94,7 +94,7 @@ def learn_reference(vectors: Mapping[str, ArrayLike], harmful: ArrayLike, groups
         The score. The same input gives the same bits.
 
     Raises:
-        SAFTInputError: Shapes differ, a vector is not finite, or there is no cell.
+        SAFTInputError: Shapes differ, a vector is not finite, or there is no feature.
         SAFTUndecidedError: A class has too few rows, in all or without some group, or no direction tells them apart.
 
     Example:
@@ -106,24 +106,24 @@ def learn_reference(vectors: Mapping[str, ArrayLike], harmful: ArrayLike, groups
         (True, True)
     """
     labels, parts = np.asarray(harmful, dtype=np.bool_), np.asarray(groups)
-    rows = {cell: np.asarray(found, dtype=np.float64) for cell, found in vectors.items()}
+    rows = {feature: np.asarray(found, dtype=np.float64) for feature, found in vectors.items()}
     if not rows:
-        raise SAFTInputError("a reference score needs at least one cell: a layer and a readout")
+        raise SAFTInputError("a reference score needs at least one feature: a layer and a readout")
     if labels.ndim != 1 or parts.shape != labels.shape:
         raise SAFTInputError(
             f"harmful and groups must have one entry for each row; found shapes {list(labels.shape)} and "
             f"{list(parts.shape)}"
         )
-    for cell, found in rows.items():
+    for feature, found in rows.items():
         if found.ndim != 2 or len(found) != labels.size or not np.isfinite(found).all():
             raise SAFTInputError(
-                f"vectors of cell {cell!r} must be finite, [{labels.size}, d], one row for each label; found shape "
-                f"{list(found.shape)}" + (", with NaN or infinity" if found.ndim == 2 else "")
+                f"vectors of feature {feature!r} must be finite, [{labels.size}, d], one row for each label; found "
+                f"shape {list(found.shape)}" + (", with NaN or infinity" if found.ndim == 2 else "")
             )
     if len({found.shape for found in rows.values()}) > 1:
         raise SAFTInputError(
-            "vectors of all cells must have one width; found "
-            + ", ".join(f"{cell}: {found.shape[1]}" for cell, found in rows.items())
+            "vectors of all features must have one width; found "
+            + ", ".join(f"{feature}: {found.shape[1]}" for feature, found in rows.items())
         )
     few = min(int(labels.sum()), int((~labels).sum()))
     if few < MIN_OF_A_CLASS:
@@ -139,8 +139,8 @@ def learn_reference(vectors: Mapping[str, ArrayLike], harmful: ArrayLike, groups
                 f"without group {group!r} the reference set has rows of one class only, so its rows cannot be scored "
                 "out of fold. Spread both classes over at least two groups"
             )
-        score = _learn({cell: found[~own] for cell, found in rows.items()}, labels[~own])
-        scores[own] = score({cell: found[own] for cell, found in rows.items()})
+        score = _learn({feature: found[~own] for feature, found in rows.items()}, labels[~own])
+        scores[own] = score({feature: found[own] for feature, found in rows.items()})
     return ReferenceScore(
         _learn(rows, labels), _benign_quantile(scores[~labels]), scores, labels, float(auroc(scores, labels))
     )
@@ -149,12 +149,12 @@ def learn_reference(vectors: Mapping[str, ArrayLike], harmful: ArrayLike, groups
 def choose_reference(
     vectors: Mapping[str, ArrayLike], candidates: Sequence[Sequence[str]], harmful: ArrayLike, groups: ArrayLike
 ) -> ReferenceScore:
-    """Learn from several sets of cells, and take the one that tells the reference rows apart best, out of fold.
+    """Learn from several sets of features, and take the one that tells the reference rows apart best, out of fold.
 
     Args:
-        vectors: The reference rows' vectors at all cells, see `learn_reference`.
-        candidates: Sets of cells, such as one cell a layer, at the response start: how a pool's answers are written
-            differs more from those of the reference set than how its requests are.
+        vectors: The reference rows' vectors at all features, see `learn_reference`.
+        candidates: Sets of features, such as one feature a layer, at the response start: how a pool's answers are
+            written differs more from those of the reference set than how its requests are.
         harmful: See `learn_reference`.
         groups: See `learn_reference`.
 
@@ -166,18 +166,20 @@ def choose_reference(
         SAFTUndecidedError: See `learn_reference`.
     """
     if not candidates:
-        raise SAFTInputError("candidates must hold at least one set of cells; found none")
-    learned = [learn_reference({cell: vectors[cell] for cell in cells}, harmful, groups) for cells in candidates]
+        raise SAFTInputError("candidates must hold at least one set of features; found none")
+    learned = [
+        learn_reference({feature: vectors[feature] for feature in features}, harmful, groups) for features in candidates
+    ]
     return max(learned, key=lambda found: found.auroc)
 
 
 def reference_threshold(reference: ReferenceScore, pool_scores: ArrayLike) -> ReferenceDecision:
     """Where to cut a pool, or why it cannot be told.
 
-    At most `BENIGN_LOSS` of the pool above the absolute threshold is what benign rows show: it stands as it is, whether
+    At most `FPR` of the pool above the absolute threshold is what benign rows show: it stands as it is, whether
     some rows lie above or none. More rows must stand apart from the rest, see `find_gap`; the threshold is then the
     gap's place, where that is higher. Where scores run across the threshold without one, a cut would part like from
-    like: refusal.
+    like: undecided.
 
     Args:
         reference: What the reference set taught.
@@ -202,17 +204,17 @@ def reference_threshold(reference: ReferenceScore, pool_scores: ArrayLike) -> Re
         "share_above_absolute": above,
         "share_flagged": above,
     }
-    refusal, threshold = None, absolute
+    undecided, threshold = None, absolute
     if reference.auroc < MIN_AUROC:
-        refusal = (
+        undecided = (
             "the model's states do not tell the reference rows themselves apart: out-of-fold AUROC "
             f"{reference.auroc:.2f}, at least {MIN_AUROC} is needed"
         )
-    elif above > BENIGN_LOSS:
+    elif above > FPR:
         # Nothing stands apart from a minority.
         gap = find_gap(scores, absolute) if above <= 0.5 else None
         if gap is None:
-            refusal = (
+            undecided = (
                 f"{above:.1%} of the pool's rows score above the threshold of the reference set, but they do not stand "
                 "apart from the rest as a minority with a gap below it: a cut would part like from like"
             )
@@ -220,9 +222,9 @@ def reference_threshold(reference: ReferenceScore, pool_scores: ArrayLike) -> Re
             threshold = max(absolute, gap.place)
             figures |= {"gap": gap.place, "gap_depth": gap.depth}
             figures["share_flagged"] = float((scores > threshold).mean())
-    if refusal:
-        refusal += ". Label about 100 rows drawn at random from the pool, or give a reference set closer to it"
-    return ReferenceDecision(threshold, threshold > absolute, refusal, figures)
+    if undecided:
+        undecided += ". Label about 100 rows drawn at random from the pool, or give a reference set closer to it"
+    return ReferenceDecision(threshold, threshold > absolute, undecided, figures)
 
 
 def find_gap(scores: NDArray[np.float64], absolute: float) -> Gap | None:
@@ -284,16 +286,16 @@ def _peaks(values: NDArray[np.float64]) -> NDArray[np.intp]:
 
 
 def _learn(rows: Mapping[str, NDArray[np.float64]], harmful: NDArray[np.bool_]) -> LinearScore:
-    """Mean difference at each cell, from the benign mean; cells and their sum in units of the spread within a class."""
-    centres = {cell: found[~harmful].mean(axis=0) for cell, found in rows.items()}
-    raw = {cell: found[harmful].mean(axis=0) - centres[cell] for cell, found in rows.items()}
-    parts = {cell: (found - centres[cell]) @ raw[cell] for cell, found in rows.items()}
-    spreads = {cell: _spread(part, harmful) for cell, part in parts.items()}
-    total = np.sum([parts[cell] / spreads[cell] for cell in rows], axis=0)
+    """Mean difference at each feature, from the benign mean; all in units of the spread within a class."""
+    centres = {feature: found[~harmful].mean(axis=0) for feature, found in rows.items()}
+    raw = {feature: found[harmful].mean(axis=0) - centres[feature] for feature, found in rows.items()}
+    parts = {feature: (found - centres[feature]) @ raw[feature] for feature, found in rows.items()}
+    spreads = {feature: _spread(part, harmful) for feature, part in parts.items()}
+    total = np.sum([parts[feature] / spreads[feature] for feature in rows], axis=0)
     return LinearScore(
         tuple(rows),
         np.stack(list(centres.values())),
-        np.stack([raw[cell] / spreads[cell] for cell in rows]) / _spread(total, harmful),
+        np.stack([raw[feature] / spreads[feature] for feature in rows]) / _spread(total, harmful),
     )
 
 
@@ -301,12 +303,12 @@ def _spread(scores: NDArray[np.float64], harmful: NDArray[np.bool_]) -> float:
     variance = sum(np.square(scores[own] - scores[own].mean()).sum() for own in (harmful, ~harmful)) / (scores.size - 2)
     if not variance > 0:
         raise SAFTUndecidedError(
-            "harmful and benign reference rows have the same mean vector at some cell, or all the same vectors: no "
+            "harmful and benign reference rows have the same mean vector at some feature, or all the same vectors: no "
             "direction tells them apart. Use another readout or reference set"
         )
     return float(np.sqrt(variance))
 
 
 def _benign_quantile(benign: NDArray[np.float64]) -> float:
-    """The lowest score of a benign row above which at most `BENIGN_LOSS` of them lie."""
-    return float(np.sort(benign)[benign.size - 1 - int(BENIGN_LOSS * benign.size)])
+    """The lowest score of a benign row above which at most `FPR` of them lie."""
+    return float(np.sort(benign)[benign.size - 1 - int(FPR * benign.size)])

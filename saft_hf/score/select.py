@@ -1,7 +1,7 @@
 """Choosing how to score, on the labels alone, and whether the choice can be told from chance.
 
 Every candidate scores the labelled rows out of fold, on the same folds, which keep rows of one prompt together. What
-is tested is the whole procedure: the labels are dealt out anew many times, and each time *all* candidates are trained
+is tested is the whole procedure: the labels are dealt out again many times, and each time *all* candidates are trained
 and compared again. The best of many candidates looks good on noise as well; the permutations say how good.
 """
 
@@ -39,8 +39,8 @@ class Candidate:
 
     Attributes:
         name: For people and tables.
-        parts: The cells it reads, in the sets that `combine` adds up; one of one cell for the published score.
-        complexity: How much the labels pick: nothing (0), k (1), which cells (2, 3). Picking is what few labels do
+        parts: The features it reads, in the sets that `combine` adds up; one of one feature for the published score.
+        complexity: How much the labels pick: nothing (0), k (1), which features (2, 3). Picking is what few labels do
             badly.
         k: Directions that the published score sums; None for a direction learned from the labels.
         shrinkage: Of a learned direction, see `metric`.
@@ -53,9 +53,9 @@ class Candidate:
     shrinkage: float = SHRINKAGE
 
     @property
-    def cells(self) -> tuple[str, ...]:
-        """The cells it reads."""
-        return tuple(dict.fromkeys(cell for part in self.parts for cell in part))
+    def features(self) -> tuple[str, ...]:
+        """The features it reads."""
+        return tuple(dict.fromkeys(feature for part in self.parts for feature in part))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Undecided:
     """Why no decision may rest on this choice.
 
     Attributes:
@@ -99,7 +99,7 @@ class Selection:
             learned direction's are in standard deviations of the pool's scores, as `LinearScore` gives them.
         p_value: Share of permutations in which the best candidate does at least as well as the best one here.
         permutations: How many there were; 0 where too few labels leave nothing to test.
-        refusal: Why nothing may be decided; None where it may.
+        undecided: Why nothing may be decided; None where it may.
     """
 
     winner: Candidate
@@ -107,7 +107,7 @@ class Selection:
     out_of_fold: NDArray[np.float64]
     p_value: float
     permutations: int
-    refusal: Refusal | None
+    undecided: Undecided | None
 
     def figures(self) -> dict[str, Any]:
         """The comparison, JSON-ready, best candidate first."""
@@ -116,11 +116,11 @@ class Selection:
             "winner": self.winner.name,
             "p_value": self.p_value,
             "permutations": self.permutations,
-            "refusal": asdict(self.refusal) if self.refusal else None,
+            "undecided": asdict(self.undecided) if self.undecided else None,
             "candidates": [
                 {
                     "name": row.candidate.name,
-                    "cells": list(row.candidate.cells),
+                    "features": list(row.candidate.features),
                     "auroc": round(row.auroc, 4),
                     "difference": round(row.difference, 4),
                     "standard_error": round(row.standard_error, 4),
@@ -133,11 +133,11 @@ class Selection:
 def default_candidates(
     layers: Mapping[str, int], published: str | None, ks: Sequence[int] = (1, 2, 3, 4)
 ) -> tuple[Candidate, ...]:
-    """The candidates of `method="auto"`: published; all cells, weighted or at once; one layer; one cell.
+    """The candidates of `method="auto"`: published; all features, weighted or at once; one layer; one feature.
 
     Args:
-        layers: For each cell its layer.
-        published: The cell of the published score; None leaves it out.
+        layers: For each feature its layer.
+        published: The feature of the published score; None leaves it out.
         ks: Numbers of directions for it.
 
     Returns:
@@ -148,15 +148,15 @@ def default_candidates(
         >>> [candidate.name for candidate in found][:4]
         ['saft k=1 4.start', 'weighted', 'joint', 'directed 8.start+8.mean']
     """
-    cells = tuple(layers)
-    by_layer = {layer: tuple(cell for cell in cells if layers[cell] == layer) for layer in layers.values()}
+    features = tuple(layers)
+    by_layer = {layer: tuple(feature for feature in features if layers[feature] == layer) for layer in layers.values()}
     found = [] if published is None else [Candidate(f"saft k={k} {published}", ((published,),), 1, k=k) for k in ks]
-    if len(cells) > 1:
-        found.append(Candidate("weighted", tuple((cell,) for cell in cells), 0))
+    if len(features) > 1:
+        found.append(Candidate("weighted", tuple((feature,) for feature in features), 0))
     if len(by_layer) > 1:
-        found.append(Candidate("joint", (cells,), 2))
+        found.append(Candidate("joint", (features,), 2))
     found += [Candidate(f"directed {'+'.join(some)}", (some,), 2) for some in by_layer.values() if len(some) > 1]
-    found += [Candidate(f"directed {cell}", ((cell,),), 3) for cell in cells]
+    found += [Candidate(f"directed {feature}", ((feature,),), 3) for feature in features]
     return tuple(found)
 
 
@@ -175,22 +175,22 @@ def choose(
     """Compare candidates on labelled rows, and test the whole comparison against chance.
 
     The best out-of-fold AUROC wins, unless a simpler candidate is within one standard error *and* within 0.01.
-    Permutations deal the labels out anew among groups of equal size, so rows of one prompt stay together. Where the
+    Permutations deal the labels out again among groups of equal size, so rows of one prompt stay together. Where the
     choice is refused, or a class has fewer than 10 labels, the first learned candidate stands in and nothing is picked.
 
     Args:
         candidates: What is compared, see `default_candidates`.
-        frame: The cells and their components.
+        frame: The features and their components.
         pool: Moments of the whole pool's coordinates in that frame, [q].
         coordinates: The labelled rows' coordinates, [m, q], finite.
         harmful: Their labels, bool [m], True where harmful.
         groups: One whole number for each labelled row; rows of the same prompt have the same, [m].
         published: For each k among the candidates the labelled rows' published scores, [m].
-        permutations: How often the labels are dealt out anew, 200 or more.
+        permutations: How often the labels are dealt out again, 200 or more.
         seed: Of folds and permutations: the same input gives the same bits.
 
     Returns:
-        The choice, with a `Refusal` where it may be chance or the labels are too few.
+        The choice, with an `Undecided` where it may be chance or the labels are too few.
 
     Raises:
         SAFTInputError: Shapes differ, values are not finite, there is no candidate, or too few permutations.
@@ -206,7 +206,7 @@ def choose(
     few, folds = _too_few(labels), make_folds(labels, prompts, rng)
     if folds is None:
         nothing = tuple(Compared(candidate, 0.5, 0.0, 0.0) for candidate in candidates)
-        few = few or Refusal("the labelled rows of one class share too few prompts to hold some of them out", None)
+        few = few or Undecided("the labelled rows of one class share too few prompts to hold some of them out", None)
         return Selection(candidates[default], nothing, np.zeros((1, labels.size)), 1.0, 0, few)
     # The first order is the labels as they are.
     orders = np.concatenate([np.arange(labels.size)[None], deal(prompts, permutations, rng)])
@@ -222,15 +222,15 @@ def choose(
     highest = aurocs.max(axis=0)
     # The labels as they are count as one of the deals: the p-value is exact, and never 0.
     p_value = float(np.mean(highest >= highest[0] - 1e-12))
-    refusal = few or _chance(highest, p_value, labels.size)
+    undecided = few or _chance(highest, p_value, labels.size)
     placed = [_placements(scores, labels) for scores in own]
     scarce = min(int(labels.sum()), int((~labels).sum())) < MIN_TO_PICK
-    best = default if refusal or scarce else _best(candidates, placed, aurocs[:, 0])
+    best = default if undecided or scarce else _best(candidates, placed, aurocs[:, 0])
     compared = tuple(
         Compared(candidate, float(area), float(aurocs[best, 0] - area), _standard_error(placed[best], place))
         for candidate, area, place in zip(candidates, aurocs[:, 0], placed, strict=True)
     )
-    return Selection(candidates[best], compared, own[best], p_value, permutations, refusal)
+    return Selection(candidates[best], compared, own[best], p_value, permutations, undecided)
 
 
 def _check(
@@ -292,20 +292,20 @@ def _best(candidates: Sequence[Candidate], placed: Sequence[_Placements], aurocs
     return min(able, key=lambda at: (candidates[at].complexity, -aurocs[at], at))
 
 
-def _too_few(labels: NDArray[np.bool_]) -> Refusal | None:
+def _too_few(labels: NDArray[np.bool_]) -> Undecided | None:
     counts = {"harmful": int(labels.sum()), "benign": int((~labels).sum())}
     name = min(counts, key=lambda word: counts[word])
     if counts[name] >= MIN_OF_A_CLASS:
         return None
     # So many that about twice what is needed may be hoped for: a draw can be unlucky again.
     more = int(np.ceil(labels.size * (2 * MIN_OF_A_CLASS / counts[name] - 1))) if counts[name] else None
-    return Refusal(
+    return Undecided(
         f"{counts[name]} of {labels.size} labelled rows are {name}; at least {MIN_OF_A_CLASS} of each class are needed",
         more,
     )
 
 
-def _chance(highest: NDArray[np.float64], p_value: float, m: int) -> Refusal | None:
+def _chance(highest: NDArray[np.float64], p_value: float, m: int) -> Undecided | None:
     if p_value <= SIGNIFICANCE:
         return None
     null = highest[1:]
@@ -314,7 +314,7 @@ def _chance(highest: NDArray[np.float64], p_value: float, m: int) -> Refusal | N
     found = (highest[0] - centre) / spread if spread > 0 else 0.0
     needed = float(np.quantile((null - centre) / spread, 1 - SIGNIFICANCE)) + norm.ppf(0.8) if spread > 0 else np.inf
     more = int(np.ceil(m * ((needed / found) ** 2 - 1))) if found > 0.5 else None
-    return Refusal(
+    return Undecided(
         f"the best of all candidates has an out-of-fold AUROC of {highest[0]:.2f}, and labels dealt out at random do "
         f"as well with probability {p_value:.2f} (a choice is taken up to {SIGNIFICANCE})",
         more,

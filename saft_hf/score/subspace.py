@@ -23,7 +23,7 @@ class Subspace:
     Attributes:
         mean: Mean row of the pool, float64 [d].
         directions: Orthonormal rows, float64 [k, d]; in each the entry of largest magnitude is positive.
-        energies: Variance of the pool along each direction, float64 [k], falling.
+        energies: Variance of the pool along each direction, float64 [k], descending.
         spectral_gaps: (energy_j - energy_{j+1}) / energy_j, float64 [k], between 0 and 1. Near 0, direction j
             is arbitrary within the plane it shares with the next one, and so is a score that stops at j.
         total_variance: Variance of the pool over all d dimensions.

@@ -16,21 +16,21 @@ from safetensors.numpy import save as tensors_to_bytes
 from torch import nn
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-from saft_hf import __version__
-from saft_hf.artifact import load_artifact, save_artifact
-from saft_hf.atomic import replacing
-from saft_hf.embed.cells import Cells
+from saft_hf.distributed import World
 from saft_hf.embed.extract import Extractor
+from saft_hf.embed.features import Features
 from saft_hf.embed.rows import RowReader
 from saft_hf.embed.source import ALGORITHM, ModelSource
 from saft_hf.embed.store import default_cache_dir, name_of
-from saft_hf.embed.world import World
 from saft_hf.errors import SAFTArtifactError, SAFTInputError
-from saft_hf.publish import render_card
+from saft_hf.files import replacing
+from saft_hf.hub import render_card
 from saft_hf.render import RenderConfig, Renderer
+from saft_hf.scorer.artifact import load_artifact, save_artifact
 from saft_hf.scorer.card import scorer_card
 from saft_hf.scorer.fitted import Fitted
 from saft_hf.scorer.hub import HubMixin, fetched
+from saft_hf.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class ScorerBase(HubMixin):
         method: str | None = None,
         k: int | None = None,
         threshold: float | None = None,
-        expected_share: float | None = None,
+        contamination: float | None = None,
         reference: Dataset | None = None,
         dtype: str = "auto",
         attn_implementation: str | None = None,
@@ -70,7 +70,7 @@ class ScorerBase(HubMixin):
         self.method = method
         self.k = k
         self.threshold = threshold
-        self.expected_share = expected_share
+        self.contamination = contamination
         self.reference = reference
         self.dtype = dtype
         self.attn_implementation = attn_implementation
@@ -289,17 +289,17 @@ class ScorerBase(HubMixin):
     def _extractor(
         self,
         renderer: Renderer,
-        cells: Cells,
+        features: Features,
         fingerprint: str,
         world: World,
         device: torch.device | None = None,
     ) -> Extractor:
         source = self._open_source()
         device = device or world.device
-        read = {**source.identity(fingerprint, device), "cells": cells.names, "vectors": cells.dtype}
+        read = {**source.identity(fingerprint, device), "features": features.names, "vectors": features.dtype}
         return source.extractor(
             renderer,
-            cells,
+            features,
             folder=self._cache_dir() / name_of(read)[:32],
             world=world,
             device=device,
@@ -317,7 +317,7 @@ _OPTIONS = (
     "method",
     "k",
     "threshold",
-    "expected_share",
+    "contamination",
     "dtype",
     "attn_implementation",
     "quantization_config",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import Path
 
-from saft_hf.publish import LabelsUsed, ScorerCard
+from saft_hf.hub import LabelsUsed, ScorerCard
 from saft_hf.scorer.fitted import Fitted
 
 _PACKAGES = ("saft-hf", "torch", "transformers")
@@ -45,8 +45,8 @@ def scorer_card(fitted: Fitted) -> ScorerCard:
         "k": fitted.k,
         "threshold": fitted.threshold,
         "threshold_from": fitted.threshold_from,
-        "expected_share": summary["expected_share"],
-        "refusal": fitted.refusal,
+        "contamination": summary["contamination"],
+        "undecided": fitted.undecided,
         "labels": labels,
         "pool": summary["pool"],
         "variance_share": summary.get("variance_share"),

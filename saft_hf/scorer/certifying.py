@@ -16,9 +16,9 @@ from saft_hf.decide.certificate import certify_at, certify_kept
 from saft_hf.decide.estimate import harmful_shares
 from saft_hf.decide.labelling import suggest_rows
 from saft_hf.decide.statements import Certificate
+from saft_hf.distributed import World
 from saft_hf.embed.plan import find_keys
 from saft_hf.embed.survey import Survey, survey_dataset
-from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.scorer import inputs
 from saft_hf.scorer.base import ScorerBase

@@ -11,11 +11,11 @@ from datasets import Dataset, IterableDataset
 from numpy.typing import NDArray
 
 from saft_hf.decide import OnError, ThresholdAim, check_outcome, decide, read_labels, resolve_label_column
-from saft_hf.embed.cells import Cells, readouts_of
+from saft_hf.distributed import World
 from saft_hf.embed.extract import where_finite
+from saft_hf.embed.features import Features, readouts_of
 from saft_hf.embed.rows import RowReader
 from saft_hf.embed.survey import Survey
-from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.render import Readout, Renderer
 from saft_hf.result import FilterResult
@@ -55,9 +55,9 @@ class SAFTScorer(CertifyingScorer):
             direction learned from the labels, `auto` the best of both and their variants on the labels.
             Without labels the default is `reference`: a direction from rows that are known to be harmful or benign.
         k (`int`, *optional*): how many directions the published score sums; by default chosen from 1 to 4 on labels,
-            and 1 without labels or where `threshold` or `expected_share` is given.
+            and 1 without labels or where `threshold` or `contamination` is given.
         threshold (`float`, *optional*): remove rows with a score above it.
-        expected_share (`float`, *optional*): remove this share of the pool, the rows with the highest scores.
+        contamination (`float`, *optional*): remove this share of the pool, the rows with the highest scores.
         reference (`Dataset`, *optional*): reference set for `method="reference"`: rows with a label column such as
             `is_harmful`, and `category` where rows belong together; by default the one that ships with the package.
         dtype (`str`, *optional*, defaults to `auto`): of the model by name; `auto` is the checkpoint's, float32 on CPU.
@@ -95,7 +95,7 @@ class SAFTScorer(CertifyingScorer):
         label_sampling: Literal["uniform", "other"] = "uniform",
         aim: str | None = None,
         fit_rows: int | None = None,
-        on_refusal: Literal["raise", "keep"] = "raise",
+        on_undecided: Literal["raise", "keep"] = "raise",
     ) -> Self:
         """Learn a score and a threshold from a pool and from labels.
 
@@ -112,11 +112,11 @@ class SAFTScorer(CertifyingScorer):
             harmful_value: the value that marks a harmful row, where the column's name does not say.
             label_sampling: `uniform` where the labelled rows were drawn at random from the pool, else `other`. Rows
                 that `suggest_labels` laid out say so themselves, and may be labelled in part.
-            aim: what the threshold is chosen for, on the labels. `benign_loss=0.05`: lose at most that share of the
+            aim: what the threshold is chosen for, on the labels. `fpr=0.05`: lose at most that share of the
                 benign rows (the default, but for `saft`). `recall=0.9`: remove at least that share of the harmful rows.
                 `share=0.1`: remove at most that share of all rows. `f1`: the best F1 (the default for `saft`).
             fit_rows: fit on the first so many rows only; needed for an `IterableDataset`.
-            on_refusal: what to do where no threshold can honestly be chosen: `raise`, or `keep` every row.
+            on_undecided: what to do where no threshold can honestly be chosen: `raise`, or `keep` every row.
 
         Returns:
             The scorer.
@@ -127,8 +127,8 @@ class SAFTScorer(CertifyingScorer):
                 would remove nearly all or nothing. Scores can be taken all the same.
         """
         method = inputs.method_of(self, labelled is not None, aim)
-        if on_refusal not in ("raise", "keep"):
-            raise SAFTInputError(f"`on_refusal` must be 'raise' or 'keep', not {on_refusal!r}.")
+        if on_undecided not in ("raise", "keep"):
+            raise SAFTInputError(f"`on_undecided` must be 'raise' or 'keep', not {on_undecided!r}.")
         if label_sampling not in ("uniform", "other"):
             raise SAFTInputError(f"`label_sampling` must be 'uniform' or 'other', not {label_sampling!r}.")
         pool = inputs.as_pool(pool, fit_rows)
@@ -143,10 +143,10 @@ class SAFTScorer(CertifyingScorer):
         world, source = World(), self._open_source()
         renderer = self._renderer()
         reference = Reference.of(self.reference) if method == "reference" else None
-        cells = self._cells(method, renderer, pool)
+        features = self._features(method, renderer, pool)
         try:
-            fingerprint = source.fingerprint(cells.layers, world)
-            extractor = self._extractor(renderer, cells, fingerprint, world)
+            fingerprint = source.fingerprint(features.layers, world)
+            extractor = self._extractor(renderer, features, fingerprint, world)
             learned = fit_scorer(
                 extractor,
                 pool,
@@ -154,10 +154,10 @@ class SAFTScorer(CertifyingScorer):
                 reference,
                 Task(
                     method=method,
-                    published=cells.names[0],
+                    published=features.names[0],
                     ks=PUBLISHED_KS if self.k is None else (self.k,),
                     threshold=self.threshold,
-                    expected_share=self.expected_share,
+                    contamination=self.contamination,
                     aim=None if aim is None else ThresholdAim.parse(aim),
                     harmful=harmful,
                     label_column=column,
@@ -171,36 +171,36 @@ class SAFTScorer(CertifyingScorer):
             model=source.name,
             revision=source.revision,
             model_fingerprint=fingerprint,
-            template_digest=renderer.template_digest(readouts_of(found.score.cells)),
+            template_digest=renderer.template_digest(readouts_of(found.score.features)),
             num_layers=source.shape.num_layers,
-            captured=cells,
+            captured=features,
             method=method,
             score=found.score,
-            threshold=None if learned.refusal else found.threshold,
+            threshold=None if learned.undecided else found.threshold,
             threshold_from=found.threshold_from,
-            refusal=learned.refusal,
-            keep_on_refusal=on_refusal == "keep",
+            undecided=learned.undecided,
+            keep_on_undecided=on_undecided == "keep",
             labelled=learned.labelled,
             token_budget=extractor.token_budget,
             shares_prefix=extractor.shares_prefix,
             plan_digest=learned.plan_digest,
             summary=learned.summary,
         )
-        if learned.refusal and on_refusal == "raise":
+        if learned.undecided and on_undecided == "raise":
             raise undecided(learned, 0 if harmful is None else len(harmful))
         return self
 
-    def _cells(self, method: str, renderer: Renderer, pool: Dataset) -> Cells:
-        """What is read in one pass: one cell as published; for other methods three layers, with labels at two readouts.
+    def _features(self, method: str, renderer: Renderer, pool: Dataset) -> Features:
+        """What is read in one pass: one feature as published; else three layers, with labels at two readouts.
 
-        The first cell is the published score's.
+        The first feature is the published score's.
         """
         depth = self._open_source().shape.num_layers
         readouts = (Readout(self.readout),) if self.readout else inputs.pick_readouts(renderer, pool)
         layers = sorted({depth // 2, 3 * depth // 4, depth}) if self.layer is None else [self.layer]
         if method == "saft":
             layers = layers[:1]
-        return Cells(tuple(layers), readouts[:1] if method in ("saft", "reference") else readouts, self.vector_dtype)
+        return Features(tuple(layers), readouts[:1] if method in ("saft", "reference") else readouts, self.vector_dtype)
 
     # -- score ---------------------------------------------------------------------------------------------------
 
@@ -220,10 +220,10 @@ class SAFTScorer(CertifyingScorer):
         fitted = self._fitted
         inputs.check_batched(batch)
         if self._reader is None:
-            device, cells = self._open_source().worker_device(rank), fitted.captured
-            extractor = self._extractor(self._renderer(), cells, fitted.model_fingerprint, World(), device=device)
+            device, features = self._open_source().worker_device(rank), fitted.captured
+            extractor = self._extractor(self._renderer(), features, fitted.model_fingerprint, World(), device=device)
             self._reader = RowReader(extractor, extractor.store(fitted.plan_digest), fitted.score.width)
-        vectors, statuses = self._reader(batch, fitted.score.cells)
+        vectors, statuses = self._reader(batch, fitted.score.features)
         scores = where_finite(fitted.score, vectors)
         return {SCORE: scores, STATUS: final_statuses(scores, statuses)}
 
@@ -263,7 +263,7 @@ class SAFTScorer(CertifyingScorer):
         dataset: Dataset,
         *,
         on_error: OnError = "exclude",
-        on_refusal: Literal["raise", "keep"] | None = None,
+        on_undecided: Literal["raise", "keep"] | None = None,
         label_column: str | None = None,
         harmful_value: str | int | bool | None = None,
         refusal_column: str | None = None,
@@ -274,8 +274,8 @@ class SAFTScorer(CertifyingScorer):
             dataset: the rows. Vectors that `fit` or `score_dataset` left in the store are not computed again.
             on_error: rows that could not be scored: `exclude` them from `kept`, `keep` them in `train_rows()`, or
                 `raise`.
-            on_refusal: where there is no threshold, or nothing would be kept: `raise`, or `keep` every row; by default
-                what `fit` was told.
+            on_undecided: where there is no threshold, or nothing would be kept: `raise`, or `keep` every row; by
+                default what `fit` was told.
             label_column: let people decide the rows that they labelled: where this column of the dataset is not null,
                 it overrides the score (reason `label`). The rows that `fit` was given labels for are decided by them
                 in every method but `saft`, which knows scores only.
@@ -289,21 +289,21 @@ class SAFTScorer(CertifyingScorer):
 
         Raises:
             SAFTUndecidedError: there is no threshold, or nothing would be kept, and neither this call nor `fit` was
-                told `on_refusal="keep"`.
+                told `on_undecided="keep"`.
             SAFTInputError: rows could not be scored and `on_error="raise"`.
         """
         fitted = self._fitted
-        if on_refusal not in (None, "raise", "keep"):
-            raise SAFTInputError(f"`on_refusal` must be 'raise', 'keep' or None, not {on_refusal!r}.")
-        keep = fitted.keep_on_refusal if on_refusal is None else on_refusal == "keep"
+        if on_undecided not in (None, "raise", "keep"):
+            raise SAFTInputError(f"`on_undecided` must be 'raise', 'keep' or None, not {on_undecided!r}.")
+        keep = fitted.keep_on_undecided if on_undecided is None else on_undecided == "keep"
         if fitted.threshold is None and not keep:
-            why = fitted.refusal or "the scorer was fitted with no labels, no `threshold` and no `expected_share`"
+            why = fitted.undecided or "the scorer was fitted with no labels, no `threshold` and no `contamination`"
             raise SAFTUndecidedError(
-                f"no row can be removed: {why}. Give labels, `expected_share` or `threshold`; or fit with "
-                "`on_refusal='keep'` to keep every row."
+                f"no row can be removed: {why}. Give labels, `contamination` or `threshold`; or fit with "
+                "`on_undecided='keep'` to keep every row."
             )
         scores, statuses, survey = self._scores(dataset)
-        threshold, refusal = fitted.threshold, fitted.refusal
+        threshold, undecided = fitted.threshold, fitted.undecided
         labels: dict[int, bool] = {}
         if fitted.method != "saft" and threshold is not None:
             labels = fitted.labelled.among(survey.identities)
@@ -311,8 +311,8 @@ class SAFTScorer(CertifyingScorer):
             labels |= inputs.labels_by_row(dataset, label_column, harmful_value)
         decisions = decide(scores, statuses, threshold, on_error=on_error, labels=labels)
         if keep and threshold is not None and len(decisions.kept) == 0:
-            threshold, refusal = None, f"the threshold {threshold:.6g} would keep none of {len(dataset)} rows"
-            logger.warning("Every row is kept: %s.", refusal)
+            threshold, undecided = None, f"the threshold {threshold:.6g} would keep none of {len(dataset)} rows"
+            logger.warning("Every row is kept: %s.", undecided)
             decisions = decide(scores, statuses, None, on_error=on_error, labels=labels)
         if not keep:
             check_outcome(decisions)
@@ -325,7 +325,7 @@ class SAFTScorer(CertifyingScorer):
             "k": fitted.k,
             "threshold": threshold,
             "filtered": threshold is not None,
-            "refusal": refusal,
+            "undecided": undecided,
             **side_effects(self._renderer(), dataset, scores, survey, decisions, fitted.k is not None, refusal_column),
         }
         return FilterResult(dataset, scores, statuses, decisions, summary)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from saft_hf.embed.cells import Cells, layers_of, readouts_of
+from saft_hf.embed.features import Features, layers_of, readouts_of
 from saft_hf.embed.plan import KEY_BYTES, find_keys
 from saft_hf.render import Readout
 from saft_hf.score import LinearScore, PublishedScore
@@ -47,7 +47,7 @@ class LabelledRows:
         return cls(np.zeros((0, KEY_BYTES), dtype=np.uint8), np.zeros(0, dtype=np.int8))
 
     def used(self, identities: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Which of the given rows (`uint8 [N, 16]`) were labelled, whatever the label, rising."""
+        """Which of the given rows (`uint8 [N, 16]`) were labelled, whatever the label, ascending."""
         return np.flatnonzero(find_keys(self.identities, identities) >= 0)
 
     def among(self, identities: NDArray[np.uint8]) -> dict[int, bool]:
@@ -71,9 +71,9 @@ class Fitted:
         method: how the score was found, one of `METHODS`.
         score: the score.
         threshold: rows above it are removed; None where no decision can be taken.
-        threshold_from: `f1`, `expected_share`, `given`, `reference`, an aim such as `recall=0.9`, or `none`.
-        refusal: why no decision is taken although one was asked for; None where there is none.
-        keep_on_refusal: whether a refusal keeps every row in place of raising.
+        threshold_from: `f1`, `contamination`, `given`, `reference`, an aim such as `recall=0.9`, or `none`.
+        undecided: why no decision is taken although one was asked for; None where there is none.
+        keep_on_undecided: whether every row is kept, in place of raising, where nothing is decided.
         labelled: the rows that the fit had labels for.
         token_budget: tokens in one batch.
         shares_prefix: whether tokens that all rows start with are read once.
@@ -86,13 +86,13 @@ class Fitted:
     model_fingerprint: str
     template_digest: str
     num_layers: int
-    captured: Cells
+    captured: Features
     method: str
     score: Score
     threshold: float | None
     threshold_from: str
-    refusal: str | None
-    keep_on_refusal: bool
+    undecided: str | None
+    keep_on_undecided: bool
     labelled: LabelledRows
     token_budget: int
     shares_prefix: bool
@@ -108,12 +108,12 @@ class Fitted:
             "model_fingerprint, template_digest or plan_digest": all(re.fullmatch("[0-9a-f]{64}", d) for d in digests),
             "num_layers": type(self.num_layers) is int and self.num_layers > 0,
             "layers": bool(layers) and all(type(at) is int and 0 <= at <= self.num_layers for at in layers),
-            "score": bool(self.score.cells) and set(self.score.cells) <= set(self.captured.names),
+            "score": bool(self.score.features) and set(self.score.features) <= set(self.captured.names),
             "method": self.method in METHODS,
             "threshold": self.threshold is None or (type(self.threshold) is float and math.isfinite(self.threshold)),
             "threshold_from": isinstance(self.threshold_from, str),
-            "refusal": isinstance(self.refusal, str | None),
-            "keep_on_refusal": type(self.keep_on_refusal) is bool,
+            "undecided": isinstance(self.undecided, str | None),
+            "keep_on_undecided": type(self.keep_on_undecided) is bool,
             "labelled": labels.identities.shape == (len(labels.harmful), KEY_BYTES),
             "token_budget": type(self.token_budget) is int and self.token_budget > 0,
             "shares_prefix": type(self.shares_prefix) is bool,
@@ -125,12 +125,12 @@ class Fitted:
     @property
     def layers(self) -> tuple[int, ...]:
         """Layers that the score reads."""
-        return layers_of(self.score.cells)
+        return layers_of(self.score.features)
 
     @property
     def readouts(self) -> tuple[Readout, ...]:
         """Readouts that the score reads."""
-        return readouts_of(self.score.cells)
+        return readouts_of(self.score.features)
 
     @property
     def k(self) -> int | None:
@@ -156,7 +156,7 @@ class Fitted:
         """Put together again what `to_parts` took apart; what else stands in `config` is left alone."""
         values = {name: config[name] for name in _PLAIN}
         readouts = tuple(map(Readout, config["readouts"]))
-        values["captured"] = Cells(tuple(config["layers"]), readouts, config["vector_dtype"])
+        values["captured"] = Features(tuple(config["layers"]), readouts, config["vector_dtype"])
         kinds: dict[str, type[Score]] = {"published": PublishedScore, "linear": LinearScore}
         values["score"] = kinds[config["score"]["kind"]].from_parts(config["score"], tensors)
         labels = np.ascontiguousarray(tensors["labelled"].astype("<i8")).view(np.uint8)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from saft_hf.decide import flagged, near_threshold
 from saft_hf.decide.estimate import clopper_pearson
-from saft_hf.embed.cells import readouts_of
 from saft_hf.embed.extract import Embedded, Extractor
+from saft_hf.embed.features import readouts_of
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.render import Readout
 from saft_hf.scorer.fitted import LabelledRows
@@ -35,7 +35,7 @@ class Learned:
     found: Found
     labelled: LabelledRows
     plan_digest: str
-    refusal: str | None
+    undecided: str | None
     summary: dict[str, Any]
 
 
@@ -47,7 +47,7 @@ def fit_scorer(
     Collective: every process calls it with the same data and gets the same bits.
 
     Args:
-        extractor: embeds rows at all cells that the method needs.
+        extractor: embeds rows at all features that the method needs.
         pool: the rows.
         labelled: labelled rows, or None.
         reference: the reference set, for the method `reference`.
@@ -58,7 +58,7 @@ def fit_scorer(
     """
     world = extractor.world
     embedded = extractor.embed(pool)
-    _check_readable(embedded, extractor.cells.readouts)
+    _check_readable(embedded, extractor.features.readouts)
     labels = None
     if labelled is not None and task.harmful is not None:
         labels = Labelled(extractor, embedded, labelled, task.harmful)
@@ -71,13 +71,13 @@ def fit_scorer(
         found = fit_learned(task, extractor, embedded, labels, world)
     scored = found.scores[~np.isnan(found.scores)]
     harmful = 0 if task.harmful is None else int(task.harmful.sum())
-    refusal = found.refusal or (None if found.threshold is None else degenerate(scored, found.threshold, harmful))
+    undecided = found.undecided or (None if found.threshold is None else degenerate(scored, found.threshold, harmful))
     return Learned(
         found=found,
         labelled=LabelledRows.none() if labels is None else labels.rows(),
         plan_digest=embedded.plan.digest,
-        refusal=refusal,
-        summary=_summary(embedded, scored, found, task, refusal),
+        undecided=undecided,
+        summary=_summary(embedded, scored, found, task, undecided),
     )
 
 
@@ -108,8 +108,8 @@ def undecided(learned: Learned, labels: int) -> SAFTUndecidedError:
         given = learned.found.threshold_from == "given"
         advice = "Another `threshold` may help" if given else f"More labels than {labels} may help"
     return SAFTUndecidedError(
-        f"SAFT cannot tell which rows are harmful: {learned.refusal}. Scores can still be taken; no decision is. "
-        f"{advice}; so may another `layer` or `readout`, or an `expected_share`. `on_refusal='keep'` keeps every row "
+        f"SAFT cannot tell which rows are harmful: {learned.undecided}. Scores can still be taken; no decision is. "
+        f"{advice}; so may another `layer` or `readout`, or a `contamination`. `on_undecided='keep'` keeps every row "
         "and records it."
     )
 
@@ -123,10 +123,10 @@ def final_statuses(scores: NDArray[np.float32], statuses: Sequence[RowStatus]) -
 
 
 def _summary(
-    embedded: Embedded, scored: NDArray[np.float32], found: Found, task: Task, refusal: str | None
+    embedded: Embedded, scored: NDArray[np.float32], found: Found, task: Task, undecided: str | None
 ) -> dict[str, Any]:
     """Counts and figures, JSON-ready. No clock and no path: the scorer must be the same bytes in every process."""
-    readouts = readouts_of(found.score.cells)
+    readouts = readouts_of(found.score.features)
     statuses = embedded.survey.status_counts(readouts)
     pool: dict[str, Any] = {
         "rows": len(found.scores),
@@ -147,8 +147,8 @@ def _summary(
         "labels": None if task.harmful is None else _labels(task.harmful, task.label_column),
         "harmful_share": _share(task),
         "threshold_from": found.threshold_from,
-        "expected_share": task.expected_share,
-        "refusal": refusal,
+        "contamination": task.contamination,
+        "undecided": undecided,
         **found.figures,
         "score_quantiles": {str(q): float(np.quantile(scored, q)) for q in quantiles},
         "notes": [_NOTES[readout] for readout in readouts],

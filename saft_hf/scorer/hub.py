@@ -9,9 +9,9 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, constants, snapshot_download
 
-from saft_hf.artifact import CONFIG_FILE, TENSORS_FILE
-from saft_hf.publish import CARD, Destination, Repository, persistently, push_files
-from saft_hf.publish.hub import is_public
+from saft_hf.hub import CARD, Destination, Repository, push_files, with_retries
+from saft_hf.hub.push import is_public
+from saft_hf.scorer.artifact import CONFIG_FILE, TENSORS_FILE
 from saft_hf.scorer.card import public_name
 from saft_hf.scorer.fitted import Fitted, LabelledRows
 
@@ -94,4 +94,4 @@ def fetched(name_or_path: str | Path, revision: str | None = None, token: str | 
             local_files_only=constants.HF_HUB_OFFLINE,
         )
 
-    return Path(persistently(fetch, where, seconds=_FETCH_SECONDS))
+    return Path(with_retries(fetch, where, seconds=_FETCH_SECONDS))

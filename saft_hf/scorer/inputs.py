@@ -126,8 +126,8 @@ def method_of(scorer: ScorerBase, has_labels: bool, aim: str | None) -> str:
         raise SAFTInputError(f"`readout` must be one of {[r.value for r in Readout]}, not {scorer.readout!r}.")
     if scorer.threshold is not None and not np.isfinite(scorer.threshold):
         raise SAFTInputError(f"`threshold` must be a finite number, not {scorer.threshold}.")
-    if scorer.expected_share is not None and not 0 < scorer.expected_share < 1:
-        raise SAFTInputError(f"`expected_share` must be between 0 and 1, not {scorer.expected_share}.")
+    if scorer.contamination is not None and not 0 < scorer.contamination < 1:
+        raise SAFTInputError(f"`contamination` must be between 0 and 1, not {scorer.contamination}.")
     method = scorer.method or ("auto" if has_labels else "reference")
     if method in ("directed", "auto") and not has_labels:
         raise SAFTInputError(
@@ -140,7 +140,7 @@ def method_of(scorer: ScorerBase, has_labels: bool, aim: str | None) -> str:
         )
     if aim is not None and not has_labels:
         raise SAFTInputError(
-            f"`aim={aim!r}` chooses a threshold on labels: give `labelled`. Without labels, `expected_share` or "
+            f"`aim={aim!r}` chooses a threshold on labels: give `labelled`. Without labels, `contamination` or "
             "`threshold` choose it."
         )
     if aim is not None and scorer.threshold is not None:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saft_hf.decide import Goal, calibrate_published, threshold_for_aim, threshold_for_share
+from saft_hf.distributed import World
 from saft_hf.embed.extract import Embedded
 from saft_hf.embed.store import Vectors
-from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.score import PublishedScore, Subspace, saft_scores
 from saft_hf.scorer.pool import Labelled, pool_subspace
@@ -31,8 +31,8 @@ def fit_published(task: Task, embedded: Embedded, labelled: Labelled | None, wor
     Raises:
         SAFTInputError: no row can be used, `k` is above the pool's rank, or the labels cannot serve.
     """
-    cell = task.published
-    subspace = pool_subspace(embedded, cell, max(task.ks), world)
+    feature = task.published
+    subspace = pool_subspace(embedded, feature, max(task.ks), world)
     if len(task.ks) == 1 and task.ks[0] > len(subspace.directions):
         raise SAFTInputError(
             f"`k`={task.ks[0]} is more than the {len(subspace.directions)} directions that the pool's "
@@ -41,17 +41,17 @@ def fit_published(task: Task, embedded: Embedded, labelled: Labelled | None, wor
     ks = tuple(k for k in task.ks if k <= len(subspace.directions))
 
     def work(vectors: Vectors) -> NDArray[np.float32]:
-        by_k = saft_scores(vectors[cell], subspace, ks)
+        by_k = saft_scores(vectors[feature], subspace, ks)
         return np.stack([by_k[k] for k in ks], axis=1)
 
-    scores = embedded.rows(embedded.compute((cell,), work, len(ks)))
-    known = None if labelled is None else labelled.compute((cell,), work, len(ks))
+    scores = embedded.rows(embedded.compute((feature,), work, len(ks)))
+    known = None if labelled is None else labelled.compute((feature,), work, len(ks))
     found: Found | None = None
-    with world.together("choosing the threshold"):
+    with world.sync_errors("choosing the threshold"):
         if world.is_main:
             found = choose(replace(task, ks=ks), subspace, scores, known)
-    shared = world.share(found)
-    assert shared is not None  # noqa: S101 - `together` has raised otherwise
+    shared = world.broadcast(found)
+    assert shared is not None  # noqa: S101 - `sync_errors` has raised otherwise
     return shared
 
 
@@ -74,7 +74,7 @@ def choose(task: Task, subspace: Subspace, scores: NDArray[np.float32], labelled
         threshold: float | None,
         source: str,
         figures: Mapping[str, Any] | None = None,
-        refusal: str | None = None,
+        undecided: str | None = None,
     ) -> Found:
         of_the_pool = {
             "rank": subspace.rank,
@@ -82,18 +82,18 @@ def choose(task: Task, subspace: Subspace, scores: NDArray[np.float32], labelled
             "variance_share": float(subspace.energies[:k].sum() / subspace.total_variance),
         }
         score, own = PublishedScore(task.published, subspace, k), scores[:, task.ks.index(k)]
-        return Found(score, own, threshold, source, {**of_the_pool, **(figures or {})}, refusal)
+        return Found(score, own, threshold, source, {**of_the_pool, **(figures or {})}, undecided)
 
     if task.threshold is not None:
         return answer(task.ks[0], float(task.threshold), "given")
-    if task.expected_share is not None and task.aim is None:
-        return answer(task.ks[0], threshold_for_share(pool[:, 0], task.expected_share), "expected_share")
+    if task.contamination is not None and task.aim is None:
+        return answer(task.ks[0], threshold_for_share(pool[:, 0], task.contamination), "contamination")
     if labelled is None or task.harmful is None:
         return answer(task.ks[0], None, "none")
-    if not task.uniform and (task.aim is None or task.aim.goal is Goal.F1) and task.expected_share is None:
+    if not task.uniform and (task.aim is None or task.aim.goal is Goal.F1) and task.contamination is None:
         raise SAFTInputError(
             "`label_sampling='other'`: the published threshold maximises F1 on labels, which means something only "
-            "where they were drawn uniformly from the pool. Give `expected_share` or `threshold`, or draw the labels "
+            "where they were drawn uniformly from the pool. Give `contamination` or `threshold`, or draw the labels "
             "at random and say `label_sampling='uniform'`."
         )
     usable = ~np.isnan(labelled[:, 0])
@@ -107,10 +107,10 @@ def choose(task: Task, subspace: Subspace, scores: NDArray[np.float32], labelled
         if task.aim is not None:
             at = task.ks.index(found.k)
             aimed = threshold_for_aim(
-                task.aim, labelled[usable, at], labels, pool[:, at], expected_share=task.expected_share
+                task.aim, labelled[usable, at], labels, pool[:, at], contamination=task.contamination
             )
     except SAFTUndecidedError as error:  # the scores stand; only the decision is withheld, and `fit` says so
-        return answer(task.ks[0], None, "none", refusal=str(error))
+        return answer(task.ks[0], None, "none", undecided=str(error))
     figures = {
         "f1": found.best.f1,
         "separating_points": found.best.pool_splits,

@@ -10,10 +10,10 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from saft_hf.assets import reference_columns
 from saft_hf.decide import read_labels, resolve_label_column, threshold_for_share
 from saft_hf.embed.extract import Embedded, Extractor
 from saft_hf.errors import SAFTUndecidedError
-from saft_hf.reference import reference_columns
 from saft_hf.render import Renderer
 from saft_hf.score import PublishedScore
 from saft_hf.score.reference import choose_reference, reference_threshold
@@ -102,27 +102,29 @@ def fit_reference(task: Task, reference: Reference, pool: Dataset, extractor: Ex
     Raises:
         SAFTInputError: no row can be used.
     """
-    world, cells = extractor.world, extractor.cells.names
+    world, features = extractor.world, extractor.features.names
     reader = copy.copy(extractor)
     # What a `formatting_func` makes of the pool's columns says nothing of these.
     reader.renderer = Renderer(extractor.renderer.tokenizer, extractor.renderer.config)
     own = reader.embed(laid_out_like(pool, reference.rows, extractor.renderer))
-    states = {cell: own.states(cell) for cell in cells}
+    states = {feature: own.states(feature) for feature in features}
     usable = np.logical_and.reduce([np.isfinite(vectors).all(axis=1) for vectors in states.values()])
-    vectors = {cell: found[usable] for cell, found in states.items()}
+    vectors = {feature: found[usable] for feature, found in states.items()}
     try:
-        candidates = [(cell,) for cell in cells]
+        candidates = [(feature,) for feature in features]
         learned = choose_reference(vectors, candidates, reference.harmful[usable], reference.groups[usable])
     except SAFTUndecidedError as error:  # scores there must be; `fit` says why no decision rests on them
         score = PublishedScore(task.published, pool_subspace(embedded, task.published, 1, world), 1)
-        return Found(score, pool_scores(embedded, score), None, "none", refusal=str(error))
+        return Found(score, pool_scores(embedded, score), None, "none", undecided=str(error))
     scores = pool_scores(embedded, learned.score)
     decision = reference_threshold(learned, scores)
     figures = {"reference": {**decision.figures, "rows": int(usable.sum()), "raised": decision.raised, "note": _NOTE}}
     if task.threshold is not None:
         return Found(learned.score, scores, float(task.threshold), "given", figures)
-    if task.expected_share is not None:
-        return Found(learned.score, scores, threshold_for_share(scores, task.expected_share), "expected_share", figures)
-    if decision.refusal is not None:
-        return Found(learned.score, scores, None, "none", figures, decision.refusal, "About 100 labelled rows may help")
+    if task.contamination is not None:
+        return Found(learned.score, scores, threshold_for_share(scores, task.contamination), "contamination", figures)
+    if decision.undecided is not None:
+        return Found(
+            learned.score, scores, None, "none", figures, decision.undecided, "About 100 labelled rows may help"
+        )
     return Found(learned.score, scores, decision.threshold, "reference", figures)

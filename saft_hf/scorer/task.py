@@ -21,10 +21,10 @@ class Task:
 
     Attributes:
         method: one of `METHODS`.
-        published: the cell of the published score.
+        published: the feature of the published score.
         ks: numbers of directions that it may sum.
         threshold: rows above it are removed; None lets an aim, a share, labels or the reference set decide.
-        expected_share: expected harmful share of the pool, between 0 and 1.
+        contamination: expected harmful share of the pool, between 0 and 1.
         aim: what the threshold is chosen for; None is the method's own.
         harmful: labels of the labelled rows, True = harmful; None without labels.
         label_column: the column that they came from.
@@ -35,7 +35,7 @@ class Task:
     published: str
     ks: tuple[int, ...]
     threshold: float | None
-    expected_share: float | None
+    contamination: float | None
     aim: ThresholdAim | None
     harmful: NDArray[np.bool_] | None
     label_column: str | None
@@ -52,7 +52,7 @@ class Found:
         threshold: rows above it are removed; None where no decision can be taken.
         threshold_from: what chose it, see `Fitted`.
         figures: the figures behind it, JSON-ready, for the summary.
-        refusal: why no decision may be taken.
+        undecided: why no decision may be taken.
         advice: what would help then; None for the general advice.
     """
 
@@ -61,5 +61,5 @@ class Found:
     threshold: float | None
     threshold_from: str
     figures: dict[str, Any] = field(default_factory=dict)
-    refusal: str | None = None
+    undecided: str | None = None
     advice: str | None = None

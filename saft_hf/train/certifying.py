@@ -55,7 +55,7 @@ def certify(request: Request, scorer: SAFTScorer, rows: Dataset, result: FilterR
 
     Raises:
         SAFTInputError: the labels are not of rows of the dataset, or were used for fitting.
-        SAFTUndecidedError: nothing can be certified, and `saft_on_refusal` is not `keep`.
+        SAFTUndecidedError: nothing can be certified, and `saft_on_undecided` is not `keep`.
     """
     on_error = request.get("on_error")
     certificate = scorer.certify(
@@ -70,10 +70,10 @@ def certify(request: Request, scorer: SAFTScorer, rows: Dataset, result: FilterR
     result.summary["certificate"] = {**certificate.as_dict(), "says": certificate.says()}
     own = result.summary["threshold"]
     if certificate.certified is None:
-        if request.get("on_refusal") != "keep":
+        if request.get("on_undecided") != "keep":
             raise SAFTUndecidedError(
                 f"{certificate.says()} Label more rows; or train on the rows that the scorer keeps, uncertified, with "
-                "`saft_on_refusal='keep'`."
+                "`saft_on_undecided='keep'`."
             )
         logger.warning("Nothing is certified about the rows that are trained on. %s", certificate.says())
         return result
@@ -92,13 +92,13 @@ def certify(request: Request, scorer: SAFTScorer, rows: Dataset, result: FilterR
 
 
 def _at(threshold: float, scorer: SAFTScorer, rows: Dataset, result: FilterResult, on_error: OnError) -> FilterResult:
-    """The same rows, decided by another threshold; people's labels hold, also where a refusal had set them aside."""
+    """The same rows, decided by another threshold; people's labels hold, also where nothing was decided."""
     fitted = scorer.fitted_
     assert fitted is not None  # noqa: S101 - it has scored the rows
-    scorer.fitted_ = replace(fitted, threshold=float(threshold), refusal=None)
+    scorer.fitted_ = replace(fitted, threshold=float(threshold), undecided=None)
     try:
-        found = scorer.filter(rows, on_error=on_error, on_refusal="keep")
+        found = scorer.filter(rows, on_error=on_error, on_undecided="keep")
     finally:
         scorer.fitted_ = fitted
-    summary = {**result.summary, "threshold": threshold, "threshold_from": "certificate", "refusal": None}
+    summary = {**result.summary, "threshold": threshold, "threshold_from": "certificate", "undecided": None}
     return FilterResult(rows, found.scores, found.statuses, found.decisions, summary)

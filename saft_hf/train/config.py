@@ -11,7 +11,7 @@ from saft_hf.errors import SAFTInputError
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "saft_label_sampling": ("uniform", "other"),
-    "saft_on_refusal": (None, "raise", "keep"),
+    "saft_on_undecided": (None, "raise", "keep"),
     "saft_on_error": ("exclude", "keep", "raise"),
     "saft_eval": ("leave", "score", "filter"),
 }
@@ -38,15 +38,15 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
             `response_start` (published: the last token before the response), `response_mean` or `response_end`. By
             default `response_start`; `directed` and `auto` read `response_mean` beside it.
         saft_aim (`str`, *optional*):
-            What the threshold is chosen for, on the labels: `benign_loss=0.05` (lose at most that share of the benign
+            What the threshold is chosen for, on the labels: `fpr=0.05` (lose at most that share of the benign
             rows; the default, but for `saft`), `recall=0.9` (remove at least that share of the harmful ones),
             `share=0.1` (remove at most that share of all rows) or `f1` (the default for `saft`).
         saft_k (`int`, *optional*):
             How many principal directions `saft` sums; by default chosen from 1 to 4 on the labels, and 1 without
-            labels or where `saft_threshold` or `saft_expected_share` is given.
+            labels or where `saft_threshold` or `saft_contamination` is given.
         saft_threshold (`float`, *optional*):
             Remove rows with a score above it, whatever the labels say.
-        saft_expected_share (`float`, *optional*):
+        saft_contamination (`float`, *optional*):
             Expected harmful share of the rows, between 0 and 1: that share, the rows with the highest scores, is
             removed.
         saft_label_column (`str`, *optional*):
@@ -58,7 +58,7 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
             `uniform` where the labelled rows were drawn at random from the training rows, else `other`.
         saft_fit_rows (`int`, *optional*):
             Fit on the first so many rows only. By default on all; of a stream on the first 1,000.
-        saft_on_refusal (`str`, *optional*):
+        saft_on_undecided (`str`, *optional*):
             What to do where no row can honestly be told harmful, or the rows have images: `raise`, or `keep` every row
             and say so. By default it raises where labels, a scorer, a share or a threshold were given, and keeps every
             row, whatever stops the scoring, where nothing was.
@@ -67,7 +67,7 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
         saft_alpha (`float`, *optional*):
             With `saft_fresh_labels`: the largest harmful share that the rows trained on may have. Of the rows that the
             scorer keeps, the largest set is trained on that the labels certify. Where they certify none it raises, or,
-            with `saft_on_refusal="keep"`, trains on the scorer's rows and says that nothing is certified.
+            with `saft_on_undecided="keep"`, trains on the scorer's rows and says that nothing is certified.
         saft_delta (`float`, *optional*, defaults to 0.1):
             Chance, over the draw of the fresh labels, that a certificate is issued and false.
         saft_eval (`str`, *optional*, defaults to `"leave"`):
@@ -91,7 +91,7 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
         SAFTInputError: an option has a value that it does not know.
 
     Example:
-        >>> args = SAFTSFTConfig(output_dir="out", saft_expected_share=0.1)  # doctest: +SKIP
+        >>> args = SAFTSFTConfig(output_dir="out", saft_contamination=0.1)  # doctest: +SKIP
     """
 
     saft_enabled: bool = field(default=True, metadata={"help": "Filter the rows before training."})
@@ -107,13 +107,13 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
     )
     saft_aim: str | None = field(
         default=None,
-        metadata={"help": "Of the threshold: `benign_loss=0.05`, `recall=0.9`, `share=0.1` or `f1`."},
+        metadata={"help": "Of the threshold: `fpr=0.05`, `recall=0.9`, `share=0.1` or `f1`."},
     )
     saft_k: int | None = field(
         default=None, metadata={"help": "Directions to sum; by default chosen from 1 to 4 on the labels."}
     )
     saft_threshold: float | None = field(default=None, metadata={"help": "Remove rows with a score above it."})
-    saft_expected_share: float | None = field(
+    saft_contamination: float | None = field(
         default=None, metadata={"help": "Remove this share of the rows, those with the highest scores."}
     )
     saft_label_column: str | None = field(
@@ -129,7 +129,7 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
     saft_fit_rows: int | None = field(
         default=None, metadata={"help": "Fit on the first so many rows only; of a stream by default on 1,000."}
     )
-    saft_on_refusal: str | None = field(
+    saft_on_undecided: str | None = field(
         default=None,
         metadata={
             "help": "Where no row can be told harmful: `raise` (the default if anything was given) or `keep` all."

@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 
 from saft_hf.decide import decide
-from saft_hf.embed.world import World
+from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.result import FilterResult
 from saft_hf.scorer import SCORE, STATUS

@@ -12,13 +12,13 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 from torch import nn
 
-from saft_hf.artifact import load_artifact
 from saft_hf.decide import decide, near_threshold, threshold_for_share
+from saft_hf.distributed import World, describe
 from saft_hf.embed.architecture import describe_model
-from saft_hf.embed.world import World, describe
 from saft_hf.errors import SAFTError, SAFTInputError, SAFTUndecidedError
 from saft_hf.result import FilterResult
 from saft_hf.scorer import SCORE, STATUS, SAFTScorer
+from saft_hf.scorer.artifact import load_artifact
 from saft_hf.scorer.hub import fetched
 from saft_hf.train.certifying import certify, check_certificate
 from saft_hf.train.config import setting
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 STREAM_FIT_ROWS = 1000
 _IMAGES = "the rows have images, and SAFT scores text only"
 
-_OF_THE_SCORER = ("layer", "readout", "method", "k", "threshold", "expected_share")
+_OF_THE_SCORER = ("layer", "readout", "method", "k", "threshold", "contamination")
 _OF_THE_FIT = ("aim", "fit_rows")
 
 
@@ -55,7 +55,7 @@ def filter_rows(request: Request, world: World) -> Filtered:
 
 
 def _filtered(request: Request, world: World) -> Filtered:
-    if request.decides or request.get("on_refusal") == "raise":
+    if request.decides or request.get("on_undecided") == "raise":
         return _by_scores(request, world)
     try:
         return _by_scores(request, world)
@@ -92,11 +92,11 @@ def _has_images(request: Request) -> bool:
     columns = request.dataset.column_names or list(next(iter(request.dataset), {}))
     if not {"image", "images"} & set(columns):
         return False
-    if request.keeps_on_refusal:
+    if request.keeps_on_undecided:
         return True
     raise SAFTInputError(
         f"`train_dataset` has images (columns {columns}): SAFT scores text only. Train on every row with "
-        "`saft_on_refusal='keep'`, or turn the filter off with `saft_enabled=False`."
+        "`saft_on_undecided='keep'`, or turn the filter off with `saft_enabled=False`."
     )
 
 
@@ -125,15 +125,15 @@ def check_request(request: Request) -> None:
 def _dataset(request: Request, world: World) -> Filtered:
     rows = without_scores(request.dataset)
     scorer = _fitted(request, rows, request.model, world)
-    result = scorer.filter(rows, on_error=request.get("on_error"), on_refusal=_on_refusal(request))
+    result = scorer.filter(rows, on_error=request.get("on_error"), on_undecided=_on_undecided(request))
     if request.fresh_labels is not None:
         result = certify(request, scorer, rows, result)
     return _of_result(result, scorer, result.summary["threshold"], rows)
 
 
-def _on_refusal(request: Request) -> Literal["raise", "keep"] | None:
+def _on_undecided(request: Request) -> Literal["raise", "keep"] | None:
     """What was asked for; None where a scorer that was fitted before knows it."""
-    return "keep" if request.keeps_on_refusal else request.get("on_refusal")
+    return "keep" if request.keeps_on_undecided else request.get("on_undecided")
 
 
 def _of_result(result: FilterResult, scorer: SAFTScorer | None, threshold: float | None, rows: Dataset) -> Filtered:
@@ -156,7 +156,7 @@ def _by_given_scores(request: Request) -> Filtered:
     if request.labelled is not None:
         raise SAFTInputError(
             "`saft_trust_scores=True` and `saft_labelled` do not go together: labels are not used with scores that are "
-            "only trusted. Give `saft_threshold`, `saft_expected_share` or `saft_scorer`."
+            "only trusted. Give `saft_threshold`, `saft_contamination` or `saft_scorer`."
         )
     scorer = request.scorer if isinstance(request.scorer, SAFTScorer) or request.scorer is None else None
     if request.scorer is not None and scorer is None:
@@ -168,7 +168,7 @@ def _by_given_scores(request: Request) -> Filtered:
             "first (`saft-hf score`, or `dataset.map(scorer, batched=True)`)."
         )
     threshold = request.get("threshold") if scorer is None else scorer.threshold_
-    share = request.get("expected_share")
+    share = request.get("contamination")
     if isinstance(request.dataset, IterableDataset):
         if threshold is None:
             raise SAFTInputError("`saft_trust_scores=True` with a stream needs `saft_threshold` or `saft_scorer`.")
@@ -178,7 +178,7 @@ def _by_given_scores(request: Request) -> Filtered:
         threshold = threshold_for_share(scores, share)
     if threshold is None:
         raise SAFTInputError(
-            "`saft_trust_scores=True` needs `saft_threshold`, `saft_expected_share` or a fitted `saft_scorer`."
+            "`saft_trust_scores=True` needs `saft_threshold`, `saft_contamination` or a fitted `saft_scorer`."
         )
     statuses = list(request.dataset[STATUS])
     decisions = decide(scores, statuses, threshold, on_error=request.get("on_error"))
@@ -198,10 +198,10 @@ def _stream(request: Request, world: World) -> Filtered:
     scorer = _fitted(request, rows, model, world)
     if scorer.threshold_ is not None:
         return _filtered_stream(request, scorer, scorer.threshold_, scorer)
-    if not request.keeps_on_refusal:
+    if not request.keeps_on_undecided:
         raise SAFTUndecidedError(
-            "no row can be removed: the scorer has no threshold. Give labels, `saft_expected_share` or "
-            "`saft_threshold`; or keep every row with `saft_on_refusal='keep'`."
+            "no row can be removed: the scorer has no threshold. Give labels, `saft_contamination` or "
+            "`saft_threshold`; or keep every row with `saft_on_undecided='keep'`."
         )
     return Filtered(request.dataset, {**scorer.summary_, "filtered": False}, scorer=scorer)
 
@@ -234,7 +234,7 @@ def _fitted(request: Request, rows: Dataset, model: Any, world: World) -> SAFTSc
             label_sampling=request.get("label_sampling"),
             aim=request.get("aim"),
             fit_rows=request.get("fit_rows"),
-            on_refusal=_on_refusal(request) or "raise",
+            on_undecided=_on_undecided(request) or "raise",
         )
     if request.labelled is not None:
         raise SAFTInputError(

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import constants
 
-from saft_hf.atomic import replacing
-from saft_hf.embed.world import World
+from saft_hf.distributed import World
 from saft_hf.errors import SAFTError, SAFTHubError
-from saft_hf.publish import CARD, Repository, filtered_values, merge_cards, model_section, persistently
+from saft_hf.files import replacing
+from saft_hf.hub import CARD, Repository, filtered_values, merge_cards, model_section, with_retries
 from saft_hf.train.config import setting
 from saft_hf.train.record import write_summary
 
@@ -75,7 +75,7 @@ class Publishing(_Trainer):  # type: ignore[misc] # transformers is not typed
             self.create_model_card(**kwargs)
             raise self._not_pushed(SAFTHubError("HF_HUB_OFFLINE is set, so nothing was pushed: unset it"))
         world = World()
-        with world.together("pushing scorer and rows"):
+        with world.sync_errors("pushing scorer and rows"):
             if world.is_main and self._saft is not None:
                 self._push_beside(token)
         where = Repository(self.hub_model_id or Path(self.args.output_dir).name, "model", revision, token)
@@ -96,7 +96,7 @@ class Publishing(_Trainer):  # type: ignore[misc] # transformers is not typed
             return super(Publishing, self).push_to_hub(**options, **kwargs)
 
         try:
-            return persistently(push, where)
+            return with_retries(push, where)
         except SAFTHubError as error:
             raise self._not_pushed(error) from None
 

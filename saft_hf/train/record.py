@@ -12,8 +12,8 @@ from urllib.parse import quote
 import pyarrow.parquet as pq
 from transformers.trainer_utils import get_last_checkpoint
 
-from saft_hf.atomic import replacing
 from saft_hf.errors import SAFTInputError
+from saft_hf.files import replacing
 from saft_hf.result import AUDIT_FILE, SUMMARY_FILE
 from saft_hf.scorer import SAFTScorer
 from saft_hf.train.request import Filtered
@@ -61,7 +61,7 @@ class Record:
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
-            raise SAFTInputError(f"{path} is damaged ({error}): take another checkpoint, or train anew.") from error
+            raise SAFTInputError(f"{path} is damaged ({error}): take another checkpoint, or train again.") from error
 
     def check(self, checkpoint: Path) -> None:
         """Refuse to go on from a checkpoint that was trained on other rows.
@@ -78,7 +78,7 @@ class Record:
             shown = "; ".join(f"{name}: {before[name]} then, {now[name]} now" for name in differing)
             raise SAFTInputError(
                 f"{checkpoint} was trained on other rows than this run would go on with ({shown}). Give the same data, "
-                "labels and saft options as then, or start anew without `resume_from_checkpoint`."
+                "labels and saft options as then, or start again without `resume_from_checkpoint`."
             )
 
 

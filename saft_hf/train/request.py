@@ -40,13 +40,13 @@ class Request:
     @property
     def decides(self) -> bool:
         """Whether anything was given to decide rows by."""
-        given = (self.labelled, self.fresh_labels, self.scorer, self.get("expected_share"), self.get("threshold"))
+        given = (self.labelled, self.fresh_labels, self.scorer, self.get("contamination"), self.get("threshold"))
         return bool(self.get("trust_scores")) or any(value is not None for value in given)
 
     @property
-    def keeps_on_refusal(self) -> bool:
+    def keeps_on_undecided(self) -> bool:
         """Whether every row stays where none can honestly be told harmful: by default where nothing was asked for."""
-        asked = self.get("on_refusal")
+        asked = self.get("on_undecided")
         return bool(asked == "keep" or (asked is None and not self.decides))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 
 from saft_hf.decide import Decision, OnError, decide, row_digest
-from saft_hf.embed.world import World
+from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.scorer import SCORE, STATUS
 
@@ -85,9 +85,9 @@ def first_rows(stream: IterableDataset, count: int | None, world: World, name: s
         SAFTInputError: the stream is empty.
     """
     rows: list[dict[str, Any]] = []
-    with world.together("reading the stream"):
+    with world.sync_errors("reading the stream"):
         if world.is_main:
             rows = list(islice(stream, count))
             if not rows:
                 raise SAFTInputError(f"`{name}` is an empty stream: there is no row to score.")
-    return Dataset.from_list(world.share(rows), features=stream.features)
+    return Dataset.from_list(world.broadcast(rows), features=stream.features)

@@ -12,8 +12,8 @@ from datasets import Dataset, IterableDataset
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
+from saft_hf.distributed import World
 from saft_hf.embed.loading import rng_untouched
-from saft_hf.embed.world import World
 from saft_hf.result import FilterResult
 from saft_hf.scorer import SAFTScorer
 from saft_hf.train.config import SAFTSFTConfig, setting
@@ -38,7 +38,7 @@ class SAFTSFTTrainer(Publishing, SFTTrainer):  # type: ignore[misc] # trl is not
     `saft_eval` says otherwise. Random generators are left as they were found: training on a filtered pool equals
     SFTTrainer on its kept rows.
 
-    Where neither labels nor a scorer, `saft_expected_share` or `saft_threshold` are given, a reference set decides, and
+    Where neither labels nor a scorer, `saft_contamination` or `saft_threshold` are given, a reference set decides, and
     a warning says what was removed; where it cannot tell, all rows are trained on, and a warning says that. An
     `IterableDataset` is filtered while the model trains, by a frozen copy of the model.
 
@@ -67,7 +67,7 @@ class SAFTSFTTrainer(Publishing, SFTTrainer):  # type: ignore[misc] # trl is not
 
     Raises:
         SAFTInputError: data, labels or options are not what they must be.
-        SAFTUndecidedError: no row can honestly be told harmful, and `saft_on_refusal` is not `keep`.
+        SAFTUndecidedError: no row can honestly be told harmful, and `saft_on_undecided` is not `keep`.
 
     Source: Choi, Du and Li, *Safety-Aware Fine-Tuning of Large Language Models*, arXiv 2410.10014.
 
@@ -141,9 +141,9 @@ class SAFTSFTTrainer(Publishing, SFTTrainer):  # type: ignore[misc] # trl is not
         if is_main and not summary["filtered"]:
             logger.warning(
                 "SAFT filters NOTHING: %s. The model is trained on every row of `train_dataset`. Give "
-                "`saft_labelled`, `saft_scorer`, `saft_expected_share` or `saft_threshold`; `saft_enabled=False` takes "
+                "`saft_labelled`, `saft_scorer`, `saft_contamination` or `saft_threshold`; `saft_enabled=False` takes "
                 "this warning away.",
-                summary.get("refusal") or summary.get("why", "no threshold could be chosen"),
+                summary.get("undecided") or summary.get("why", "no threshold could be chosen"),
             )
         elif is_main and self._saft.result is not None:
             # Who asked for nothing should not find out later that rows are missing.
@@ -156,10 +156,10 @@ class SAFTSFTTrainer(Publishing, SFTTrainer):  # type: ignore[misc] # trl is not
                 write_summary(summary, self.args.output_dir)
             return
         world = World()
-        with world.together("writing what was filtered"):
+        with world.sync_errors("writing what was filtered"):
             if world.is_main:
                 self._saft_record = write_results(self._saft, self.args.output_dir, request.get("on_error"))
-        self._saft_record = world.share(self._saft_record)
+        self._saft_record = world.broadcast(self._saft_record)
         if summary["filtered"]:
             count = self._saft_count if self._saft.stream else None
             self.add_callback(FilterCallback(self._saft_begin, count, self.log))

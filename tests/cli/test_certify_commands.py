@@ -9,9 +9,9 @@ import pytest
 from datasets import Dataset
 
 from saft_hf import SAFTScorer
+from saft_hf.assets import demo_rows_path
 from saft_hf.cli.data import load_rows
 from saft_hf.cli.main import main
-from saft_hf.demo import demo_rows_path
 
 
 @pytest.fixture(autouse=True)

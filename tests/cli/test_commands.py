@@ -18,9 +18,9 @@ import yaml
 from datasets import Dataset, DatasetDict, load_from_disk
 
 from saft_hf import SAFTScorer, __version__
+from saft_hf.assets import demo_rows_path
 from saft_hf.cli.data import load_rows
 from saft_hf.cli.main import main
-from saft_hf.demo import demo_rows_path
 
 
 @pytest.fixture(autouse=True)
@@ -95,12 +95,12 @@ def test_a_fitted_scorer_is_used_as_it_is(
 
 def test_yaml_sets_options_and_words_win(basics: list[str], tmp_path: Path) -> None:
     options = dict(zip((word[2:] for word in basics[::2]), basics[1::2], strict=True))
-    options |= {"labelled_rows": None, "expected_share": 0.3, "k": 2, "readout": "response_mean"}
+    options |= {"labelled_rows": None, "contamination": 0.3, "k": 2, "readout": "response_mean"}
     config = tmp_path / "filter.yaml"
     config.write_text(yaml.safe_dump(options))
     assert main(["filter", "--config", str(config), "--k", "3"]) == 0
     loaded = SAFTScorer.from_pretrained(tmp_path / "out" / "scorer")
-    assert (loaded.k_, loaded.readouts_, loaded.expected_share) == (3, ("response_mean",), 0.3)
+    assert (loaded.k_, loaded.readouts_, loaded.contamination) == (3, ("response_mean",), 0.3)
     assert loaded.summary_["labels"] is None
 
 

@@ -21,7 +21,7 @@ def world(seed: int, n: int = 20_000, share: float = 0.25) -> tuple[np.ndarray, 
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("text", ["benign_loss=0.05", "benign_loss=0.2", "recall=0.9", "recall=0.6"])
+@pytest.mark.parametrize("text", ["fpr=0.05", "fpr=0.2", "recall=0.9", "recall=0.6"])
 def test_the_share_is_held_on_average_over_label_draws(text: str) -> None:
     aim = ThresholdAim.parse(text)
     scores, harmful = world(0)
@@ -32,9 +32,9 @@ def test_the_share_is_held_on_average_over_label_draws(text: str) -> None:
         cut = flagged(scores, got.threshold)
         lost.append(cut[~harmful].mean())
         found.append(cut[harmful].mean())
-        told.append((got.benign_loss, got.recall))
+        told.append((got.fpr, got.recall))
         assert got.attainable
-    held = lost if aim.goal is Goal.BENIGN_LOSS else found
+    held = lost if aim.goal is Goal.FPR else found
     assert aim.value is not None
     assert abs(np.mean(held) - aim.value) < 4 * np.std(held) / 20
     # What is told about either class is true on average too.
@@ -66,10 +66,10 @@ def test_f1_is_steadier_than_the_published_rule_and_as_good() -> None:
 def test_f1_follows_the_expected_share_of_the_pool() -> None:
     scores, harmful = world(2, n=400, share=0.5)
     aim = ThresholdAim.parse("f1")
-    cuts = [threshold_for_aim(aim, scores, harmful, scores, expected_share=c).threshold for c in (0.02, 0.2, 0.8)]
+    cuts = [threshold_for_aim(aim, scores, harmful, scores, contamination=c).threshold for c in (0.02, 0.2, 0.8)]
     assert cuts[0] > cuts[1] > cuts[2]
     assert threshold_for_aim(aim, scores, harmful, scores).threshold == pytest.approx(
-        threshold_for_aim(aim, scores, harmful, scores, expected_share=float(harmful.mean())).threshold
+        threshold_for_aim(aim, scores, harmful, scores, contamination=float(harmful.mean())).threshold
     )
 
 
@@ -83,14 +83,14 @@ def test_a_share_of_the_pool_is_the_house_rule() -> None:
 def test_asking_for_less_loss_never_lowers_the_threshold(seed: int, value: float) -> None:
     rng = np.random.default_rng(seed)
     scores, harmful = rng.standard_normal(40), np.arange(40) < 12
-    got = [threshold_for_aim(ThresholdAim(Goal.BENIGN_LOSS, v), scores, harmful, scores) for v in (value / 2, value)]
+    got = [threshold_for_aim(ThresholdAim(Goal.FPR, v), scores, harmful, scores) for v in (value / 2, value)]
     assert got[0].threshold >= got[1].threshold
-    assert got[0].benign_loss <= got[1].benign_loss
+    assert got[0].fpr <= got[1].fpr
     recall = [threshold_for_aim(ThresholdAim(Goal.RECALL, v), scores, harmful, scores) for v in (value / 2, value)]
     assert recall[0].threshold >= recall[1].threshold
 
 
-@given(seeds, st.sampled_from(["benign_loss=0.1", "recall=0.8", "f1"]), st.floats(0.1, 10), st.floats(-5, 5))
+@given(seeds, st.sampled_from(["fpr=0.1", "recall=0.8", "f1"]), st.floats(0.1, 10), st.floats(-5, 5))
 def test_scaling_and_shifting_the_scores_carries_the_threshold(seed: int, text: str, scale: float, by: float) -> None:
     rng = np.random.default_rng(seed)
     scores, harmful = rng.standard_normal((3, 40)), np.arange(40) < 12
@@ -116,7 +116,7 @@ def test_repeats_are_averaged_and_order_does_not_matter() -> None:
 def test_too_few_labels_for_a_share_are_told() -> None:
     scores, harmful = np.arange(20.0), np.arange(20) >= 10
     got = threshold_for_aim(ThresholdAim(), scores, harmful, scores)
-    assert got == AimedThreshold(threshold=9.0, benign_loss=pytest.approx(1 / 11), recall=1.0, attainable=False)
+    assert got == AimedThreshold(threshold=9.0, fpr=pytest.approx(1 / 11), recall=1.0, attainable=False)
     got = threshold_for_aim(ThresholdAim.parse("recall=0.99"), scores, harmful, scores)
     assert (got.threshold, got.attainable) == (10.0, False)
 
@@ -124,7 +124,7 @@ def test_too_few_labels_for_a_share_are_told() -> None:
 @pytest.mark.parametrize(
     ("text", "read"),
     [
-        (None, ThresholdAim(Goal.BENIGN_LOSS, 0.05)),
+        (None, ThresholdAim(Goal.FPR, 0.05)),
         ("recall = 0.9", ThresholdAim(Goal.RECALL, 0.9)),
         ("share=0.1", ThresholdAim(Goal.SHARE, 0.1)),
         ("f1", ThresholdAim(Goal.F1, None)),
@@ -135,9 +135,7 @@ def test_aims_are_read_and_written(text: str | None, read: ThresholdAim) -> None
     assert ThresholdAim.parse(str(read)) == read
 
 
-@pytest.mark.parametrize(
-    "text", ["precision=0.9", "recall", "recall=", "recall=1", "benign_loss=0", "f1=0.5", "recall=x", ""]
-)
+@pytest.mark.parametrize("text", ["precision=0.9", "recall", "recall=", "recall=1", "fpr=0", "f1=0.5", "recall=x", ""])
 def test_other_aims_are_refused_by_name(text: str) -> None:
     with pytest.raises(SAFTInputError, match="aim"):
         ThresholdAim.parse(text)
@@ -151,12 +149,12 @@ def test_bad_input_is_named() -> None:
         threshold_for_aim(ThresholdAim(), scores[:9], harmful, scores)
     with pytest.raises(SAFTInputError, match="finite"):
         threshold_for_aim(ThresholdAim(), scores * np.nan, harmful, scores)
-    with pytest.raises(SAFTInputError, match="expected_share"):
-        threshold_for_aim(ThresholdAim.parse("f1"), scores, harmful, scores, expected_share=1.5)
+    with pytest.raises(SAFTInputError, match="contamination"):
+        threshold_for_aim(ThresholdAim.parse("f1"), scores, harmful, scores, contamination=1.5)
 
 
 def test_equal_scores_flag_nothing() -> None:
     harmful = np.arange(10) < 5
-    for text in ("f1", "benign_loss=0.2", "recall=0.5"):
+    for text in ("f1", "fpr=0.2", "recall=0.5"):
         got = threshold_for_aim(ThresholdAim.parse(text), np.ones(10), harmful, np.ones(10))
         assert not flagged(np.ones(10), got.threshold).any()

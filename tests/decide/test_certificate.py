@@ -62,11 +62,11 @@ def outcomes(sizes: NDArray[Any], labels: NDArray[Any], bad: tuple[int, ...]) ->
 
 
 @pytest.mark.parametrize(("sizes", "labels"), STRATA)
-@pytest.mark.parametrize("cells", [200, 3])
+@pytest.mark.parametrize("features", [200, 3])
 def test_strata_are_valid_for_every_allocation(
-    sizes: NDArray[Any], labels: NDArray[Any], cells: int, monkeypatch: pytest.MonkeyPatch
+    sizes: NDArray[Any], labels: NDArray[Any], features: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exact, "_CELLS", cells)
+    monkeypatch.setattr(exact, "_STEPS", features)
     p_value = lru_cache(None)(lambda limit, *harmful: share_test(limit, sizes, labels, np.array(harmful)))
     for bad in itertools.product(*(range(size + 1) for size in sizes)):
         if not 0 < sum(bad) <= 8:
@@ -94,7 +94,7 @@ def test_strata_take_the_worst_allocation(sizes: NDArray[Any], labels: NDArray[A
 def test_coarse_steps_only_raise_the_p_value(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes, labels, harmful = ints(900, 2100), ints(120, 100), ints(5, 1)
     fine = share_test(150, sizes, labels, harmful)
-    monkeypatch.setattr(exact, "_CELLS", 30)
+    monkeypatch.setattr(exact, "_STEPS", 30)
     assert fine < share_test(150, sizes, labels, harmful) < 4 * fine
 
 

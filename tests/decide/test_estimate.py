@@ -110,7 +110,7 @@ def test_good_scores_shorten_the_interval() -> None:
     assert helped == harmful_shares(scores, rows, harmful[rows], 9.0).before_predicted
     order = np.argsort(harmful[rows])  # the order of rows is no information
     assert prediction_powered(scores, rows[order], harmful[rows[order]]) == helped
-    # A strictly rising change of scale keeps ranks.
+    # A strictly ascending change of scale keeps ranks.
     assert prediction_powered(np.exp(5 * scores), rows, harmful[rows]) == helped
 
 

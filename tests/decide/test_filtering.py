@@ -100,5 +100,5 @@ def test_lost_rows_are_a_defect(codes: list[int], reasons: list[str]) -> None:
 
 def test_keeping_nothing_is_refused() -> None:
     for found in (decide([1.0, 2.0], ["ok", "ok"], 0.0), decide([NAN], ["bad_row"], 0.0, on_error="keep")):
-        with pytest.raises(SAFTUndecidedError, match=r"nothing is kept of .*on_refusal='keep'"):
+        with pytest.raises(SAFTUndecidedError, match=r"nothing is kept of .*on_undecided='keep'"):
             check_outcome(found)

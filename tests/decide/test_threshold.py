@@ -146,7 +146,7 @@ def test_without_ties_a_share_is_met_exactly(n: int, share: float, removed: int)
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 25.0, float("nan")])
 def test_a_share_outside_0_and_1_is_refused(share: float) -> None:
-    with pytest.raises(SAFTInputError, match="expected_share must be between 0 and 1"):
+    with pytest.raises(SAFTInputError, match="contamination must be between 0 and 1"):
         threshold_for_share([1.0, 2.0], share)
 
 

@@ -29,8 +29,8 @@ def cache(tmp_path: Path) -> Path:
     """Three plans, used one, two and three days ago, and files of somebody else."""
     for days, (model, plan) in enumerate((("a", "1"), ("a", "2"), ("b", "3")), start=1):
         store = Store(plan_folder(tmp_path, model, plan), (CELL,))
-        for leaf in range(2):
-            store.write(leaf, np.full((ROWS, 16), leaf, np.uint8), {CELL: np.zeros((ROWS, WIDTH), np.float32)})
+        for shard in range(2):
+            store.write(shard, np.full((ROWS, 16), shard, np.uint8), {CELL: np.zeros((ROWS, WIDTH), np.float32)})
         stamp = time.time() - days * 86400
         os.utime(store.folder, (stamp, stamp))
     (tmp_path / "datasets" / "mine").mkdir(parents=True)
@@ -68,7 +68,7 @@ def test_a_limit_holds_while_scoring(
     cache: Path, demo_model: str, demo_pool: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SAFT_CACHE_GB", "0")
-    scorer = SAFTScorer(demo_model, method="saft", layer=1, expected_share=0.1, cache_dir=cache)
+    scorer = SAFTScorer(demo_model, method="saft", layer=1, contamination=0.1, cache_dir=cache)
     pool = demo_pool.select(range(100))
     scores = scorer.fit(pool).score_dataset(pool)["saft_score"][:]
     [own] = cached_plans(cache)

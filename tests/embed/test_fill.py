@@ -1,4 +1,4 @@
-"""Leaves are filled alike however many threads read, in whatever order, and by whichever process."""
+"""Shards are filled alike however many threads read, in whatever order, and by whichever process."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from models import VOCAB, tiny_model, token_ids
 from safetensors.numpy import load_file
 from transformers import PreTrainedTokenizerFast
 
+from saft_hf.distributed import World
 from saft_hf.embed import extract, fill
 from saft_hf.embed.backbone import Backbone
-from saft_hf.embed.cells import Cells, cell_name
 from saft_hf.embed.extract import Embedded, Extractor
+from saft_hf.embed.features import Features, feature_name
 from saft_hf.embed.source import ModelSource
 from saft_hf.embed.store import Store
 from saft_hf.embed.survey import Kept
-from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Readout, Renderer
 
-CELLS = Cells((1, 2), (Readout.START, Readout.MEAN))
+CELLS = Features((1, 2), (Readout.START, Readout.MEAN))
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(tmp_path: Path, rows: Datas
         threads(count)
         found[count] = vectors_of(extractor(tmp_path / str(count)).embed(rows))
         assert torch.get_num_threads() == count
-    assert np.isfinite(found[1][cell_name(2, Readout.MEAN)]).all()
+    assert np.isfinite(found[1][feature_name(2, Readout.MEAN)]).all()
     for count in (2, 3):
         for name in CELLS.names:
             assert np.array_equal(found[1][name], found[count][name]), (count, name)
@@ -80,11 +80,11 @@ def test_several_threads_do_read_side_by_side(
     meeting, read_batch = threading.Barrier(2, timeout=20), fill.read_batch
     met = threading.Event()
 
-    def met_first(backbone: Any, renderings: Any, cells: Any, prefix: Any) -> Any:
+    def met_first(backbone: Any, renderings: Any, features: Any, prefix: Any) -> Any:
         if not met.is_set():
             meeting.wait()  # times out where batches are read one after the other
             met.set()
-        return read_batch(backbone, renderings, cells, prefix)
+        return read_batch(backbone, renderings, features, prefix)
 
     monkeypatch.setattr(fill, "read_batch", met_first)
     threads(2)
@@ -114,11 +114,11 @@ def test_an_error_in_a_reader_reaches_the_caller_and_whole_leaves_stay(
 ) -> None:
     read_batch, calls = fill.read_batch, []
 
-    def failing(backbone: Any, renderings: Any, cells: Any, prefix: Any) -> Any:
+    def failing(backbone: Any, renderings: Any, features: Any, prefix: Any) -> Any:
         calls.append(len(renderings))
         if len(calls) == 30:
             raise RuntimeError("the machine is on fire")
-        return read_batch(backbone, renderings, cells, prefix)
+        return read_batch(backbone, renderings, features, prefix)
 
     monkeypatch.setattr(fill, "read_batch", failing)
     threads(count)
@@ -160,7 +160,7 @@ def test_rows_that_were_kept_are_not_rendered_again(
 
     monkeypatch.setattr(Renderer, "__call__", counted)
     embedded = made.embed(rows)
-    first_leaf = embedded.plan.leaf_slice(0)
+    first_leaf = embedded.plan.shard_slice(0)
     assert sum(rendered) == len(rows) + first_leaf.stop - first_leaf.start
     rendered.clear()
     monkeypatch.setattr(Kept.__init__, "__defaults__", (0,))
@@ -185,4 +185,4 @@ def test_shards_hold_what_is_read_back(tmp_path: Path, rows: Dataset) -> None:
     embedded = extractor(tmp_path).embed(rows)
     shard = load_file(embedded.store.path(0))
     assert set(shard) == {"keys", *CELLS.names}
-    assert (shard["keys"] == embedded.plan.keys[embedded.plan.leaf_slice(0)]).all()
+    assert (shard["keys"] == embedded.plan.keys[embedded.plan.shard_slice(0)]).all()

@@ -15,13 +15,13 @@ from test_fill import tokenizer
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from saft_hf.distributed import World
 from saft_hf.embed.architecture import text_config
 from saft_hf.embed.backbone import Backbone
-from saft_hf.embed.cells import Cells
+from saft_hf.embed.features import Features
 from saft_hf.embed.forward import Forward
 from saft_hf.embed.prefix import can_share
 from saft_hf.embed.source import ModelSource
-from saft_hf.embed.world import World
 from saft_hf.render import Readout, Renderer
 
 FLASH = "flash_for_tests"
@@ -128,19 +128,19 @@ def test_vectors_are_those_with_padding(flash: str, tmp_path: Path, monkeypatch:
     draw = np.random.default_rng(0)
     ids = [draw.integers(3, VOCAB, int(draw.integers(4, 40))).tolist() for _ in range(80)]
     rows = Dataset.from_dict({"input_ids": ids, "completion_mask": [[0, 0] + [1] * (len(row) - 2) for row in ids]})
-    cells = Cells((1, LAYERS), tuple(Readout))
+    features = Features((1, LAYERS), tuple(Readout))
 
     def states(model: Any, folder: str) -> dict[str, np.ndarray]:
         source = ModelSource(model, processing_class=tokenizer())
         made = source.extractor(
-            Renderer(source.tokenizer), cells, folder=tmp_path / folder, world=World(), token_budget=64
+            Renderer(source.tokenizer), features, folder=tmp_path / folder, world=World(), token_budget=64
         )
         embedded = made.embed(rows)
         assert embedded.plan.padding_share > 0
         assert bool(packed) == (folder == "packed")
-        return {cell: embedded.states(cell) for cell in cells.names}
+        return {feature: embedded.states(feature) for feature in features.names}
 
     one, other = states(tiny_model("llama"), "plain"), states(model_with(flash), "packed")
-    for cell in cells.names:
-        assert np.isfinite(one[cell]).all()
-        np.testing.assert_allclose(other[cell], one[cell], rtol=0, atol=1e-5 * np.abs(one[cell]).max())
+    for feature in features.names:
+        assert np.isfinite(one[feature]).all()
+        np.testing.assert_allclose(other[feature], one[feature], rtol=0, atol=1e-5 * np.abs(one[feature]).max())

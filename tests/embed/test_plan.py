@@ -45,13 +45,13 @@ def test_each_usable_row_stands_for_exactly_its_rendering(pool):
 def test_batches_and_leaves_cover_all_in_order_within_the_budget(pool, budget):
     plan = planned(pool, budget)
     covered: list[int] = []
-    for leaf in range(plan.num_leaves):
-        for batch in plan.leaf_batches(leaf):
+    for shard in range(plan.num_shards):
+        for batch in plan.shard_batches(shard):
             assert batch.stop > batch.start
             tokens = (batch.stop - batch.start) * int(plan.lengths[batch].max())
             assert tokens <= budget or batch.stop - batch.start == 1
             covered += range(batch.start, batch.stop)
-        where = plan.leaf_slice(leaf)
+        where = plan.shard_slice(shard)
         assert covered[-1] == where.stop - 1
     assert covered == list(range(plan.num_unique))
 
@@ -59,8 +59,8 @@ def test_batches_and_leaves_cover_all_in_order_within_the_budget(pool, budget):
 @given(pools(), st.integers(1, 9))
 def test_processes_share_the_leaves_without_gap_or_overlap(pool, size):
     plan = planned(pool)
-    shares = [leaf for rank in range(size) for leaf in plan.leaves_of(rank, size)]
-    assert shares == list(range(plan.num_leaves))
+    shares = [shard for rank in range(size) for shard in plan.shards_of(rank, size)]
+    assert shares == list(range(plan.num_shards))
 
 
 @given(pools(), st.randoms(use_true_random=False))

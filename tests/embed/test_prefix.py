@@ -15,21 +15,21 @@ from hypothesis import strategies as st
 from models import CONFIGS, LAYERS, VOCAB, tiny_model, token_ids
 from test_fill import tokenizer
 
+from saft_hf.distributed import World
 from saft_hf.embed import prefix as prefixes
 from saft_hf.embed.architecture import describe_model, text_config
 from saft_hf.embed.backbone import Backbone
-from saft_hf.embed.cells import Cells, read_batch
 from saft_hf.embed.extract import Extractor
+from saft_hf.embed.features import Features, read_batch
 from saft_hf.embed.plan import make_plan
 from saft_hf.embed.prefix import can_share, is_worth_it
 from saft_hf.embed.source import ModelSource
 from saft_hf.embed.survey import survey_renderings
-from saft_hf.embed.world import World
 from saft_hf.render import Readout, Renderer, Rendering
 from saft_hf.status import RowStatus
 
 SHARING = [name for name, config in CONFIGS.items() if can_share(text_config(config()))]
-CELLS = Cells((0, 2, LAYERS), tuple(Readout))
+CELLS = Features((0, 2, LAYERS), tuple(Readout))
 
 
 def rows_after(length: int, count: int = 60) -> Dataset:
@@ -104,8 +104,8 @@ def test_vectors_are_those_without_sharing(tmp_path: Path, threads: int, monkeyp
     saved = len(shared.plan.prefix) * plain.plan.num_unique
     assert shared.plan.lengths.sum() == plain.plan.lengths.sum() - saved
     assert shared.plan.digest != plain.plan.digest
-    for cell in CELLS.names:
-        one, other = plain.states(cell), shared.states(cell)
+    for feature in CELLS.names:
+        one, other = plain.states(feature), shared.states(feature)
         assert np.isfinite(one).all()
         np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 * np.abs(one).max())
 
@@ -118,8 +118,8 @@ def test_a_few_renderings_are_read_in_the_same_way(tmp_path: Path, monkeypatch: 
     found = shared.embed_renderings(renderings)
     with shared.open_backbone() as backbone:
         whole = read_batch(backbone, renderings, CELLS)
-    for cell in CELLS.names:
-        np.testing.assert_allclose(found[cell], whole[cell].numpy(), rtol=1e-4, atol=1e-5)
+    for feature in CELLS.names:
+        np.testing.assert_allclose(found[feature], whole[feature].numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_batch_does_not_grow_without_limit_beside_a_long_prefix() -> None:

@@ -26,7 +26,7 @@ class Threads:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def together(self, doing: str):
+    def sync_errors(self, doing: str):
         return nullcontext()
 
     def share(self, value, rank: int = 0):
@@ -38,18 +38,18 @@ class Threads:
         return got
 
 
-def reduced(leaves: int, size: int) -> tuple[str | None, list[int]]:
+def reduced(shards: int, size: int) -> tuple[str | None, list[int]]:
     """The tree as text: a merge that is not associative shows its shape."""
     barrier, box, results, asked = threading.Barrier(size), {}, [None] * size, []
 
     def work(rank: int) -> None:
-        def leaf(index: int) -> str:
+        def shard(index: int) -> str:
             asked.append(index)
-            assert leaves * rank // size <= index < leaves * (rank + 1) // size
+            assert shards * rank // size <= index < shards * (rank + 1) // size
             return str(index)
 
         world = Threads(rank, size, barrier, box)
-        results[rank] = tree_reduce(world, leaves, leaf, lambda a, b: f"({a} {b})")
+        results[rank] = tree_reduce(world, shards, shard, lambda a, b: f"({a} {b})")
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
     for thread in threads:
@@ -62,12 +62,12 @@ def reduced(leaves: int, size: int) -> tuple[str | None, list[int]]:
 
 @settings(max_examples=40)
 @given(st.integers(0, 70), st.integers(2, 7))
-def test_any_number_of_processes_merges_along_the_same_tree(leaves, size):
-    one, _ = reduced(leaves, 1)
-    many, asked = reduced(leaves, size)
+def test_any_number_of_processes_merges_along_the_same_tree(shards, size):
+    one, _ = reduced(shards, 1)
+    many, asked = reduced(shards, size)
     assert one == many
-    assert asked == list(range(leaves))
-    assert (one is None) == (leaves == 0)
+    assert asked == list(range(shards))
+    assert (one is None) == (shards == 0)
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda"])

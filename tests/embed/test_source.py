@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from saft_hf.distributed import World
 from saft_hf.embed.source import ModelSource
-from saft_hf.embed.world import World
 from saft_hf.errors import SAFTInputError
 
 

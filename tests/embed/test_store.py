@@ -13,28 +13,28 @@ from saft_hf.embed.store import Store, name_of
 CELLS = ("2.response_start", "2.response_mean")
 
 
-def filled(folder: Path, leaves: int = 3, rows: int = 5, width: int = 4) -> tuple[Store, np.ndarray, np.ndarray]:
+def filled(folder: Path, shards: int = 3, rows: int = 5, width: int = 4) -> tuple[Store, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    keys = rng.integers(0, 256, (leaves, rows, 16), dtype=np.uint8)
-    vectors = rng.normal(size=(leaves, len(CELLS), rows, width)).astype(np.float32)
+    keys = rng.integers(0, 256, (shards, rows, 16), dtype=np.uint8)
+    vectors = rng.normal(size=(shards, len(CELLS), rows, width)).astype(np.float32)
     store = Store(folder, CELLS)
-    for leaf in range(leaves):
-        store.write(leaf, keys[leaf], dict(zip(CELLS, vectors[leaf], strict=True)))
+    for shard in range(shards):
+        store.write(shard, keys[shard], dict(zip(CELLS, vectors[shard], strict=True)))
     return store, keys, vectors
 
 
 def fresh(store: Store) -> Store:
     """The same folder seen by a process that has verified nothing yet."""
-    return Store(store.folder, store.cells)
+    return Store(store.folder, store.features)
 
 
 def test_what_is_written_is_read_back(tmp_path):
     store, keys, vectors = filled(tmp_path)
     again = fresh(store)
-    for leaf in range(3):
-        assert again.has(leaf, keys[leaf])
-        for cell, expected in zip(CELLS, vectors[leaf], strict=True):
-            assert (again.read(leaf, cell) == expected).all()
+    for shard in range(3):
+        assert again.has(shard, keys[shard])
+        for feature, expected in zip(CELLS, vectors[shard], strict=True):
+            assert (again.read(shard, feature) == expected).all()
     assert not again.has(3, keys[0])
 
 
@@ -81,7 +81,7 @@ def test_a_shard_of_other_rows_or_cells_is_not_used(tmp_path):
 
 
 def test_a_full_disk_leaves_no_half_shard(tmp_path, monkeypatch):
-    store, keys, vectors = filled(tmp_path, leaves=1)
+    store, keys, vectors = filled(tmp_path, shards=1)
     before = store.path(0).read_bytes()
 
     def full(handle: int) -> None:

@@ -1,6 +1,6 @@
 """Fit with two torch threads, then `map(num_proc=2)`, on rows of the fit and on new ones. Run by `test_map.py`.
 
-In a process of its own: where a forked worker waits for ever, the test's time limit ends it all.
+In a process of its own: where a forked worker waits forever, the test's time limit ends it all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset, load_dataset
 
 from saft_hf import SAFTScorer
-from saft_hf.demo import demo_folder, demo_rows_path
+from saft_hf.assets import demo_folder, demo_rows_path
 
 
 def main(out: str) -> None:

@@ -9,7 +9,7 @@ import sys
 from datasets import load_dataset
 
 from saft_hf import SAFTScorer
-from saft_hf.demo import demo_folder
+from saft_hf.assets import demo_folder
 from saft_hf.embed.rows import RowReader
 
 

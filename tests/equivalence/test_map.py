@@ -15,7 +15,7 @@ from datasets import Dataset
 from safetensors.numpy import load_file
 
 from saft_hf import SAFTScorer
-from saft_hf.demo import demo_folder, demo_rows_path
+from saft_hf.assets import demo_folder, demo_rows_path
 from saft_hf.embed import fill
 from saft_hf.embed.backbone import Backbone
 
@@ -94,7 +94,7 @@ def test_new_rows_one_by_one_equal_new_rows_together(demo_model: str, demo_pool:
 
 
 def contents(shards: list[Path]) -> dict[tuple[Path, str], bytes]:
-    # Not the files' bytes: the order of a header's entries is drawn anew for every file.
+    # Not the files' bytes: the order of a header's entries is drawn again for every file.
     return {(shard, name): array.tobytes() for shard in shards for name, array in load_file(shard).items()}
 
 
@@ -119,9 +119,9 @@ def test_a_damaged_store_is_mended_with_the_same_bits(
     pool = demo_pool.select(range(200))
     rows, read_batch = [], fill.read_batch
 
-    def counted(backbone: Any, renderings: Any, cells: Any, prefix: Any) -> Any:
+    def counted(backbone: Any, renderings: Any, features: Any, prefix: Any) -> Any:
         rows.append(len(renderings))
-        return read_batch(backbone, renderings, cells, prefix)
+        return read_batch(backbone, renderings, features, prefix)
 
     monkeypatch.setattr(fill, "read_batch", counted)
 
@@ -145,7 +145,7 @@ def test_a_damaged_store_is_mended_with_the_same_bits(
     assert not [size for size in set(rows) if rows.count(size) > whole.count(size)]
     assert contents(sorted(tmp_path.rglob("*.safetensors"))) == kept
 
-    # A map that meets a damaged shard reads those rows anew, too: not the damaged vectors.
+    # A map that meets a damaged shard reads those rows again, too: not the damaged vectors.
     reader = fitted()
     for shard in hurt:
         damage(shard, how)

@@ -11,9 +11,9 @@ import torch
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from saft_hf.embed.cells import Cells, cell_name
+from saft_hf.distributed import World
+from saft_hf.embed.features import Features, feature_name
 from saft_hf.embed.source import ModelSource
-from saft_hf.embed.world import World
 from saft_hf.render import Readout, Renderer
 
 LAYERS = 4
@@ -91,7 +91,7 @@ def plain_way(
                 found.setdefault((layer, Readout.START), []).append(vectors[last_turn - 1])
                 found.setdefault((layer, Readout.MEAN), []).append(vectors[places].mean(axis=0))
                 found.setdefault((layer, Readout.END), []).append(vectors[places[-1]])
-    return {cell: np.stack(vectors) for cell, vectors in found.items()}
+    return {feature: np.stack(vectors) for feature, vectors in found.items()}
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -116,13 +116,15 @@ def test_vectors_are_those_of_the_plain_way(
 ) -> None:
     words = tokenizer(side)
     source = ModelSource(model, processing_class=words)
-    cells = Cells(layers, readouts)
-    extractor = source.extractor(Renderer(source.tokenizer), cells, folder=tmp_path, world=World(), token_budget=budget)
+    features = Features(layers, readouts)
+    extractor = source.extractor(
+        Renderer(source.tokenizer), features, folder=tmp_path, world=World(), token_budget=budget
+    )
     embedded = extractor.embed(rows)
     assert embedded.plan.num_unique < len(rows)
     expected = plain_way(model, rows, words)
     for layer in layers:
         for readout in readouts:
-            cell = cell_name(layer, readout)
+            feature = feature_name(layer, readout)
             assert np.abs(expected[layer, readout]).max() > 0.05
-            np.testing.assert_allclose(embedded.states(cell), expected[layer, readout], rtol=0, atol=1e-4)
+            np.testing.assert_allclose(embedded.states(feature), expected[layer, readout], rtol=0, atol=1e-4)

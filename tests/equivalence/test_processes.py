@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from saft_hf.demo import demo_folder, demo_rows_path
+from saft_hf.assets import demo_folder, demo_rows_path
 
 HERE = Path(__file__).resolve().parent
 BENCHMARKS = HERE.parents[1] / "examples" / "benchmarks"
@@ -66,7 +66,7 @@ def test_more_processes_give_the_bits_of_one(
         assert answer["world"] == size
         for name in set(one) - {"world"}:
             assert np.array_equal(answer[name], one[name], equal_nan=one[name].dtype.kind == "f"), name
-    # Each leaf lies on one disk: no process embedded what another had.
+    # Each shard lies on one disk: no process embedded what another had.
     shards = [path.name for store in set(stores) for path in store.rglob("[0-9]*.safetensors")]
     assert len(shards) == len(set(shards)) > size
 

@@ -26,7 +26,7 @@ def halves(demo_pool: Dataset) -> tuple[Dataset, Dataset]:
 @pytest.fixture(scope="module")
 def saved(demo_model: str, halves: tuple[Dataset, Dataset], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards")
-    scorer = SAFTScorer(demo_model, method="saft", layer=2, expected_share=0.1, cache_dir=folder / "fit")
+    scorer = SAFTScorer(demo_model, method="saft", layer=2, contamination=0.1, cache_dir=folder / "fit")
     scorer.fit(halves[0]).save_pretrained(folder / "scorer")
     return folder / "scorer"
 

@@ -81,7 +81,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     from saft_hf import SAFTScorer
 
     model, pool = save_model(tmp_path / "model"), pool_rows("messages")
-    scorer = SAFTScorer(model, method="saft", expected_share=0.25, cache_dir=tmp_path / "cache").fit(pool)
+    scorer = SAFTScorer(model, method="saft", contamination=0.25, cache_dir=tmp_path / "cache").fit(pool)
     kept: list[int] = scorer.filter(pool).kept_indices.tolist()
     (tmp_path / "kept.json").write_text(json.dumps(kept))
     return kept

@@ -22,7 +22,7 @@ sys.path.insert(0, {kit!r})
 from pathlib import Path
 from accelerate import PartialState
 from transformers.modeling_utils import is_fsdp_enabled
-from saft_hf.embed.world import World
+from saft_hf.distributed import World
 from saft_hf.train.filtering import filter_rows
 from saft_hf.train.request import Request
 from train_kit import make_args, pool_rows
@@ -99,7 +99,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     from saft_hf import SAFTScorer
 
     model, pool = save_model(tmp_path / "model"), pool_rows("messages")
-    scorer = SAFTScorer(model, method="saft", expected_share=0.25, cache_dir=tmp_path / "offline").fit(pool)
+    scorer = SAFTScorer(model, method="saft", contamination=0.25, cache_dir=tmp_path / "offline").fit(pool)
     kept: list[int] = scorer.filter(pool).kept_indices.tolist()
     return kept
 
@@ -122,7 +122,7 @@ class _ZeRO3:
 def test_rows_are_scored_where_zero3_is_set(tmp_path: Path, offline: list[int]) -> None:
     from train_kit import make_args, pool_rows
 
-    from saft_hf.embed.world import World
+    from saft_hf.distributed import World
     from saft_hf.train.filtering import filter_rows
     from saft_hf.train.request import Request
 

@@ -11,8 +11,8 @@ from datasets import Dataset
 from evaluate_kit import demo_source, small_config
 from trl import SFTConfig, SFTTrainer
 
+from saft_hf.assets import demo_rows_path
 from saft_hf.cli.main import main
-from saft_hf.demo import demo_rows_path
 from saft_hf.evaluate.callback import EVALUATION_FILE, EvaluationCallback
 from saft_hf.evaluate.config import EvaluationConfig
 from saft_hf.evaluate.examiner import Examiner

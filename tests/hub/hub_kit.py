@@ -8,8 +8,8 @@ import sys
 from typing import Any
 
 from saft_hf.errors import SAFTError
-from saft_hf.publish import network
-from saft_hf.publish.hub import Destination, push_folder
+from saft_hf.hub import network
+from saft_hf.hub.push import Destination, push_folder
 
 logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
 network.FIRST_WAIT = 0.05

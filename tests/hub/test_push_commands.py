@@ -10,7 +10,7 @@ import pytest
 from hub_server import HubServer
 from server_kit import Repo, User
 
-from saft_hf.demo import demo_rows_path
+from saft_hf.assets import demo_rows_path
 
 # All in two processes: each has to load torch and transformers first.
 RUN = """
@@ -75,7 +75,7 @@ found = {
     "push": run("push", "--folder", "nowhere", "--push_to_hub", "alice/x"),
 }
 os.environ["HF_TOKEN"] = "hf_alice_read"
-to = ["--push_to_hub", "alice/late", "--output_dir", "late", "--expected_share", "0.2", "--hub_private", "true"]
+to = ["--push_to_hub", "alice/late", "--output_dir", "late", "--contamination", "0.2", "--hub_private", "true"]
 words = [word for word in basics if word not in ("--labelled_rows", "100")]
 found["read-only"] = run("filter", *words, *source, "--dataset_train_split", "part", *to)
 os.environ["HF_TOKEN"] = "hf_alice_write"

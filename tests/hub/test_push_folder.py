@@ -111,7 +111,7 @@ def test_a_refusal_is_one_clear_line(request: Any, hub: Any, folder: Path, who: 
 def test_a_wrong_token_is_not_shown(alice: Any, folder: Path, token: str) -> None:
     code = """
 import traceback
-from saft_hf.publish.hub import Destination, push_folder
+from saft_hf.hub.push import Destination, push_folder
 try:
     push_folder(hub_kit.words[0], Destination(hub_kit.words[1], "dataset", token=hub_kit.words[2]))
 except Exception as error:

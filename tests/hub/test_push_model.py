@@ -18,7 +18,7 @@ TRAIN = """
 from datasets import load_dataset
 from peft import LoraConfig
 from saft_hf import SAFTSFTConfig, SAFTSFTTrainer
-from saft_hf.demo import demo_rows_path
+from saft_hf.assets import demo_rows_path
 from saft_hf.errors import SAFTError
 
 model, store = hub_kit.words[:2]
@@ -28,7 +28,7 @@ pool = load_dataset("json", data_files=str(demo_rows_path()), split="train").sel
 def make(name, peft_config=None, **options):
     args = SAFTSFTConfig(
         name, hub_model_id=f"alice/{name}", max_steps=2, report_to="none", save_strategy="no", use_cpu=True,
-        hub_private_repo=True, saft_method="saft", saft_layer=2, saft_expected_share=0.2, saft_cache_dir=store,
+        hub_private_repo=True, saft_method="saft", saft_layer=2, saft_contamination=0.2, saft_cache_dir=store,
         **options,
     )
     return SAFTSFTTrainer(model=model, args=args, train_dataset=pool, peft_config=peft_config)

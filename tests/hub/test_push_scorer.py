@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from server_kit import User
 
 from saft_hf import SAFTScorer
-from saft_hf.artifact import load_artifact
+from saft_hf.scorer.artifact import load_artifact
 
 FILES = {"README.md", "config.json", "saft_scorer.safetensors"}
 PUSH = """
@@ -33,7 +33,7 @@ LOAD = """
 import os
 from datasets import load_dataset
 from saft_hf import SAFTScorer
-from saft_hf.demo import demo_rows_path
+from saft_hf.assets import demo_rows_path
 from saft_hf.errors import SAFTError
 
 model, store, oid = hub_kit.words

@@ -19,17 +19,17 @@ Vectors = dict[str, NDArray[np.float64]]
 
 
 def pool(seed: int, n: int = 400, d: int = 20, shift: float = 3.0) -> tuple[Vectors, NDArray[np.bool_]]:
-    """Two cells; the classes differ along axis 2 of cell `a`, and in `b` not at all."""
+    """Two features; the classes differ along axis 2 of feature `a`, and in `b` not at all."""
     rng = np.random.default_rng(seed)
     harmful = rng.random(n) < 0.25
     # Falling spread, but the shift lies in a direction that is not the widest.
-    x = {cell: rng.standard_normal((n, d)) * np.linspace(3, 0.5, d) + 5 for cell in ("a", "b")}
+    x = {feature: rng.standard_normal((n, d)) * np.linspace(3, 0.5, d) + 5 for feature in ("a", "b")}
     x["a"][:, 2] += shift * 2.7 * harmful
     return x, harmful
 
 
 def framed(x: Vectors, r: int = 8) -> tuple[Frame, NDArray[np.float64], Moments]:
-    frame = Frame.of({cell: principal_subspace(Moments.of(rows), r) for cell, rows in x.items()})
+    frame = Frame.of({feature: principal_subspace(Moments.of(rows), r) for feature, rows in x.items()})
     at = frame.coordinates(x)
     return frame, at, Moments.of(at)
 
@@ -47,7 +47,7 @@ def auroc(scores: NDArray[np.float32], harmful: NDArray[np.bool_]) -> float:
 def test_the_planted_direction_is_found() -> None:
     x, harmful = pool(0)
     score = learned(x, harmful)
-    weights = score.weights[score.cells.index("a")]
+    weights = score.weights[score.features.index("a")]
     assert weights[2] > 0.9 * np.linalg.norm(score.weights)
     assert auroc(score(x)[120:], harmful[120:]) > 0.95
     # Turning the labels round turns the score round.
@@ -57,10 +57,10 @@ def test_the_planted_direction_is_found() -> None:
 def test_a_cell_without_signal_counts_for_little() -> None:
     x, harmful = pool(1)
     score = learned(x, harmful)
-    a, b = (np.linalg.norm(score.weights[score.cells.index(cell)]) for cell in ("a", "b"))
+    a, b = (np.linalg.norm(score.weights[score.features.index(feature)]) for feature in ("a", "b"))
     assert b < 0.2 * a
     only = learned(x, harmful, parts=[["b"]])
-    assert only.cells == ("b",)
+    assert only.features == ("b",)
     assert abs(auroc(only(x)[120:], harmful[120:]) - 0.5) < 0.15
 
 
@@ -117,13 +117,15 @@ def test_the_metric_inverts_the_shrunk_covariance(seed: int, shrinkage: float) -
 @settings(max_examples=20)
 def test_a_row_has_the_same_bits_in_every_batch(seed: int, some: list[int]) -> None:
     x, harmful = pool(5)
-    x32 = {cell: rows.astype(np.float32) for cell, rows in x.items()}
+    x32 = {feature: rows.astype(np.float32) for feature, rows in x.items()}
     score = learned(x, harmful)
     frame = framed(x)[0]
     whole, alone = score(x32), np.concatenate([score({c: x32[c][i : i + 1] for c in x32}) for i in some])
     assert np.array_equal(whole[some], alone)
-    assert np.array_equal(score({cell: x32[cell][some] for cell in x32}), alone)
-    assert np.array_equal(frame.coordinates({cell: x32[cell][some] for cell in x32}), frame.coordinates(x32)[some])
+    assert np.array_equal(score({feature: x32[feature][some] for feature in x32}), alone)
+    assert np.array_equal(
+        frame.coordinates({feature: x32[feature][some] for feature in x32}), frame.coordinates(x32)[some]
+    )
 
 
 def test_the_same_input_gives_the_same_bits_and_survives_saving() -> None:
@@ -131,7 +133,7 @@ def test_the_same_input_gives_the_same_bits_and_survives_saving() -> None:
     score, again = learned(x, harmful), learned(x, harmful)
     assert np.array_equal(score.weights, again.weights)
     back = LinearScore.from_parts(*score.to_parts())
-    assert back.cells == score.cells
+    assert back.features == score.features
     assert np.array_equal(back(x), score(x))
 
 
@@ -148,13 +150,13 @@ def test_what_does_not_fit_is_named() -> None:
     x, harmful = pool(7)
     frame, at, moments = framed(x)
     score = learn_direction(frame, moments, at, harmful)
-    with pytest.raises(SAFTInputError, match="cell 'b' are missing"):
+    with pytest.raises(SAFTInputError, match="feature 'b' are missing"):
         score({"a": x["a"]})
-    with pytest.raises(SAFTInputError, match=r"cell 'a' must have shape \[n, 20\]; found \[400, 3\]"):
+    with pytest.raises(SAFTInputError, match=r"feature 'a' must have shape \[n, 20\]; found \[400, 3\]"):
         score({**x, "a": x["a"][:, :3]})
     with pytest.raises(SAFTInputError, match=r"coordinates must be \[400, 16\]"):
         learn_direction(frame, moments, at[:, :3], harmful)
-    with pytest.raises(SAFTInputError, match="at least one cell"):
+    with pytest.raises(SAFTInputError, match="at least one feature"):
         Frame.of({})
     for shrinkage in (0.0, 1.1):
         with pytest.raises(SAFTInputError, match="shrinkage must be above 0"):
@@ -163,7 +165,7 @@ def test_what_does_not_fit_is_named() -> None:
         metric(np.zeros((2, 2)), 0.5)
     with pytest.raises(SAFTInputError, match="weights must be finite"):
         LinearScore(("a",), np.zeros((1, 2)), np.array([[np.nan, 0.0]]))
-    with pytest.raises(SAFTInputError, match="one row for each of 2 cells"):
+    with pytest.raises(SAFTInputError, match="one row for each of 2 features"):
         LinearScore(("a", "b"), np.zeros((1, 2)), np.zeros((1, 2)))
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.score.reference import (
-    BENIGN_LOSS,
+    FPR,
     ReferenceScore,
     choose_reference,
     find_gap,
@@ -27,7 +27,7 @@ Vectors = dict[str, NDArray[np.float64]]
 
 
 def rows(seed: int, harmful: NDArray[np.bool_], shift: float = 6.0) -> Vectors:
-    """Two cells of different scale; the classes differ along axis 2 of each."""
+    """Two features of different scale; the classes differ along axis 2 of each."""
     rng = np.random.default_rng(seed)
     found = {"a": rng.standard_normal((harmful.size, 12)) + 3, "b": 50 * rng.standard_normal((harmful.size, 12))}
     found["a"][harmful, 2] += shift
@@ -48,7 +48,7 @@ def test_the_planted_direction_is_found_at_every_cell() -> None:
     found = learned()
     assert np.argmax(np.abs(found.score.weights), axis=1).tolist() == [2, 2]
     assert found.auroc > 0.99
-    # Cells count alike, whatever their scale.
+    # Features count alike, whatever their scale.
     parts = found.score.weights[:, 2] * np.array([1, 50])
     assert parts[0] == pytest.approx(parts[1], rel=0.2)
 
@@ -61,17 +61,17 @@ def test_scale_and_threshold_come_from_the_reference_rows() -> None:
     assert np.sqrt(np.square(within).sum() / 198) == pytest.approx(1, abs=1e-5)
     assert seen[~HARMFUL].mean() == pytest.approx(0, abs=1e-5)
     benign = found.out_of_fold[~HARMFUL]
-    assert (benign > found.threshold).sum() == int(BENIGN_LOSS * 100)
+    assert (benign > found.threshold).sum() == int(FPR * 100)
     # A unit of the vectors is no part of it.
-    scaled = learn_reference({cell: 7 * own for cell, own in x.items()}, HARMFUL, GROUPS)
+    scaled = learn_reference({feature: 7 * own for feature, own in x.items()}, HARMFUL, GROUPS)
     assert scaled.threshold == pytest.approx(found.threshold)
 
 
 def test_no_row_is_scored_by_a_direction_that_saw_its_group() -> None:
     x = rows(0, HARMFUL)
     own = GROUPS == 3
-    rest = learn_reference({cell: v[~own] for cell, v in x.items()}, HARMFUL[~own], GROUPS[~own])
-    expected = rest.score({cell: v[own] for cell, v in x.items()})
+    rest = learn_reference({feature: v[~own] for feature, v in x.items()}, HARMFUL[~own], GROUPS[~own])
+    expected = rest.score({feature: v[own] for feature, v in x.items()})
     assert np.array_equal(learn_reference(x, HARMFUL, GROUPS).out_of_fold[own], expected)
 
 
@@ -89,8 +89,8 @@ def test_the_same_input_gives_the_same_bits() -> None:
 
 def test_the_better_cell_is_chosen_and_the_first_of_equals() -> None:
     x = rows(0, HARMFUL, 2.0) | {"noise": np.random.default_rng(1).standard_normal((200, 8))}
-    assert choose_reference(x, [("noise",), ("a",)], HARMFUL, GROUPS).score.cells == ("a",)
-    assert choose_reference(x | {"c": x["a"]}, [("c",), ("a",)], HARMFUL, GROUPS).score.cells == ("c",)
+    assert choose_reference(x, [("noise",), ("a",)], HARMFUL, GROUPS).score.features == ("a",)
+    assert choose_reference(x | {"c": x["a"]}, [("c",), ("a",)], HARMFUL, GROUPS).score.features == ("c",)
 
 
 @pytest.mark.parametrize("bad", [150, 300, 900])
@@ -98,7 +98,7 @@ def test_a_planted_group_is_cut(bad: int) -> None:
     found = learned()
     scores = pool(found, 5, 3000, bad)
     decision = reference_threshold(found, scores)
-    assert decision.refusal is None
+    assert decision.undecided is None
     assert (scores[:bad] > decision.threshold).mean() > 0.97
     assert (scores[bad:] > decision.threshold).mean() < 0.01
 
@@ -123,7 +123,7 @@ def test_rows_below_the_threshold_are_never_removed(seed: int, shift: float) -> 
     rng = np.random.default_rng(seed)
     scores = np.minimum(np.concatenate([rng.normal(-6, 1, 2000), rng.normal(shift, 0.5, 1000)]), found.threshold)
     decision = reference_threshold(found, scores)
-    assert decision.refusal is None
+    assert decision.undecided is None
     assert not (scores > decision.threshold).any()
 
 
@@ -132,36 +132,36 @@ def test_rows_below_the_threshold_are_never_removed(seed: int, shift: float) -> 
 def test_a_benign_pool_loses_about_what_the_reference_set_loses(seed: int) -> None:
     found = learned(3)
     decision = reference_threshold(found, scores := pool(found, seed, 2000, 0))
-    assert decision.refusal is not None or (scores > decision.threshold).mean() < 2 * BENIGN_LOSS
+    assert decision.undecided is not None or (scores > decision.threshold).mean() < 2 * FPR
 
 
 def test_a_pool_that_runs_across_the_threshold_is_refused() -> None:
     found = learned()
     scores = np.random.default_rng(0).normal(found.threshold - 1, 1, 3000)
     decision = reference_threshold(found, scores)
-    assert decision.refusal is not None
-    assert "do not stand apart" in decision.refusal
+    assert decision.undecided is not None
+    assert "do not stand apart" in decision.undecided
     assert decision.figures["share_above_absolute"] == pytest.approx(0.16, abs=0.02)
 
 
 def test_a_group_that_is_most_of_the_pool_is_refused() -> None:
     found = learned()
-    assert reference_threshold(found, pool(found, 0, 3000, 2000)).refusal is not None
-    assert reference_threshold(found, pool(found, 0, 3000, 1400)).refusal is None
+    assert reference_threshold(found, pool(found, 0, 3000, 2000)).undecided is not None
+    assert reference_threshold(found, pool(found, 0, 3000, 1400)).undecided is None
 
 
 def test_a_group_of_which_few_look_harmful_is_refused() -> None:
     """A second benign kind, apart from the first, of which a fifth lies above the threshold."""
     found, rng = learned(), np.random.default_rng(0)
     scores = np.concatenate([rng.normal(-6, 1, 2000), rng.normal(found.threshold - 0.84, 1, 1000)])
-    assert reference_threshold(found, scores).refusal is not None
+    assert reference_threshold(found, scores).undecided is not None
 
 
 def test_a_gap_below_the_threshold_does_not_lower_it() -> None:
     found, rng = learned(), np.random.default_rng(0)
     scores = np.concatenate([rng.normal(-6, 1, 2700), rng.normal(found.threshold + 0.5, 0.7, 300)])
     decision = reference_threshold(found, scores)
-    assert decision.refusal is None
+    assert decision.undecided is None
     assert decision.figures["gap"] < decision.threshold == found.threshold
     assert not decision.raised
 
@@ -178,8 +178,8 @@ def test_a_reference_set_that_the_model_cannot_read_decides_nothing() -> None:
     blind = learned(0, shift=0.0)
     assert blind.auroc < 0.75
     decision = reference_threshold(blind, pool(blind, 0, 1000, 0))
-    assert decision.refusal is not None
-    assert "reference rows themselves" in decision.refusal
+    assert decision.undecided is not None
+    assert "reference rows themselves" in decision.undecided
 
 
 @pytest.mark.parametrize("draw", ["normal", "uniform", "logistic", "exponential"])
@@ -207,14 +207,14 @@ def test_the_tail_of_a_wide_kind_beside_a_narrow_one_is_no_gap(seed: int) -> Non
 def test_scores_that_are_all_equal_or_few_have_no_gap() -> None:
     found = learned()
     high = np.full(50, found.threshold + 1, dtype=np.float32)
-    assert reference_threshold(found, high).refusal is not None
-    assert reference_threshold(found, high[:1]).refusal is not None
-    assert reference_threshold(replace(found, threshold=1e6), high).refusal is None
+    assert reference_threshold(found, high).undecided is not None
+    assert reference_threshold(found, high[:1]).undecided is not None
+    assert reference_threshold(replace(found, threshold=1e6), high).undecided is None
 
 
 def test_errors_say_what_was_found() -> None:
     x = rows(0, HARMFUL)
-    with pytest.raises(SAFTInputError, match="at least one cell"):
+    with pytest.raises(SAFTInputError, match="at least one feature"):
         learn_reference({}, HARMFUL, GROUPS)
     with pytest.raises(SAFTInputError, match=r"\[200\] and \[199\]"):
         learn_reference(x, HARMFUL, GROUPS[1:])

@@ -29,15 +29,15 @@ CANDIDATES = default_candidates(LAYERS, "2.s", ks=(1, 2))
 
 
 class Pool:
-    """Gaussian cells of which `strong` ones part the classes by `shift` standard deviations."""
+    """Gaussian features of which `strong` ones part the classes by `shift` standard deviations."""
 
     def __init__(self, seed: int, shift: float = 0.0, strong: tuple[str, ...] = (), share: float = 0.3) -> None:
         rng = np.random.default_rng(seed)
         self.harmful = rng.random(500) < share
-        x = {cell: rng.standard_normal((500, 12)) * np.linspace(2, 0.5, 12) for cell in LAYERS}
-        for cell in strong:
-            x[cell][:, 3] += shift * 1.6 * self.harmful
-        self.frame = Frame.of({cell: principal_subspace(Moments.of(rows), 8) for cell, rows in x.items()})
+        x = {feature: rng.standard_normal((500, 12)) * np.linspace(2, 0.5, 12) for feature in LAYERS}
+        for feature in strong:
+            x[feature][:, 3] += shift * 1.6 * self.harmful
+        self.frame = Frame.of({feature: principal_subspace(Moments.of(rows), 8) for feature, rows in x.items()})
         self.at = self.frame.coordinates(x)
         self.moments = Moments.of(self.at)
         energy = np.square(self.at[:, :2])
@@ -67,7 +67,7 @@ class Pool:
 def test_a_clear_signal_is_chosen_and_listed() -> None:
     pool = Pool(0, 3.0, tuple(LAYERS))
     found = pool.choose()
-    assert found.refusal is None
+    assert found.undecided is None
     assert found.p_value == pytest.approx(1 / 201)
     assert found.winner.name == "weighted"
     assert [row.candidate for row in found.compared] == list(CANDIDATES)
@@ -84,7 +84,7 @@ def test_a_clear_signal_is_chosen_and_listed() -> None:
 
 def test_the_cell_that_holds_the_signal_wins_over_dilution_and_the_published_score() -> None:
     found = Pool(1, 1.6, ("4.m",)).choose(m=300)
-    assert "4.m" in found.winner.cells
+    assert "4.m" in found.winner.features
     by = {row.candidate.name: row.auroc for row in found.compared}
     assert by["directed 4.m"] > max(by["directed 2.s"], by["saft k=1 2.s"], by["saft k=2 2.s"]) + 0.1
 
@@ -94,7 +94,7 @@ def test_the_published_score_wins_where_only_energy_tells() -> None:
     # Both signs of the first component are harmful: no direction sees it.
     pool.harmful = pool.published[1] > np.quantile(pool.published[1], 0.7)
     found = pool.choose(m=150)
-    assert found.refusal is None
+    assert found.undecided is None
     assert found.winner.k == 1
 
 
@@ -104,7 +104,7 @@ def test_a_simpler_candidate_wins_only_within_both_bounds(seed: int) -> None:
     found = Pool(seed, 1.0, ("2.s", "4.m")).choose()
     top = max(row.auroc for row in found.compared)
     best = next(row for row in found.compared if row.candidate is found.winner)
-    if found.refusal is None:
+    if found.undecided is None:
         assert top - best.auroc < 0.01
         given_up = next(row for row in found.compared if row.auroc == top)
         assert top - best.auroc <= given_up.standard_error + 1e-12
@@ -116,7 +116,7 @@ def test_p_values_are_uniform_and_noise_is_refused() -> None:
     for seed in range(100):
         found = Pool(seed).choose(m=40, candidates=some)
         values.append(found.p_value)
-        refused += found.refusal is not None
+        refused += found.undecided is not None
     ordered = np.sort(values)
     # Kolmogorov's distance at level 0.001 for 100 draws, and a grid of 1/201.
     assert np.abs(ordered - np.arange(1, 101) / 100).max() < 1.95 / 10 + 1 / 201
@@ -127,12 +127,14 @@ def test_labels_shuffled_over_a_strong_pool_are_refused() -> None:
     pool, refused = Pool(3, 3.0, tuple(LAYERS)), 0
     rng = np.random.default_rng(0)
     for _ in range(40):
-        refused += pool.choose(harmful=rng.permutation(pool.harmful)[:80]).refusal is not None
+        refused += pool.choose(harmful=rng.permutation(pool.harmful)[:80]).undecided is not None
     assert refused >= 38
 
 
 def test_the_best_of_noise_looks_good_and_is_still_not_believed() -> None:
-    many = tuple(Candidate(f"{cell} {g}", ((cell,),), 3, shrinkage=g) for cell in LAYERS for g in (0.05, 0.3, 1.0))
+    many = tuple(
+        Candidate(f"{feature} {g}", ((feature,),), 3, shrinkage=g) for feature in LAYERS for g in (0.05, 0.3, 1.0)
+    )
     found = [Pool(seed).choose(m=40, candidates=many) for seed in range(15)]
     assert np.mean([max(row.auroc for row in one.compared) for one in found]) > 0.56
     assert 0.3 < np.mean([one.p_value for one in found]) < 0.7
@@ -143,9 +145,9 @@ def test_too_few_of_a_class_are_refused_with_a_number(harmful: int) -> None:
     labels = np.arange(80) < harmful
     for own, name in ((labels, "harmful"), (~labels, "benign")):
         found = Pool(4, 4.0, tuple(LAYERS)).choose(harmful=own)
-        assert found.refusal is not None
-        assert f"{harmful} of 80 labelled rows are {name}" in found.refusal.reason
-        assert (found.refusal.more_labels is None) == (harmful == 0)
+        assert found.undecided is not None
+        assert f"{harmful} of 80 labelled rows are {name}" in found.undecided.reason
+        assert (found.undecided.more_labels is None) == (harmful == 0)
         # A direction needs both classes; the published score needs none.
         assert found.winner.name == ("weighted" if harmful else "saft k=1 2.s")
 
@@ -157,7 +159,7 @@ def test_a_handful_of_a_class_decides_but_picks_nothing() -> None:
         pool.at[: len(rows)], labels = pool.at[rows], pool.harmful[rows]
         pool.published = {k: scores[rows] for k, scores in pool.published.items()}
         found = pool.choose(m=len(rows), harmful=labels)
-        assert found.refusal is None
+        assert found.undecided is None
         assert (found.winner.name == "weighted") == (count < MIN_TO_PICK)
         pool = Pool(1, 4.0, ("4.m",))
 
@@ -165,9 +167,9 @@ def test_a_handful_of_a_class_decides_but_picks_nothing() -> None:
 def test_a_weak_signal_is_refused_with_about_how_many_labels_would_do() -> None:
     for seed in range(30):
         found = Pool(seed, 0.7, ("2.s",)).choose(m=50)
-        if found.refusal and found.refusal.more_labels:
-            assert "out-of-fold AUROC" in found.refusal.reason
-            assert 0 < found.refusal.more_labels < 2000
+        if found.undecided and found.undecided.more_labels:
+            assert "out-of-fold AUROC" in found.undecided.reason
+            assert 0 < found.undecided.more_labels < 2000
             assert found.winner.name == "weighted"
             return
     pytest.fail("no draw was refused with a number")
@@ -197,7 +199,7 @@ def test_twins_of_one_prompt_do_not_leak() -> None:
     leaking = pool.choose(groups=np.arange(80), candidates=(Candidate("2.s", (("2.s",),), 3, shrinkage=0.05),))
     honest = pool.choose(groups=twice, candidates=(Candidate("2.s", (("2.s",),), 3, shrinkage=0.05),))
     assert leaking.compared[0].auroc > honest.compared[0].auroc + 0.05
-    assert honest.refusal is not None
+    assert honest.undecided is not None
 
 
 @given(seeds)

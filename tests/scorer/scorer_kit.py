@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from saft_hf.demo import demo_folder
+from saft_hf.assets import demo_folder
 from saft_hf.embed.backbone import Backbone
 
 OPENING, CLOSING = "<|assistant|>\n", "<|end|>"

@@ -149,7 +149,7 @@ def test_where_no_row_is_kept_at_the_threshold_only_the_certificate_is_left(
     scorer: SAFTScorer, demo_model: str, shuffled: Dataset, store_dir: Path
 ) -> None:
     empty = SAFTScorer(demo_model, method="saft", layer=2, k=1, threshold=-1.0, cache_dir=store_dir)
-    empty.fit(shuffled, on_refusal="keep")
+    empty.fit(shuffled, on_undecided="keep")
     found = empty.certify(shuffled, shuffled.select(alone(shuffled)[:100]), alpha=0.4)
     assert (found.in_use, found.shares, found.population) == (None, None, len(shuffled))
 

@@ -54,7 +54,7 @@ def test_the_kept_share_of_refusals_is_told_and_warned_of(
 
 def test_copies_that_carry_a_direction_are_told(demo_model: str, demo_pool: Dataset, store_dir: object) -> None:
     few = demo_pool.select([*range(60), *[0] * 60])
-    scorer = SAFTScorer(demo_model, method="saft", layer=2, k=1, expected_share=0.1, cache_dir=store_dir).fit(few)
+    scorer = SAFTScorer(demo_model, method="saft", layer=2, k=1, contamination=0.1, cache_dir=store_dir).fit(few)
     found = scorer.filter(few).summary["leverage"]
     assert found["top_copies_share"] >= found["top_row_share"] > 0
     scores = scorer.filter(few).scores
@@ -63,7 +63,7 @@ def test_copies_that_carry_a_direction_are_told(demo_model: str, demo_pool: Data
 
 def test_rows_of_plain_text_and_rows_without_a_score_are_no_obstacle(demo_model: str, store_dir: object) -> None:
     rows = Dataset.from_dict({"text": [f"This is the text number {i}, and it goes on." for i in range(40)] + [""]})
-    scorer = SAFTScorer(demo_model, method="saft", layer=2, k=1, expected_share=0.1, cache_dir=store_dir).fit(rows)
+    scorer = SAFTScorer(demo_model, method="saft", layer=2, k=1, contamination=0.1, cache_dir=store_dir).fit(rows)
     found = scorer.filter(concatenate_datasets([rows, rows.select([40])])).summary
     assert found["confounds"]["rows"] == 40
     assert found["confounds"]["spearman"]["prompt_tokens"] is None
@@ -75,7 +75,7 @@ def test_the_harmful_share_is_told_only_of_uniform_labels(
     share = scorer.summary_["harmful_share"]
     assert share["labels"] == 100
     assert share["low"] < share["share"] == np.mean(~np.array(demo_labelled["is_safe"])) < share["high"]
-    other = SAFTScorer(demo_model, method="saft", layer=2, k=1, expected_share=0.2, cache_dir=store_dir)
+    other = SAFTScorer(demo_model, method="saft", layer=2, k=1, contamination=0.2, cache_dir=store_dir)
     other.fit(demo_pool, demo_labelled, label_sampling="other")
     assert other.summary_["harmful_share"] is None
     informative = demo_labelled.add_column("saft_purpose", ["uniform"] * 99 + ["informative"])

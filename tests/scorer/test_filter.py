@@ -124,16 +124,16 @@ def test_where_nothing_would_be_kept_every_row_is_and_the_summary_says_so(
     demo_model: str, demo_pool: Dataset, store_dir: Path, tmp_path: Path
 ) -> None:
     pool = demo_pool.select(range(60))
-    options = {"layer": 2, "k": 1, "expected_share": 0.25, "cache_dir": store_dir}
+    options = {"layer": 2, "k": 1, "contamination": 0.25, "cache_dir": store_dir}
     scorer = SAFTScorer(demo_model, method="saft", **options).fit(pool)
     worst = scorer.filter(pool).removed
     assert len(worst) == 15
     with pytest.raises(SAFTUndecidedError, match="nothing is kept"):
         scorer.filter(worst)
-    scorer.filter(worst, on_refusal="keep").save(tmp_path, file_format="parquet")
+    scorer.filter(worst, on_undecided="keep").save(tmp_path, file_format="parquet")
     summary = json.loads((tmp_path / "saft_summary.json").read_text())
     assert (summary["filtered"], summary["removed"], summary["kept"]) == (False, 0, 15)
-    assert "would keep none of 15 rows" in summary["refusal"]
+    assert "would keep none of 15 rows" in summary["undecided"]
     assert pq.read_table(tmp_path / "kept.parquet").num_rows == 15
 
 
@@ -144,7 +144,7 @@ def test_a_given_threshold_that_labels_speak_against_decides_nothing(
     with pytest.raises(SAFTUndecidedError, match="removes no row, although"):
         scorer.fit(demo_pool, demo_labelled)
     assert scorer.threshold_ is None
-    assert len(scorer.filter(demo_pool, on_refusal="keep").kept) == len(demo_pool)
+    assert len(scorer.filter(demo_pool, on_undecided="keep").kept) == len(demo_pool)
 
 
 def test_people_decide_the_rows_that_they_labelled_where_that_is_switched_on(

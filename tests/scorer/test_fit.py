@@ -87,7 +87,7 @@ def test_a_given_threshold_is_used_as_it_is(demo_model: str, demo_pool: Dataset,
 def test_an_expected_share_removes_the_rows_with_the_highest_scores(
     demo_model: str, demo_pool: Dataset, store_dir: Path
 ) -> None:
-    scorer = SAFTScorer(demo_model, method="saft", layer=2, k=1, expected_share=0.2, cache_dir=store_dir).fit(demo_pool)
+    scorer = SAFTScorer(demo_model, method="saft", layer=2, k=1, contamination=0.2, cache_dir=store_dir).fit(demo_pool)
     result = scorer.filter(demo_pool)
     removed, kept = result.scores[result.removed_indices], result.scores[result.kept_indices]
     # Equal rows share a score and stay together on the kept side, so a few fewer may go.

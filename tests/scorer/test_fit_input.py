@@ -63,7 +63,7 @@ def test_pools_that_cannot_be_fitted_on(
         ({"k": 30}, r"`k`=30 is more than the \d+ directions"),
         ({"readout": "response_middle"}, "`readout` must be one of .*response_start.*not 'response_middle'"),
         ({"method": "magic"}, "`method` must be one of .*'saft'.*'magic'"),
-        ({"expected_share": 25}, "`expected_share` must be between 0 and 1, not 25"),
+        ({"contamination": 25}, "`contamination` must be between 0 and 1, not 25"),
         ({"threshold": float("nan")}, "threshold"),
         ({"max_length": 0}, "max_length is 0"),
         ({"revision": None, "dtype": "float31"}, "float31"),
@@ -90,7 +90,7 @@ def test_rows_longer_than_max_length_have_a_status_and_no_score(new_scorer: Any,
     tokenizer = demo_tokenizer()
     starts = np.asarray([tokens_and_spans(tokenizer, row["messages"])[1][0][0] for row in pool])
     limit = int(np.median(starts))
-    scorer = new_scorer(max_length=limit, expected_share=0.1).fit(pool)
+    scorer = new_scorer(max_length=limit, contamination=0.1).fit(pool)
     scored = scorer.score_dataset(pool)
     too_long = starts >= limit
     assert 0 < too_long.sum() < len(pool)
@@ -104,7 +104,7 @@ def test_rows_longer_than_max_length_have_a_status_and_no_score(new_scorer: Any,
 
 
 def test_rows_without_a_rendering_have_a_status_and_no_score(new_scorer: Any, pool: Dataset) -> None:
-    scorer = new_scorer(expected_share=0.1).fit(pool)
+    scorer = new_scorer(contamination=0.1).fit(pool)
     good, user = pool[0]["messages"], pool[0]["messages"][:1]
     rows = [good, user, None, [*user, {"role": "assistant", "content": ""}], good]
     batch = scorer({"messages": rows})

@@ -54,9 +54,9 @@ def null_first(rows: Dataset) -> Dataset:
         (lambda rows: relabel(rows, "is_safe", [0.5] * len(rows)), {}, "booleans, integers or strings"),
         (lambda rows: rows, {"label_column": "category", "harmful_value": "nothing like it"}, "'nothing like it'"),
         (lambda rows: rows.select([]), {}, "no row"),
-        (lambda rows: rows, {"label_sampling": "other"}, "label_sampling='other'.*expected_share"),
+        (lambda rows: rows, {"label_sampling": "other"}, "label_sampling='other'.*contamination"),
         (lambda rows: rows, {"label_sampling": "random"}, "'uniform' or 'other', not 'random'"),
-        (lambda rows: rows, {"on_refusal": "ignore"}, "'raise' or 'keep', not 'ignore'"),
+        (lambda rows: rows, {"on_undecided": "ignore"}, "'raise' or 'keep', not 'ignore'"),
     ],
 )
 def test_labels_that_cannot_serve_are_refused(
@@ -83,7 +83,7 @@ def test_every_way_to_say_the_same_labels_gives_the_same_scorer(
     for other in others:
         assert (other.k_, other.threshold_) == (first.k_, first.threshold_)
         assert other.summary_["labels"]["says"] == first.summary_["labels"]["says"]
-    flipped = new_scorer().fit(pool, relabel(labelled, "is_safe", (~safe).tolist()), on_refusal="keep")
+    flipped = new_scorer().fit(pool, relabel(labelled, "is_safe", (~safe).tolist()), on_undecided="keep")
     assert flipped.summary_["labels"]["harmful"] == safe.sum() != (~safe).sum()
 
 
@@ -115,17 +115,17 @@ def test_one_class_only_withholds_decisions_and_not_scores(
     one_class = relabel(labelled, "harmful", [harmful] * len(labelled))
     expected = new_scorer(k=1).fit(pool).score_dataset(pool)["saft_score"][:]
     scorer = new_scorer()
-    with pytest.raises(SAFTUndecidedError, match=r"of 60 labelled rows .*both classes.*on_refusal='keep'"):
+    with pytest.raises(SAFTUndecidedError, match=r"of 60 labelled rows .*both classes.*on_undecided='keep'"):
         scorer.fit(pool, one_class)
     assert scorer.score_dataset(pool)["saft_score"][:] == expected
     assert pool.map(scorer, batched=True, load_from_cache_file=False)["saft_score"][:] == expected
     with pytest.raises(SAFTUndecidedError, match=r"no row can be removed: .*both classes"):
         scorer.filter(pool)
 
-    keeper = new_scorer().fit(pool, one_class, on_refusal="keep")
+    keeper = new_scorer().fit(pool, one_class, on_undecided="keep")
     result = keeper.filter(pool)
     assert keeper.threshold_ is None
-    assert "both classes" in keeper.summary_["refusal"]
+    assert "both classes" in keeper.summary_["undecided"]
     assert result.train_rows() is pool
     assert result.kept_indices.tolist() == list(range(len(pool)))
     assert set(result.decisions.reasons) == {"no_decision"}
@@ -163,14 +163,14 @@ def test_a_threshold_that_keeps_one_row_in_a_hundred_is_a_refusal() -> None:
 def test_labels_drawn_otherwise_do_where_a_share_or_threshold_decides(
     new_scorer: Any, pool: Dataset, labelled: Dataset
 ) -> None:
-    shared = new_scorer(expected_share=0.25).fit(pool, labelled, label_sampling="other")
+    shared = new_scorer(contamination=0.25).fit(pool, labelled, label_sampling="other")
     given = new_scorer(threshold=0.3).fit(pool, labelled, label_sampling="other")
-    assert shared.threshold_ == new_scorer(expected_share=0.25).fit(pool).threshold_
+    assert shared.threshold_ == new_scorer(contamination=0.25).fit(pool).threshold_
     assert given.threshold_ == 0.3
 
 
 def test_without_labels_share_and_threshold_there_is_no_decision(new_scorer: Any, pool: Dataset) -> None:
     scorer = new_scorer().fit(pool)
     assert scorer.summary_["threshold_from"] == "none"
-    with pytest.raises(SAFTUndecidedError, match="no labels, no `threshold` and no `expected_share`"):
+    with pytest.raises(SAFTUndecidedError, match="no labels, no `threshold` and no `contamination`"):
         scorer.filter(pool)

@@ -48,7 +48,9 @@ def test_auto_is_the_comparison_on_the_same_vectors(
     new_scorer: Any, pool: Dataset, labelled: Dataset, vectors: dict[str, np.ndarray]
 ) -> None:
     scorer = new_scorer().fit(pool, labelled)
-    frame = Frame.of({cell: principal_subspace(Moments.of(x), COMPONENTS, clip=True) for cell, x in vectors.items()})
+    frame = Frame.of(
+        {feature: principal_subspace(Moments.of(x), COMPONENTS, clip=True) for feature, x in vectors.items()}
+    )
     at = frame.coordinates(vectors)
     texts = [str(row["messages"]) for row in pool]
     rows = [texts.index(str(row["messages"])) for row in labelled]
@@ -56,7 +58,9 @@ def test_auto_is_the_comparison_on_the_same_vectors(
     asked = [str(row["messages"][:-1]) for row in labelled]
     prompts = [asked.index(prompt) for prompt in asked]
     published = frame.subspaces["2.response_start"]
-    candidates = default_candidates({cell: int(cell[0]) for cell in vectors}, "2.response_start", ks=(1, 2, 3, 4))
+    candidates = default_candidates(
+        {feature: int(feature[0]) for feature in vectors}, "2.response_start", ks=(1, 2, 3, 4)
+    )
     by_k = saft_scores(vectors["2.response_start"], published, (1, 2, 3, 4))
     found = choose(candidates, frame, Moments.of(at), at[rows], harmful, prompts, {k: s[rows] for k, s in by_k.items()})
     assert scorer.method_ == "auto"
@@ -126,10 +130,10 @@ def test_shuffled_labels_are_refused_and_scores_are_written(new_scorer: Any, poo
         scorer.fit(pool, noise)
     assert np.isfinite(scores_of(scorer, pool)).all()
     assert scorer.threshold_ is None
-    kept = new_scorer().fit(pool, noise, on_refusal="keep").filter(pool)
+    kept = new_scorer().fit(pool, noise, on_undecided="keep").filter(pool)
     assert kept.train_rows() is pool
     assert set(kept.decisions.reasons) == {"no_decision"}
-    assert "dealt out at random" in kept.summary["refusal"]
+    assert "dealt out at random" in kept.summary["undecided"]
 
 
 @pytest.mark.parametrize("method", ["auto", "directed"])
@@ -150,13 +154,13 @@ def test_aims_move_the_threshold_the_way_they_say(new_scorer: Any, pool: Dataset
     def removed(aim: str) -> int:
         return len(new_scorer(method="directed").fit(pool, labelled, aim=aim).filter(pool).removed_indices)
 
-    assert removed("benign_loss=0.02") < removed("benign_loss=0.2")
+    assert removed("fpr=0.02") < removed("fpr=0.2")
     assert removed("recall=0.5") < removed("recall=0.95")
-    scorer = new_scorer(method="directed", expected_share=0.2).fit(pool, labelled)
-    assert scorer.summary_["threshold_from"] == "expected_share"
+    scorer = new_scorer(method="directed", contamination=0.2).fit(pool, labelled)
+    assert scorer.summary_["threshold_from"] == "contamination"
     assert scorer.summary_["pool"]["flagged"] == 48
-    published = new_scorer(method="saft").fit(pool, labelled, aim="benign_loss=0.1")
-    assert published.summary_["threshold_from"] == "benign_loss=0.1"
+    published = new_scorer(method="saft").fit(pool, labelled, aim="fpr=0.1")
+    assert published.summary_["threshold_from"] == "fpr=0.1"
 
 
 def test_named_layers_and_readouts_are_the_only_ones_read(new_scorer: Any, pool: Dataset, labelled: Dataset) -> None:
@@ -165,7 +169,7 @@ def test_named_layers_and_readouts_are_the_only_ones_read(new_scorer: Any, pool:
     both = new_scorer(layer=3).fit(pool, labelled)
     assert set(both.layers_) == {3}
     text = pool.map(lambda row: {"text": row["messages"][-1]["content"]}, remove_columns=["messages"])
-    plain = new_scorer(method="directed").fit(text, text.select(range(100)), on_refusal="keep")
+    plain = new_scorer(method="directed").fit(text, text.select(range(100)), on_undecided="keep")
     assert plain.readouts_ == ("response_mean", "response_end")
 
 

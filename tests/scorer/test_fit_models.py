@@ -109,7 +109,7 @@ def test_rows_with_a_non_finite_state_have_a_status_and_the_others_a_score(
         model.get_input_embeddings().weight[token] = value
 
     scorer = SAFTScorer(
-        changed_demo(tmp_path / "model", spoil), method="saft", layer=2, expected_share=0.1, cache_dir=tmp_path / "s"
+        changed_demo(tmp_path / "model", spoil), method="saft", layer=2, contamination=0.1, cache_dir=tmp_path / "s"
     )
     scored = scorer.fit(pool).score_dataset(pool)
     hit = [token in row for row in fed]
@@ -170,8 +170,8 @@ def test_weights_that_changed_since_the_fit_are_refused(
 
 def test_a_filter_that_keeps_nothing_is_refused(demo_model: str, pool: Dataset, store_dir: Path) -> None:
     options = {"layer": 2, "k": 1, "threshold": -1.0, "cache_dir": store_dir}
-    with pytest.raises(SAFTUndecidedError, match=r"removes 80 of the pool's 80 scored rows.*on_refusal='keep'"):
+    with pytest.raises(SAFTUndecidedError, match=r"removes 80 of the pool's 80 scored rows.*on_undecided='keep'"):
         SAFTScorer(demo_model, method="saft", **options).fit(pool)
-    forced = SAFTScorer(demo_model, method="saft", **options).fit(pool, on_refusal="keep").filter(pool)
+    forced = SAFTScorer(demo_model, method="saft", **options).fit(pool, on_undecided="keep").filter(pool)
     assert len(forced.kept_indices) == 80
     assert forced.summary["filtered"] is False

@@ -38,28 +38,28 @@ def test_a_reference_set_gives_score_and_threshold_as_on_plain_arrays(
     new_scorer: Any, parts: tuple[Dataset, Dataset]
 ) -> None:
     pool, reference = parts
-    scorer = new_scorer(reference=reference, readout="response_mean", layer=3).fit(pool, on_refusal="keep")
-    cell = "3.response_mean"
+    scorer = new_scorer(reference=reference, readout="response_mean", layer=3).fit(pool, on_undecided="keep")
+    feature = "3.response_mean"
     learned = learn_reference(
-        {cell: plain_vectors(reference, 3, "response_mean")},
+        {feature: plain_vectors(reference, 3, "response_mean")},
         ~np.asarray(reference["is_safe"]),
         reference["category"][:],
     )
-    expected = learned.score({cell: plain_vectors(pool, 3, "response_mean")})
+    expected = learned.score({feature: plain_vectors(pool, 3, "response_mean")})
     scores = np.asarray(scorer.score_dataset(pool)["saft_score"])
     assert scorer.method_ == "reference"
     assert isinstance(scorer.fitted_.score, LinearScore)
     assert np.abs(scores - expected).max() <= 1e-4 * np.abs(expected).max()
     decision = reference_threshold(learned, expected)
-    assert (scorer.threshold_ is None) == (decision.refusal is not None)
-    if decision.refusal is None:
+    assert (scorer.threshold_ is None) == (decision.undecided is not None)
+    if decision.undecided is None:
         assert scorer.threshold_ == pytest.approx(decision.threshold, abs=1e-3)
 
 
 def test_labels_of_the_pool_are_not_looked_at(new_scorer: Any, parts: tuple[Dataset, Dataset]) -> None:
     pool, reference = parts
     blind = pool.remove_columns("is_safe")
-    one, two = (new_scorer(reference=reference).fit(rows, on_refusal="keep") for rows in (pool, blind))
+    one, two = (new_scorer(reference=reference).fit(rows, on_undecided="keep") for rows in (pool, blind))
     assert np.array_equal(one.score_dataset(pool)["saft_score"], two.score_dataset(blind)["saft_score"])
     assert one.threshold_ == two.threshold_
 
@@ -68,7 +68,7 @@ def test_a_share_or_a_threshold_decides_in_place_of_the_reference_set(
     new_scorer: Any, parts: tuple[Dataset, Dataset]
 ) -> None:
     pool, reference = parts
-    shared = new_scorer(reference=reference, expected_share=0.25).fit(pool)
+    shared = new_scorer(reference=reference, contamination=0.25).fit(pool)
     assert 0.2 * len(pool) < len(shared.filter(pool).removed_indices) <= 0.25 * len(pool)
     given = new_scorer(reference=reference, threshold=1.5).fit(pool)
     assert (given.threshold_, given.summary_["threshold_from"]) == (1.5, "given")
@@ -84,7 +84,7 @@ def test_a_reference_set_that_the_states_do_not_tell_apart_decides_nothing(
     with pytest.raises(SAFTUndecidedError, match=r"do not tell the reference rows themselves apart"):
         scorer.fit(pool)
     assert np.isfinite(scorer.score_dataset(pool)["saft_score"]).all()
-    kept = new_scorer(reference=noise).fit(pool, on_refusal="keep").filter(pool)
+    kept = new_scorer(reference=noise).fit(pool, on_undecided="keep").filter(pool)
     assert kept.train_rows() is pool
 
 
@@ -100,9 +100,9 @@ def test_a_reference_set_of_one_class_gives_published_scores_and_no_decision(
 
 
 def test_the_built_in_reference_set_is_the_default_without_labels(new_scorer: Any, demo_pool: Dataset) -> None:
-    scorer = new_scorer().fit(demo_pool, on_refusal="keep")
+    scorer = new_scorer().fit(demo_pool, on_undecided="keep")
     assert scorer.method_ == "reference"
-    assert scorer.summary_["reference"]["rows"] == 200 or scorer.summary_["refusal"]
+    assert scorer.summary_["reference"]["rows"] == 200 or scorer.summary_["undecided"]
 
 
 def test_a_reference_set_without_labels_is_refused(new_scorer: Any, parts: tuple[Dataset, Dataset]) -> None:
@@ -137,5 +137,5 @@ def test_a_reference_set_of_pairs_serves_a_pool_of_dialogues(new_scorer: Any, pa
         lambda row: {"prompt": row["messages"][0]["content"], "completion": row["messages"][1]["content"]},
         remove_columns=["messages"],
     )
-    one, two = (new_scorer(reference=rows).fit(pool, on_refusal="keep") for rows in (reference, pairs))
+    one, two = (new_scorer(reference=rows).fit(pool, on_undecided="keep") for rows in (reference, pairs))
     assert np.array_equal(one.score_dataset(pool)["saft_score"], two.score_dataset(pool)["saft_score"])

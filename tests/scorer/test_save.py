@@ -124,7 +124,7 @@ def change_bytes(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path]
         change_config(lambda config: config["scorer"].update(layers=[10**6])),
         change_config(lambda config: config["scorer"].update(method="magic")),
         change_config(lambda config: config["scorer"]["score"].update(kind="code")),
-        change_config(lambda config: config["scorer"]["score"].update(cell="9.response_end")),
+        change_config(lambda config: config["scorer"]["score"].update(feature="9.response_end")),
         change_config(lambda config: config["scorer"].update(model={"a": 1})),
         change_config(lambda config: config["scorer"].update(plan_digest="../../../../etc")),
         change_config(lambda config: config["scorer"].update(token_budget=-1)),
@@ -185,7 +185,7 @@ import sys
 from datasets import load_dataset
 from datasets.fingerprint import Hasher
 from saft_hf import SAFTScorer
-from saft_hf.demo import demo_folder, demo_rows_path
+from saft_hf.assets import demo_folder, demo_rows_path
 saved, store, cache = sys.argv[1:]
 pool = load_dataset("json", data_files=str(demo_rows_path()), split="train", cache_dir=cache)
 labelled = pool.shuffle(seed=0).select(range(100))

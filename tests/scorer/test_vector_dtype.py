@@ -59,7 +59,7 @@ def test_a_value_that_does_not_fit_gives_a_status(demo_model: str, demo_pool: Da
     model = AutoModelForCausalLM.from_pretrained(demo_model)
     with torch.no_grad():
         model.get_input_embeddings().weight.mul_(1e9)
-    options = {"processing_class": AutoTokenizer.from_pretrained(demo_model), "expected_share": 0.1, "method": "saft"}
+    options = {"processing_class": AutoTokenizer.from_pretrained(demo_model), "contamination": 0.1, "method": "saft"}
     scorer = SAFTScorer(model, layer=0, readout="response_mean", cache_dir=tmp_path, **options).fit(demo_pool)
     assert set(scorer.score_dataset(demo_pool)["saft_status"]) == {"ok"}
     with pytest.raises(SAFTInputError, match=r"overflows.*vector_dtype"):

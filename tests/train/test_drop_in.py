@@ -23,8 +23,8 @@ from saft_hf.train import filtering
 
 NO_MARKERS = TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
 TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}" + NO_MARKERS.replace("{{ m.content }}", "{{ m.content or '' }}")
-NOTHING: dict[str, Any] = {"saft_method": None, "saft_expected_share": None}
-EVERYTHING: dict[str, Any] = {"saft_expected_share": None, "saft_threshold": 1e30}
+NOTHING: dict[str, Any] = {"saft_method": None, "saft_contamination": None}
+EVERYTHING: dict[str, Any] = {"saft_contamination": None, "saft_threshold": 1e30}
 
 _SIZES: dict[str, Any] = {
     "vocab_size": 320,
@@ -304,9 +304,9 @@ def test_with_nothing_given_sft_trainer_refuses(case: str, saved: Callable[..., 
     model, call = saved("qwen2", more.get("template", NO_MARKERS)), more.get("call", {})
     said = []
     for trainer_class in (SFTTrainer, SAFTSFTTrainer):
-        with pytest.raises((ValueError, TypeError)) as refusal:
+        with pytest.raises((ValueError, TypeError)) as refused:
             trainer_class(model, make_args(tmp_path, **NOTHING, **options), train_dataset=rows(), **call)
-        said.append((refusal.type, str(refusal.value)))
+        said.append((refused.type, str(refused.value)))
     assert said[0] == said[1]
 
 
@@ -341,11 +341,11 @@ def test_images_pass_through_unless_they_were_to_be_filtered(
     rows = rows.to_iterable_dataset() if streaming else rows
     model = vision_model(tmp_path / "model")
     options = {"max_length": None, "per_device_train_batch_size": 1, "max_steps": 2}
-    with pytest.raises(SAFTInputError, match=r"has images .*saft_on_refusal='keep'"):
+    with pytest.raises(SAFTInputError, match=r"has images .*saft_on_undecided='keep'"):
         SAFTSFTTrainer(model, make_args(tmp_path, **options), train_dataset=rows)
     plain = SFTTrainer(model, make_args(tmp_path / "plain", **options), train_dataset=rows)
     plain.train()
-    for deciding in (NOTHING, {"saft_on_refusal": "keep"}):
+    for deciding in (NOTHING, {"saft_on_undecided": "keep"}):
         caplog.clear()
         saft = SAFTSFTTrainer(model, make_args(tmp_path, **options, **deciding), train_dataset=rows)
         saft.train()
@@ -388,7 +388,7 @@ def test_whatever_stops_the_scoring_does_not_stop_a_run_that_asked_for_nothing(
 
 
 def test_told_to_raise_it_raises(saved: Callable[..., str], tmp_path: Path) -> None:
-    model, args = saved("qwen2", None), make_args(tmp_path, saft_on_refusal="raise", **NOTHING)
+    model, args = saved("qwen2", None), make_args(tmp_path, saft_on_undecided="raise", **NOTHING)
     with pytest.raises(SAFTInputError, match="no chat template"):
         SAFTSFTTrainer(model, args, train_dataset=pool_rows("messages"))
 

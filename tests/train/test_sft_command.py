@@ -45,7 +45,7 @@ def test_yaml_and_words_train_as_python_does(streaming: bool, config: dict[str, 
             (tmp_path / "rows").mkdir()
             Path(name).rename(tmp_path / "rows" / "train.jsonl")
             name = str(tmp_path / "rows")
-        words = ["--dataset_name", name, "--use_peft", "--lora_r", "4", "--saft_expected_share", "0.1"]
+        words = ["--dataset_name", name, "--use_peft", "--lora_r", "4", "--saft_contamination", "0.1"]
         torch.manual_seed(3)  # TRL 1.10 draws adapters from whatever state it finds
         sft.run(["--config", written(tmp_path, config, dataset_streaming=streaming), *words])
     import peft
@@ -53,7 +53,7 @@ def test_yaml_and_words_train_as_python_does(streaming: bool, config: dict[str, 
     rows = pool_rows("messages").to_iterable_dataset() if streaming else pool_rows("messages")
     # The options that `trl sft` gives to an adapter.
     adapter = peft.LoraConfig(r=4, lora_alpha=32, lora_dropout=0.05, bias="none", task_type="CAUSAL_LM")
-    args = make_args(tmp_path / "python", saft_expected_share=0.1, model_init_kwargs={"dtype": "float32"})
+    args = make_args(tmp_path / "python", saft_contamination=0.1, model_init_kwargs={"dtype": "float32"})
     torch.manual_seed(3)
     same = SAFTSFTTrainer(config["model_name_or_path"], args, train_dataset=rows, peft_config=adapter)
     same.train()
@@ -66,14 +66,14 @@ def test_yaml_and_words_train_as_python_does(streaming: bool, config: dict[str, 
 
 
 def test_labels_from_the_rows_or_from_a_file(config: dict[str, Any], tmp_path: Path) -> None:
-    del config["saft_expected_share"]
+    del config["saft_contamination"]
     path = written(tmp_path, config)
     summaries = []
     rows = ["--saft_labelled_rows", "24", "--saft_method", "saft"]
     for words in (rows, ["--saft_labelled_name", config["dataset_name"], "--saft_method", "auto"]):
         sft.run(["--config", path, *words])
         summaries.append(json.loads((tmp_path / "out" / "saft_summary.json").read_text()))
-    assert [summary["threshold_from"] for summary in summaries] == ["f1", "benign_loss=0.05"]
+    assert [summary["threshold_from"] for summary in summaries] == ["f1", "fpr=0.05"]
     with pytest.raises(SAFTInputError, match="not both"):
         sft.run(["--config", path, "--saft_labelled_rows", "24", "--saft_labelled_name", "x"])
     with pytest.raises(SAFTInputError, match="40 rows to draw from"):

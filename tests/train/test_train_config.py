@@ -19,17 +19,17 @@ OWN = [field for field in fields(SAFTSFTConfig) if field.name.startswith("saft_"
 def test_yaml_and_words_set_every_kind_of_option(tmp_path: Path) -> None:
     path = tmp_path / "sft.yaml"
     path.write_text(
-        "output_dir: there\nsaft_layer: 3\nsaft_expected_share: 0.2\nsaft_on_refusal: keep\nsaft_trust_scores: true\n"
+        "output_dir: there\nsaft_layer: 3\nsaft_contamination: 0.2\nsaft_on_undecided: keep\nsaft_trust_scores: true\n"
         "saft_readout: response_mean\nuse_cpu: true\nbf16: false\n"
     )
     words = ["--config", str(path), "--saft_layer", "2", "--saft_enabled", "false", "--saft_harmful_value", "1"]
     (args,) = TrlParser(SAFTSFTConfig).parse_args_and_config(words)
-    assert (args.output_dir, args.saft_layer, args.saft_expected_share) == ("there", 2, 0.2)
+    assert (args.output_dir, args.saft_layer, args.saft_contamination) == ("there", 2, 0.2)
     assert (args.saft_enabled, args.saft_trust_scores, args.saft_harmful_value) == (False, True, "1")
-    assert (args.saft_on_refusal, args.saft_readout) == ("keep", "response_mean")
+    assert (args.saft_on_undecided, args.saft_readout) == ("keep", "response_mean")
 
 
-@pytest.mark.parametrize("name", ["saft_on_refusal", "saft_on_error", "saft_label_sampling"])
+@pytest.mark.parametrize("name", ["saft_on_undecided", "saft_on_error", "saft_label_sampling"])
 def test_unknown_words_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(SAFTInputError, match=f"`{name}` must be one of"):
         SAFTSFTConfig(str(tmp_path), use_cpu=True, bf16=False, **{name: "perhaps"})

@@ -64,7 +64,7 @@ def test_no_row_comes_back_however_much_is_certified(model: str, tmp_path: Path)
 
 
 def test_a_smaller_set_is_trained_on_where_only_that_is_certified(model: str, tmp_path: Path) -> None:
-    options = {"saft_expected_share": None, "saft_threshold": 1e30}
+    options = {"saft_contamination": None, "saft_threshold": 1e30}
     scorer = SAFTScorer(model, method="saft", layer=2, threshold=1e30, cache_dir=tmp_path / "cache").fit(
         pool_rows(rows=ROWS)
     )
@@ -90,7 +90,7 @@ def test_where_nothing_is_certified_it_raises_or_says_so(
     fresh = fresh_labels(harmful=True)
     with pytest.raises(SAFTUndecidedError, match="Not certifiable"):
         trained(model, tmp_path, fresh, saft_alpha=0.05)
-    trainer = trained(model, tmp_path, fresh, saft_alpha=0.05, saft_on_refusal="keep")
+    trainer = trained(model, tmp_path, fresh, saft_alpha=0.05, saft_on_undecided="keep")
     assert trainer.saft_summary is not None
     assert trainer.saft_summary["certificate"]["certified"] is None
     assert trainer.saft_summary["kept"] == ROWS * 3 / 4
@@ -108,10 +108,12 @@ def test_what_does_not_go_together_is_said(model: str, tmp_path: Path) -> None:
 
 
 def test_rows_labelled_harmful_stay_out_also_where_the_fit_could_not_tell(model: str, tmp_path: Path) -> None:
-    """A refusal sets labels aside with the threshold; a certificate brings both back."""
+    """Undecided sets labels aside with the threshold; a certificate brings both back."""
     pool = pool_rows(rows=ROWS)
     labelled = pool.select(range(1, 100, 3)).map(lambda _, row: {"is_harmful": row % 2 == 0}, with_indices=True)
-    args = make_args(tmp_path, saft_method="directed", saft_expected_share=None, saft_on_refusal="keep", saft_alpha=0.3)
+    args = make_args(
+        tmp_path, saft_method="directed", saft_contamination=None, saft_on_undecided="keep", saft_alpha=0.3
+    )
     fresh = fresh_labels(harmful=False)
     trainer = SAFTSFTTrainer(model, args, train_dataset=pool, saft_labelled=labelled, saft_fresh_labels=fresh)
     assert trainer.saft_result is not None

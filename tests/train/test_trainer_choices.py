@@ -23,7 +23,7 @@ from saft_hf.embed.backbone import Backbone
 from saft_hf.score.reference import ReferenceDecision
 from saft_hf.scorer import SCORE, STATUS
 
-NOTHING = {"saft_method": None, "saft_expected_share": None}
+NOTHING = {"saft_method": None, "saft_contamination": None}
 
 
 @pytest.fixture
@@ -143,15 +143,15 @@ def test_what_sft_trainer_refuses_is_refused_by_it(model: str, tmp_path: Path) -
 def test_share_labels_and_threshold_decide_as_the_scorer_does(model: str, tmp_path: Path) -> None:
     pool, labelled = pool_rows(), pool_rows().select(range(24))
     for options, labels in (
-        ({"saft_expected_share": 0.1}, None),
-        ({"saft_expected_share": None}, labelled),
-        ({"saft_expected_share": None, "saft_method": None}, labelled),
-        ({"saft_expected_share": None, "saft_method": "directed", "saft_aim": "recall=0.9"}, labelled),
-        ({"saft_expected_share": None, "saft_threshold": 1e-4}, None),
+        ({"saft_contamination": 0.1}, None),
+        ({"saft_contamination": None}, labelled),
+        ({"saft_contamination": None, "saft_method": None}, labelled),
+        ({"saft_contamination": None, "saft_method": "directed", "saft_aim": "recall=0.9"}, labelled),
+        ({"saft_contamination": None, "saft_threshold": 1e-4}, None),
         ({"saft_layer": 2, "saft_readout": "response_mean", "saft_k": 2}, None),
     ):
         trainer = trainer_for(model, tmp_path, call={"saft_labelled": labels}, **options)
-        own = {"method": "saft", "expected_share": 0.25, **{name[5:]: value for name, value in options.items()}}
+        own = {"method": "saft", "contamination": 0.25, **{name[5:]: value for name, value in options.items()}}
         aim = own.pop("aim", None)
         scorer = SAFTScorer(model, **own, cache_dir=tmp_path / "cache").fit(pool, labels, aim=aim)
         assert kept_of(trainer) == scorer.filter(pool).kept_indices.tolist()
@@ -160,7 +160,7 @@ def test_share_labels_and_threshold_decide_as_the_scorer_does(model: str, tmp_pa
 
 
 def test_a_scorer_as_object_fitted_or_not_and_as_folder(model: str, tmp_path: Path) -> None:
-    fresh = SAFTScorer(model, method="saft", expected_share=0.1, cache_dir=tmp_path / "cache")
+    fresh = SAFTScorer(model, method="saft", contamination=0.1, cache_dir=tmp_path / "cache")
     by_object = trainer_for(model, tmp_path, call={"saft_scorer": fresh}, **NOTHING)
     assert fresh.fitted_ is not None
     fresh.save_pretrained(tmp_path / "scorer")
@@ -168,7 +168,7 @@ def test_a_scorer_as_object_fitted_or_not_and_as_folder(model: str, tmp_path: Pa
     by_folder = trainer_for(model, tmp_path, saft_scorer=str(tmp_path / "scorer"), **NOTHING)
     assert kept_of(by_object) == kept_of(by_fitted) == kept_of(by_folder)
     assert len(kept_of(by_object)) == 36
-    with pytest.raises(SAFTInputError, match="`saft_expected_share` and `saft_scorer` do not go together"):
+    with pytest.raises(SAFTInputError, match="`saft_contamination` and `saft_scorer` do not go together"):
         trainer_for(model, tmp_path, call={"saft_scorer": fresh}, saft_method=None)
     with pytest.raises(SAFTInputError, match="`saft_aim` and `saft_scorer` do not go together"):
         trainer_for(model, tmp_path, call={"saft_scorer": fresh}, saft_aim="f1", **NOTHING)
@@ -191,7 +191,7 @@ def test_a_scorer_fitted_offline_serves_where_the_tokens_are_the_same(given: str
         unmarked = unmarked.replace(marker, "")
     offline = make_tokenizer(unmarked)
     scorer = SAFTScorer(
-        model, method="saft", expected_share=0.25, cache_dir=tmp_path / "cache", processing_class=offline
+        model, method="saft", contamination=0.25, cache_dir=tmp_path / "cache", processing_class=offline
     ).fit(pool)
     kept = scorer.filter(pool).kept_indices.tolist()
     scorer.save_pretrained(tmp_path / "scorer")
@@ -211,7 +211,7 @@ def test_a_scorer_fitted_offline_serves_where_the_tokens_are_the_same(given: str
 def test_rows_that_were_scored_before_are_read_from_the_store(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool, options = pool_rows(), {"method": "saft", "expected_share": 0.25, "cache_dir": tmp_path / "cache"}
+    pool, options = pool_rows(), {"method": "saft", "contamination": 0.25, "cache_dir": tmp_path / "cache"}
     scorer = SAFTScorer(model, **options).fit(pool)  # type: ignore[arg-type]
     scorer.save_pretrained(tmp_path / "scorer")
     scored = scorer.score_dataset(pool).shuffle(seed=1)
@@ -232,7 +232,7 @@ def test_rows_that_were_scored_before_are_read_from_the_store(
 @pytest.mark.usefixtures("no_scoring")
 def test_trusted_scores_decide_without_a_model(model: str, tmp_path: Path) -> None:
     rows = pool_rows().add_column(SCORE, np.arange(40, dtype=np.float32)).add_column(STATUS, ["ok"] * 40)
-    for options in ({"saft_threshold": 29.0, **NOTHING}, {"saft_expected_share": 0.25}):
+    for options in ({"saft_threshold": 29.0, **NOTHING}, {"saft_contamination": 0.25}):
         trainer = trainer_for(model, tmp_path, rows, saft_trust_scores=True, **options)
         assert kept_of(trainer) == list(range(30))
         assert SCORE not in trainer.train_dataset.column_names
@@ -249,9 +249,9 @@ def test_refusal_raises_or_keeps_every_row(
     call: dict[str, Any] = {"saft_labelled": pool_rows().filter(lambda row: not row["is_harmful"])}
     if labels == "scorer":
         call = {"saft_scorer": SAFTScorer(model, method="saft", cache_dir=tmp_path / "cache").fit(pool_rows())}
-    with pytest.raises(SAFTUndecidedError, match="on_refusal='keep'"):
+    with pytest.raises(SAFTUndecidedError, match="on_undecided='keep'"):
         trainer_for(model, tmp_path, call=call, **NOTHING)
-    trainer = trainer_for(model, tmp_path, call=call, saft_on_refusal="keep", **NOTHING)
+    trainer = trainer_for(model, tmp_path, call=call, saft_on_undecided="keep", **NOTHING)
     assert any("filters NOTHING" in record.message for record in caplog.records)
     plain = SFTTrainer(model, make_args(tmp_path / "plain"), train_dataset=pool_rows())
     assert prepared(trainer) == prepared(plain)

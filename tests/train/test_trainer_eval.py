@@ -47,7 +47,7 @@ def sizes(prepared: Any) -> dict[str, int]:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_left_scored_or_filtered(form: str, model: str, tmp_path: Path) -> None:
-    scorer = SAFTScorer(model, method="saft", expected_share=0.25, cache_dir=tmp_path / "cache").fit(pool_rows())
+    scorer = SAFTScorer(model, method="saft", contamination=0.25, cache_dir=tmp_path / "cache").fit(pool_rows())
     expected = {name: scorer.filter(rows) for name, rows in sets_of(form).items()}
     whole = {name: len(rows) for name, rows in sets_of(form).items()}
     kept = {name: len(result.kept) for name, result in expected.items()}
@@ -82,7 +82,7 @@ def test_every_form_is_left_scored_or_filtered(form: str, model: str, tmp_path: 
 
 def test_what_is_left_or_scored_is_what_sft_trainer_evaluates_on(model: str, tmp_path: Path) -> None:
     options = {"eval_strategy": "steps", "eval_steps": 3}
-    scorer = SAFTScorer(model, method="saft", expected_share=0.25, cache_dir=tmp_path / "cache").fit(pool_rows())
+    scorer = SAFTScorer(model, method="saft", contamination=0.25, cache_dir=tmp_path / "cache").fit(pool_rows())
     kept = scorer.filter(pool_rows()).kept
     losses = []
     for trainer_class, folder, more in (
@@ -123,12 +123,12 @@ def test_what_cannot_be_done_is_said(model: str, tmp_path: Path) -> None:
             eval_dataset=rows.to_iterable_dataset().take(0),
         )
     scorer = SAFTScorer(model, method="saft", threshold=0.0, cache_dir=tmp_path / "cache").fit(
-        pool_rows(), on_refusal="keep"
+        pool_rows(), on_undecided="keep"
     )
     assert scorer.fitted_ is not None
     scores = np.asarray(scorer.score_dataset(pool_rows())[SCORE])
     scorer.fitted_ = replace(scorer.fitted_, threshold=float(np.median(scores)))
     tools = pool_rows().select(np.flatnonzero(scores > np.median(scores)))
-    args = make_args(tmp_path, saft_eval="filter", saft_method=None, saft_expected_share=None)
+    args = make_args(tmp_path, saft_eval="filter", saft_method=None, saft_contamination=None)
     with pytest.raises(SAFTUndecidedError, match=r"no row of `eval_dataset` \(eval\) would be left"):
         SAFTSFTTrainer(model, args, train_dataset=pool_rows(), eval_dataset=tools, saft_scorer=scorer)

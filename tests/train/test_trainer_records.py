@@ -95,7 +95,7 @@ def test_resuming_on_other_rows_is_refused(change: str, model: str, tmp_path: Pa
     elif change == "order":
         rows = rows.select([1, 0, *range(2, 40)])
     elif change == "share":
-        options = {"saft_expected_share": 0.2}
+        options = {"saft_contamination": 0.2}
     elif change == "readout":
         options = {"saft_readout": "response_mean"}
     elif change == "on_error":
@@ -112,7 +112,7 @@ def test_a_checkpoint_of_an_unfiltered_run_is_refused(model: str, tmp_path: Path
     checkpoint = str(tmp_path / "out" / "checkpoint-2")
     with pytest.raises(SAFTInputError, match="filtered: False then, True now"):
         trainer_for(model, tmp_path, **SAVING).train(resume_from_checkpoint=checkpoint)
-    trainer_for(model, tmp_path, **SAVING, saft_expected_share=None).train(resume_from_checkpoint=checkpoint)
+    trainer_for(model, tmp_path, **SAVING, saft_contamination=None).train(resume_from_checkpoint=checkpoint)
 
 
 def test_a_damaged_record_is_refused(model: str, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def model(tmp_path: Path) -> str:
 def test_a_stream_trains_as_its_kept_rows_do(tuned: str, model: str, tmp_path: Path) -> None:
     pool = pool_rows("messages")
     options = {"saft_fit_rows": 30, "max_steps": 12}
-    scorer = SAFTScorer(model, method="saft", expected_share=0.25, cache_dir=tmp_path / "cache").fit(pool, fit_rows=30)
+    scorer = SAFTScorer(model, method="saft", contamination=0.25, cache_dir=tmp_path / "cache").fit(pool, fit_rows=30)
     kept = scorer.filter(pool).kept
     assert 20 < len(kept) < 40
     make: Any = (lambda: model) if tuned == "name" else make_model
@@ -54,8 +54,8 @@ def test_a_stream_trains_as_its_kept_rows_do(tuned: str, model: str, tmp_path: P
 
 def test_a_fitted_scorer_filters_a_stream(model: str, tmp_path: Path) -> None:
     pool = pool_rows()
-    scorer = SAFTScorer(model, method="saft", expected_share=0.25, cache_dir=tmp_path / "cache").fit(pool)
-    args = make_args(tmp_path, saft_method=None, saft_expected_share=None)
+    scorer = SAFTScorer(model, method="saft", contamination=0.25, cache_dir=tmp_path / "cache").fit(pool)
+    args = make_args(tmp_path, saft_method=None, saft_contamination=None)
     trainer = SAFTSFTTrainer(model, args, train_dataset=pool.to_iterable_dataset(), saft_scorer=scorer)
     kept = list(trainer.train_dataset.remove_columns("is_harmful"))
     assert len(kept) == len(scorer.filter(pool).kept)
@@ -64,7 +64,7 @@ def test_a_fitted_scorer_filters_a_stream(model: str, tmp_path: Path) -> None:
 
 def test_trusted_scores_of_a_stream(model: str, tmp_path: Path) -> None:
     pool = pool_rows().add_column(SCORE, np.arange(40, dtype=np.float32)).add_column(STATUS, ["ok"] * 40)
-    args = make_args(tmp_path, saft_expected_share=None, saft_threshold=29.0, saft_trust_scores=True)
+    args = make_args(tmp_path, saft_contamination=None, saft_threshold=29.0, saft_trust_scores=True)
     trainer = SAFTSFTTrainer(model, args, train_dataset=pool.to_iterable_dataset())
     assert len(list(trainer.train_dataset)) == 30
     trainer.train()
@@ -80,7 +80,7 @@ def test_with_nothing_to_decide_by_the_stream_passes_untouched(model: str, tmp_p
             handed.append(done.dataset)
             return done
 
-    Probe(model, make_args(tmp_path, saft_expected_share=None), train_dataset=stream)
+    Probe(model, make_args(tmp_path, saft_contamination=None), train_dataset=stream)
     assert handed == [stream]
 
 
@@ -91,8 +91,8 @@ def test_what_a_stream_cannot_do(model: str, tmp_path: Path) -> None:
     with pytest.raises(SAFTInputError, match="empty stream"):
         SAFTSFTTrainer(model, make_args(tmp_path), train_dataset=stream.take(0))
     scorer = SAFTScorer(model, method="saft", cache_dir=tmp_path / "cache").fit(pool_rows())
-    args = make_args(tmp_path, saft_method=None, saft_expected_share=None)
-    with pytest.raises(SAFTUndecidedError, match="saft_on_refusal='keep'"):
+    args = make_args(tmp_path, saft_method=None, saft_contamination=None)
+    with pytest.raises(SAFTUndecidedError, match="saft_on_undecided='keep'"):
         SAFTSFTTrainer(model, args, train_dataset=stream, saft_scorer=scorer)
 
 

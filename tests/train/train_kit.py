@@ -107,7 +107,7 @@ def options_for(folder: Path) -> dict[str, Any]:
         "gradient_checkpointing": False,
         "disable_tqdm": True,
         "saft_method": "saft",
-        "saft_expected_share": 0.25,
+        "saft_contamination": 0.25,
         "saft_cache_dir": str(folder / "cache"),
     }
 

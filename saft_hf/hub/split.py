@@ -18,12 +18,12 @@ from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import CommitInfo, DatasetCardData
 from numpy.typing import ArrayLike
 
-from saft_hf import __version__
 from saft_hf.errors import SAFTInputError
-from saft_hf.publish import CARD, Destination, RowsCard, Source, dataset_card, filtered_values, push_files
-from saft_hf.publish.filtered import data_folder
-from saft_hf.publish.hub import PRIVATE, REPORT
-from saft_hf.publish.plots import score_histogram
+from saft_hf.hub import CARD, Destination, RowsCard, Source, dataset_card, filtered_values, push_files
+from saft_hf.hub.filtered import data_folder
+from saft_hf.hub.plots import score_histogram
+from saft_hf.hub.push import PRIVATE, REPORT
+from saft_hf.version import __version__
 
 _SHARD_BYTES = 500_000_000
 _NAME = re.compile(r"\w+(?:[.-]\w+)*")

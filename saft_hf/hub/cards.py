@@ -66,10 +66,10 @@ class ScorerCard(TypedDict):
     threshold: float | None
     """Rows above it are removed; None where no decision can be taken."""
     threshold_from: str
-    """`f1`, `expected_share`, `given`, `reference`, an aim such as `recall=0.9`, or `none`."""
-    expected_share: float | None
-    """Expected harmful share between 0 and 1, for `threshold_from="expected_share"`."""
-    refusal: str | None
+    """`f1`, `contamination`, `given`, `reference`, an aim such as `recall=0.9`, or `none`."""
+    contamination: float | None
+    """Expected harmful share between 0 and 1, for `threshold_from="contamination"`."""
+    undecided: str | None
     """Why no decision is taken although labels were given."""
     labels: LabelsUsed | None
     """The labels that the choice was made on; None where none were used."""
@@ -86,7 +86,7 @@ class ScorerCard(TypedDict):
     selection: Mapping[str, Any] | None
     """The comparison of candidates (`winner`, `p_value`, `permutations`, `candidates`), for learned directions."""
     expected: Mapping[str, Any] | None
-    """`benign_loss` and `recall` that cross-validation expects at the threshold."""
+    """`fpr` and `recall` that cross-validation expects at the threshold."""
     versions: Mapping[str, str]
     """Package -> version that fitted the scorer."""
 

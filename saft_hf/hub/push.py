@@ -13,10 +13,10 @@ from typing import Any
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from saft_hf.atomic import replacing_folder
 from saft_hf.errors import SAFTHubError, SAFTInputError
-from saft_hf.publish.merge import merge_cards, metadata_of, without_private
-from saft_hf.publish.network import LOG_IN, Repository, page_of, persistently
+from saft_hf.files import replacing_folder
+from saft_hf.hub.merge import merge_cards, metadata_of, without_private
+from saft_hf.hub.network import LOG_IN, Repository, page_of, with_retries
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Destination(Repository):
 def push_folder(folder: str | Path, to: Destination) -> CommitInfo:
     """Push every file of a folder in one commit.
 
-    The card in the folder is merged into one that stands (`merge_cards`); shards of a split that is pushed anew are
+    The card in the folder is merged into one that stands (`merge_cards`); shards of a split that is pushed again are
     replaced all together; every other file stays. Pushing the same again makes no commit. The commit names the one it
     was made for, so that two pushes at once both land, one after the other.
 
@@ -85,9 +85,9 @@ def push_folder(folder: str | Path, to: Destination) -> CommitInfo:
     try:
         if constants.HF_HUB_OFFLINE:
             raise SAFTHubError("HF_HUB_OFFLINE is set, so nothing was pushed: unset it")
-        persistently(lambda: _make_sure_it_is_there(to), to)
-        known = persistently(lambda: _own_pull_requests(to), to) if to.create_pr else {}
-        pushed = persistently(lambda: _push_once(folder, to, known), to)
+        with_retries(lambda: _make_sure_it_is_there(to), to)
+        known = with_retries(lambda: _own_pull_requests(to), to) if to.create_pr else {}
+        pushed = with_retries(lambda: _push_once(folder, to, known), to)
     except (SAFTHubError, SAFTInputError) as error:
         raise type(error)(
             f"{error}. Everything is kept in {folder}; push it again with: saft-hf push --folder {folder} {to.again}"
@@ -134,7 +134,7 @@ def is_public(to: Destination) -> bool:
             return to.private is False
 
     try:
-        return persistently(ask, to, seconds=10.0)
+        return with_retries(ask, to, seconds=10.0)
     except SAFTHubError:
         return True
 
@@ -201,7 +201,7 @@ def _operations(folder: Path, to: Destination, info: Any) -> list[CommitOperatio
     operations: list[CommitOperationAdd | CommitOperationDelete] = []
     for name, path in files.items():
         content = _card(path, to, info, standing, {*files, *stale}) if name == CARD else path
-        # Made anew for each try: the client notes in them what it has done, and no longer asks what stands there.
+        # Made again for each try: the client notes in them what it has done, and no longer asks what stands there.
         operations.append(CommitOperationAdd(name, content))
     return [*operations, *(CommitOperationDelete(name) for name in sorted(stale))]
 

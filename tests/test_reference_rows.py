@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from saft_hf.reference import reference_columns, reference_path
+from saft_hf.assets import reference_columns, reference_path
 
 WORDS_IN_A_ROW = 9
 FORM: dict[str, Callable[[str], float]] = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 @contextmanager
@@ -75,3 +76,13 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             former.rename(path)
         for folder in (draft, former):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file: the whole of it, or nothing. The same content gives the same bytes.
+
+    Raises:
+        OSError: it cannot be written; what was there stays.
+    """
+    with replacing(path) as (file,):
+        file.write((json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from saft_hf.artifact import CONFIG_FILE, TENSORS_FILE, load_artifact, save_artifact
 from saft_hf.errors import SAFTArtifactError, SAFTInputError
+from saft_hf.scorer.artifact import CONFIG_FILE, TENSORS_FILE, load_artifact, save_artifact
 
 CONFIG = {"model": "a/b", "layer": 4, "threshold": 0.1, "nested": {"ks": [1, 2], "none": None, "é": True}}
 
@@ -120,7 +120,7 @@ def test_a_full_disk_leaves_the_old_scorer_whole(folder: Path, monkeypatch: pyte
         if calls == fails_at:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("saft_hf.atomic.os.fsync", full)
+    monkeypatch.setattr("saft_hf.files.os.fsync", full)
     with pytest.raises(OSError, match="No space left on device, while writing") as caught:
         save_artifact(folder, {"other": 1}, tensors(9))
     assert caught.value.errno == errno.ENOSPC

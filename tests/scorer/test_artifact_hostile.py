@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from saft_hf.artifact import CONFIG_FILE, TENSORS_FILE, load_artifact, save_artifact
 from saft_hf.errors import SAFTArtifactError
+from saft_hf.scorer.artifact import CONFIG_FILE, TENSORS_FILE, load_artifact, save_artifact
 
 
 def tensors(d: int = 5) -> dict[str, NDArray[Any]]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saft_hf.publish.plots import _edges, score_histogram
+from saft_hf.hub.plots import _edges, score_histogram
 
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")

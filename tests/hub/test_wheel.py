@@ -36,7 +36,7 @@ def run(code: str, site: Path, cwd: Path) -> str:
 
 def test_cards_are_the_same_from_a_wheel_and_from_a_checkout(installed, tmp_path):
     code = (
-        "import sys, saft_hf.publish.cards as c\n"
+        "import sys, saft_hf.hub.cards as c\n"
         f"sys.path.append({str(ROOT / 'tests' / 'publish')!r})\n"
         "from test_cards import CARD\n"
         "print(c.__file__); print(c.render_card('scorer', CARD))"
@@ -50,7 +50,7 @@ def test_cards_are_the_same_from_a_wheel_and_from_a_checkout(installed, tmp_path
 
 
 def test_the_demo_is_in_the_wheel(installed, tmp_path):
-    code = "import saft_hf.demo as d; print(d.demo_folder()); print(d.demo_rows_path())"
+    code = "import saft_hf.assets as d; print(d.demo_folder()); print(d.demo_rows_path())"
     model, rows = map(Path, run(code, installed, tmp_path).split())
     here = ROOT / "saft_hf" / "demo" / "assets"
     assert model.is_relative_to(installed)

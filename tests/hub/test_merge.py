@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saft_hf.errors import SAFTInputError
-from saft_hf.publish.merge import merge_cards, metadata_of, split_card
+from saft_hf.hub.merge import merge_cards, metadata_of, split_card
 
 STANDING = """---
 # the maintainers' note
@@ -137,7 +137,7 @@ def test_short_forms_of_data_files_are_the_split_train(data_files: Any, first: A
 
 @pytest.mark.parametrize("front", ["a: [1\n", "- 1\n", "word\n"])
 def test_front_matter_that_cannot_be_read_is_said(front: str) -> None:
-    with pytest.raises(SAFTInputError, match="mend it"):
+    with pytest.raises(SAFTInputError, match="fix it"):
         merge_cards(f"---\n{front}---\n# Mine\n", ours())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
-from saft_hf.publish import RowsCard, dataset_card, filtered_values, merge_cards, model_section
+from saft_hf.hub import RowsCard, dataset_card, filtered_values, merge_cards, model_section
 from saft_hf.status import RowStatus
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "model_cards" / "examples"
@@ -26,8 +26,8 @@ SUMMARY: dict[str, Any] = {
     },
     "labels": {"says": "25 of 100 labelled rows are harmful"},
     "threshold_from": "f1",
-    "expected_share": None,
-    "refusal": None,
+    "contamination": None,
+    "undecided": None,
     "model": "meta-llama/Llama-2-7b-chat-hf",
     "model_revision": "2" * 40,
     "method": "saft",
@@ -114,7 +114,7 @@ def test_the_hub_reads_the_front_matter() -> None:
     [
         ({"source": None}, "Of 3,000 rows, 600 were removed", "me/rows]"),
         ({"threshold_from": "given"}, "given by hand", "best F1"),
-        ({"threshold_from": "expected_share", "expected_share": 0.2}, "share of 20.0%", "best F1"),
+        ({"threshold_from": "contamination", "contamination": 0.2}, "share of 20.0%", "best F1"),
         ({"layers": [2, 4], "readouts": ["a", "b"]}, "layers 2, 4: `a`, `b`", "layer 15"),
         ({"threshold_from": "recall=0.9", "expected": {"recall": 0.9}}, "the aim `recall=0.9`, on labelled", "best F1"),
         ({"labels": None}, "best F1", "labelled rows are"),
@@ -124,11 +124,11 @@ def test_the_hub_reads_the_front_matter() -> None:
         ({"certificate": "at most 5 %"}, "| certificate | at most 5 % |", "not bounded"),
         ({"layers": [], "readouts": [], "k": None}, "`saft` |", "read at"),
         (
-            {"filtered": False, "threshold": None, "refusal": "a reason"},
+            {"filtered": False, "threshold": None, "undecided": "a reason"},
             "**not filtered** by SAFT: a reason.",
             "| kept",
         ),
-        ({"filtered": False, "refusal": None, "why": "because"}, "**not filtered** by SAFT: because.", "threshold |"),
+        ({"filtered": False, "undecided": None, "why": "because"}, "**not filtered** by SAFT: because.", "threshold |"),
     ],
 )
 def test_what_the_cards_say(changes: dict[str, Any], says: str, never: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 from huggingface_hub import DatasetCardData, ModelCardData
 
-from saft_hf.publish.cards import fill
+from saft_hf.hub.cards import fill
 
 _REASONS = {
     ("kept", "score"): "kept: score up to the threshold",
@@ -51,7 +51,7 @@ class Filtered(TypedDict):
     trained: bool
     """Whether a model was trained on what is left."""
     filtered: bool
-    refusal: str
+    undecided: str
     """Why not, where not."""
     rows: int | None
     """All rows; None for a stream."""
@@ -86,16 +86,16 @@ def filtered_values(summary: Mapping[str, Any], *, trained: bool = False, pictur
     """
     totals = summary if "rows" in summary else summary.get("stream_rows", {})
     layers, readouts = summary.get("layers") or (), summary.get("readouts") or ()
-    labels, share = summary.get("labels"), summary.get("expected_share")
+    labels, share = summary.get("labels"), summary.get("contamination")
     source = str(summary.get("threshold_from") or "")
-    known = f"an expected harmful share of {share:.1%}" if source == "expected_share" and share else None
+    known = f"an expected harmful share of {share:.1%}" if source == "contamination" and share else None
     if summary.get("expected"):
         known = f"the aim `{known or source}`, on labelled rows"
     certificate = summary.get("certificate")
     return {
         "trained": trained,
         "filtered": bool(summary["filtered"]),
-        "refusal": summary.get("refusal") or summary.get("why") or "no threshold could be chosen",
+        "undecided": summary.get("undecided") or summary.get("why") or "no threshold could be chosen",
         "rows": summary.get("rows"),
         "removed": totals.get("removed", 0),
         "counts": _counts(totals),

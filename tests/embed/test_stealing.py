@@ -1,4 +1,4 @@
-"""Leaves are dealt to whoever is ready: each once, nobody waits, and nothing of it stays."""
+"""Shards are dealt to whoever is ready: each once, nobody waits, and nothing of it stays."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saft_hf.embed.deal import dealt
+from saft_hf.distributed import World
+from saft_hf.embed.stealing import dealt
 from saft_hf.embed.store import Store
-from saft_hf.embed.world import World
 
 
 class Others(World):
@@ -56,7 +56,7 @@ def test_every_missing_leaf_is_dealt_once_in_whatever_order_the_processes_ask(
     reports = [list(range(low, high)) for low, high in pairwise(bounds)]
     with tempfile.TemporaryDirectory() as folder:
         drawn = draw_in_turn(reports, turns, Path(folder))
-        assert sorted(leaf for own in drawn for leaf in own) == list(range(bounds[-1]))
+        assert sorted(shard for own in drawn for shard in own) == list(range(bounds[-1]))
         assert not list(Path(folder).iterdir())
 
 

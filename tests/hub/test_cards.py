@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import TemplateNotFound, UndefinedError
 
-from saft_hf.publish import ScorerCard, render_card
+from saft_hf.hub import ScorerCard, render_card
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "model_cards" / "examples" / "scorer.md"
 
@@ -28,8 +28,8 @@ CARD: ScorerCard = {
     "k": 2,
     "threshold": 41.25,
     "threshold_from": "f1",
-    "expected_share": None,
-    "refusal": None,
+    "contamination": None,
+    "undecided": None,
     "labels": {"rows": 100, "harmful": 25, "column": "is_safe"},
     "pool": {"rows": 3000, "scored": 2997, "unscored": {"truncated": 2, "bad_row": 1}, "flagged": 600},
     "variance_share": 0.125,
@@ -52,8 +52,8 @@ LEARNED = {
     "spectral_gap": None,
     "f1": None,
     "separating_points": None,
-    "threshold_from": "benign_loss=0.05",
-    "expected": {"recall": 0.9, "benign_loss": 0.05},
+    "threshold_from": "fpr=0.05",
+    "expected": {"recall": 0.9, "fpr": 0.05},
     "selection": {
         "winner": "weighted",
         "p_value": 0.002,
@@ -85,7 +85,7 @@ def test_the_card_says_how_many_labels_are_harmful():
 
 @pytest.mark.parametrize("key", sorted(CARD))
 def test_a_missing_value_is_an_error(key):
-    source = "expected_share" if key == "expected_share" else "f1"  # each is asked for where it is used
+    source = "contamination" if key == "contamination" else "f1"  # each is asked for where it is used
     values = {**CARD, "threshold_from": source}
     del values[key]
     with pytest.raises(UndefinedError, match=key):
@@ -105,9 +105,9 @@ def test_an_unknown_card_is_an_error():
         ({"model": None}, "not named on the Hub", "Scoring loads"),
         ({"repo_id": None}, 'from_pretrained("path/to/this/folder")', "None"),
         ({**NO_LABELS, "threshold_from": "given"}, "given by hand", "labelled rows"),
-        ({**NO_LABELS, "threshold_from": "expected_share", "expected_share": 0.2}, "20.0 %", "labelled rows"),
+        ({**NO_LABELS, "threshold_from": "contamination", "contamination": 0.2}, "20.0 %", "labelled rows"),
         ({**NO_LABELS, "threshold_from": "none", "threshold": None}, "removes none", "scorer.filter"),
-        ({"threshold": None, "refusal": "a reason"}, "**No decision is taken**: a reason.", "scorer.filter"),
+        ({"threshold": None, "undecided": "a reason"}, "**No decision is taken**: a reason.", "scorer.filter"),
         ({"pool": {**CARD["pool"], "flagged": None}}, "2997 of them have a score.", "which are above"),
         (
             {

@@ -34,7 +34,7 @@ T = TypeVar("T")
 RETRY_SECONDS = 300.0
 """How long a request that failed is tried again before we give up."""
 ANSWER_SECONDS = 300.0
-"""How long the Hub may be silent: the clients themselves would wait for ever."""
+"""How long the Hub may be silent: the clients themselves would wait forever."""
 FIRST_WAIT = 1.0
 """Seconds before the second try; the wait doubles from there."""
 LONGEST_WAIT = 30.0
@@ -80,7 +80,7 @@ class Repository:
         return f"the {self.repo_type} repository {self.repo_id}"
 
 
-def persistently(action: Callable[[], T], where: Repository, seconds: float | None = None) -> T:
+def with_retries(action: Callable[[], T], where: Repository, seconds: float | None = None) -> T:
     """Do something with the Hub; where the network or the Hub fails in passing, do it again.
 
     The clients repeat downloads and uploads, but not a commit: one that answers 5xx, 409, 412 or 429, or whose answer
@@ -119,7 +119,7 @@ def persistently(action: Callable[[], T], where: Repository, seconds: float | No
             wait = min(2 * wait, LONGEST_WAIT)
 
 
-def scrub(text: str, token: str | bool | None = None) -> str:
+def redact(text: str, token: str | bool | None = None) -> str:
     """Take out of a text what nobody else may read: tokens, and the signatures of storage addresses.
 
     Args:
@@ -187,12 +187,12 @@ def _said(error: BaseException) -> str:
     """What the Hub or the client said, in a line."""
     status = _status(error)
     own = getattr(error, "server_message", None) or str(error) or type(error).__name__
-    line = " ".join(scrub(own).split())
+    line = " ".join(redact(own).split())
     return line[:500] if status is None else f"status {status}: {line[:500]}"
 
 
 def _why(error: BaseException, source: BaseException, where: Repository, seconds: float) -> str:
-    """Why it failed for good, and how to mend it."""
+    """Why it failed for good, and how to fix it."""
     status = _status(source)
     has_token = bool(where.token or get_token())
     if isinstance(source, OfflineModeIsEnabled):
@@ -211,7 +211,7 @@ def _why(error: BaseException, source: BaseException, where: Repository, seconds
         return f"the Hub does not know this token: make a new one, then {LOG_IN}"
     if status == 403:
         return _forbidden(where) + f" ({_said(source)})"
-    said = scrub(" ".join(str(error).split()), where.token)[:500] if source is not error else _said(source)
+    said = redact(" ".join(str(error).split()), where.token)[:500] if source is not error else _said(source)
     if _is_passing(source):
         return f"{where} could not be reached for {seconds:.0f} s ({said}). Try again later"
     return f"{where}: the Hub refuses ({said})"

@@ -1,19 +1,19 @@
-"""What crosses processes: small objects, in the same order on every rank."""
+"""What crosses processes: small objects, in the same order on every rank, and errors, which reach all of them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
-from saft_hf.errors import SAFTError
+from saft_hf.errors import SAFTError, SAFTInputError
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ class World:
     """The processes that Accelerate (or torchrun) started; a world of one where it started none.
 
     Only `fit`, `score_dataset` and `filter` may build one: a worker of `Dataset.map(num_proc=...)` inherits
-    the launcher's environment and would wait for ever for its siblings.
+    the launcher's environment and would wait forever for its siblings.
     """
 
     @cached_property
@@ -58,7 +58,7 @@ class World:
         """The device that Accelerate gave to this process."""
         return torch.device(self._state.device)
 
-    def share(self, value: T, rank: int = 0) -> T:
+    def broadcast(self, value: T, rank: int = 0) -> T:
         """Give every rank the value of one of them, of rank 0 unless told otherwise."""
         if self.size == 1:
             return value
@@ -73,8 +73,8 @@ class World:
         return list(gather_object([value]))
 
     @contextmanager
-    def together(self, doing: str) -> Iterator[None]:
-        """Run the body on every rank; where it fails on one, every rank raises, and none waits for ever."""
+    def sync_errors(self, doing: str) -> Iterator[None]:
+        """Run the body on every rank; where it fails on one, every rank raises, and none waits forever."""
         failure: Exception | None = None
         try:
             yield
@@ -87,6 +87,32 @@ class World:
         if failed:
             rank, report = next(iter(failed.items()))
             raise SAFTError(f"{doing} failed on process {rank} of {self.size}: {report}")
+
+    def on_main(self, doing: str, function: Callable[[], T]) -> T:
+        """Call a function on the main process, and give every rank what it returns, or its error."""
+        results: list[T] = []
+        with self.sync_errors(doing):
+            if self.is_main:
+                results.append(function())
+        return self.broadcast(results[0] if results else cast(T, None))
+
+    def same_on_all_ranks(self, what: str, digest: str) -> None:
+        """Refuse to go on where the processes were given different things.
+
+        Args:
+            what: the argument, for the error.
+            digest: of what this process was given.
+
+        Raises:
+            SAFTInputError: on every rank, where the digests differ.
+        """
+        digests = self.gather(digest)
+        if len(set(digests)) > 1:
+            differing = [rank for rank, other in enumerate(digests) if other != digests[0]]
+            raise SAFTInputError(
+                f"{what} differs between the {self.size} processes (process {differing[0]} has another than process "
+                "0): every process must be given the same. Seed what is drawn or shuffled, and sort lists of files."
+            )
 
 
 def progress_bar(total: int, world: World, what: str, unit: str) -> tqdm:

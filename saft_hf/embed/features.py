@@ -19,7 +19,7 @@ _DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True)
-class Cells:
+class Features:
     """Every named layer at every named readout, captured in one pass.
 
     Attributes:
@@ -38,27 +38,27 @@ class Cells:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One name a cell, `layer.readout`."""
-        return tuple(cell_name(layer, readout) for layer in self.layers for readout in self.readouts)
+        """One name a feature, `layer.readout`."""
+        return tuple(feature_name(layer, readout) for layer in self.layers for readout in self.readouts)
 
 
-def cell_name(layer: int, readout: Readout) -> str:
-    """Name of one cell in the store."""
+def feature_name(layer: int, readout: Readout) -> str:
+    """Name of one feature in the store."""
     return f"{layer}.{readout.value}"
 
 
-def readouts_of(cells: Sequence[str]) -> tuple[Readout, ...]:
-    """The readouts of named cells, each once."""
-    return tuple(dict.fromkeys(Readout(cell.partition(".")[2]) for cell in cells))
+def readouts_of(features: Sequence[str]) -> tuple[Readout, ...]:
+    """The readouts of named features, each once."""
+    return tuple(dict.fromkeys(Readout(feature.partition(".")[2]) for feature in features))
 
 
-def layers_of(cells: Sequence[str]) -> tuple[int, ...]:
-    """The layers of named cells, each once."""
-    return tuple(dict.fromkeys(int(cell.partition(".")[0]) for cell in cells))
+def layers_of(features: Sequence[str]) -> tuple[int, ...]:
+    """The layers of named features, each once."""
+    return tuple(dict.fromkeys(int(feature.partition(".")[0]) for feature in features))
 
 
 def read_batch(
-    backbone: Backbone, renderings: Sequence[Rendering], cells: Cells, prefix: NDArray[np.int32] | None = None
+    backbone: Backbone, renderings: Sequence[Rendering], features: Features, prefix: NDArray[np.int32] | None = None
 ) -> dict[str, Tensor]:
     """Feed one batch and pool its hidden states.
 
@@ -69,20 +69,20 @@ def read_batch(
     Args:
         backbone: the model, open for reading.
         renderings: rows with a response.
-        cells: what to read.
+        features: what to read.
         prefix: tokens with which all rows start, short of the last one before a response: read once for all batches.
 
     Returns:
-        For each cell `[n, d]` in the dtype of `cells`, where the model is; NaN where a readout is not defined.
+        For each feature `[n, d]` in the dtype of `features`, where the model is; NaN where a readout is not defined.
     """
     try:
-        return _forward(backbone, renderings, cells, prefix)
+        return _forward(backbone, renderings, features, prefix)
     except torch.OutOfMemoryError:
         if len(renderings) == 1:
             raise
         middle = len(renderings) // 2
     torch.cuda.empty_cache()
-    halves = [read_batch(backbone, part, cells, prefix) for part in (renderings[:middle], renderings[middle:])]
+    halves = [read_batch(backbone, part, features, prefix) for part in (renderings[:middle], renderings[middle:])]
     return joined(halves)
 
 
@@ -97,18 +97,18 @@ def as_arrays(vectors: Mapping[str, Tensor]) -> dict[str, NDArray[np.floating]]:
 
 
 def _forward(
-    backbone: Backbone, renderings: Sequence[Rendering], cells: Cells, prefix: NDArray[np.int32] | None
+    backbone: Backbone, renderings: Sequence[Rendering], features: Features, prefix: NDArray[np.int32] | None
 ) -> dict[str, Tensor]:
     device, skipped = backbone.device, 0 if prefix is None else len(prefix)
 
-    needed = np.array([rendering.needed(cells.readouts) - skipped for rendering in renderings])
+    needed = np.array([rendering.needed(features.readouts) - skipped for rendering in renderings])
     ids = torch.zeros((len(renderings), int(needed.max())), dtype=torch.int64, pin_memory=device.type == "cuda")
     filled = ids.numpy()
     for row, (rendering, length) in enumerate(zip(renderings, needed, strict=True)):
         filled[row, :length] = rendering.input_ids[skipped : skipped + length]
-    hidden = backbone.read(ids, cells.layers, prefix, needed)
+    hidden = backbone.read(ids, features.layers, prefix, needed)
     pooled = {}
-    for readout in cells.readouts:
+    for readout in features.readouts:
         defined = np.array([rendering.status_for(readout) == "ok" for rendering in renderings])
         undefined = moved(~defined, device)[:, None]
         if readout is Readout.MEAN:
@@ -117,13 +117,13 @@ def _forward(
             read_at = np.array([_place(rendering, readout) - skipped for rendering in renderings])
             places = moved(read_at * defined, device)
             rows = torch.arange(len(renderings), device=device)
-        for layer in cells.layers:
+        for layer in features.layers:
             if readout is Readout.MEAN:
                 vectors = torch.bmm(weights[:, None], hidden[layer].float())[:, 0]
             else:
                 vectors = hidden[layer][rows, places].float()
             vectors = vectors.masked_fill(undefined, float("nan"))
-            pooled[cell_name(layer, readout)] = vectors.to(getattr(torch, cells.dtype))
+            pooled[feature_name(layer, readout)] = vectors.to(getattr(torch, features.dtype))
     return pooled
 
 

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_tensors
 from safetensors.numpy import save as tensor_bytes
 
-from saft_hf.atomic import replacing
 from saft_hf.errors import SAFTArtifactError, SAFTInputError
+from saft_hf.files import replacing
 
 CONFIG_FILE = "config.json"
 TENSORS_FILE = "saft_scorer.safetensors"
@@ -123,7 +123,7 @@ def _refuse(path: Path, field: str, found: str) -> SAFTArtifactError:
     # Cut: both may come from the file.
     return SAFTArtifactError(
         f"{path}: {field[:100]!r}: {found[:300]}. The saved scorer is damaged or not made by saft_hf: fetch "
-        "it again, or fit and save it anew"
+        "it again, or fit and save it again"
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from saft_hf.publish.cards import LabelsUsed, PoolCounts, ScorerCard, render_card
-from saft_hf.publish.filtered import Filtered, RowsCard, Source, dataset_card, filtered_values, model_section
-from saft_hf.publish.hub import CARD, Destination, push_files, push_folder
-from saft_hf.publish.merge import merge_cards
-from saft_hf.publish.network import Repository, persistently
+from saft_hf.hub.cards import LabelsUsed, PoolCounts, ScorerCard, render_card
+from saft_hf.hub.filtered import Filtered, RowsCard, Source, dataset_card, filtered_values, model_section
+from saft_hf.hub.merge import merge_cards
+from saft_hf.hub.network import Repository, with_retries
+from saft_hf.hub.push import CARD, Destination, push_files, push_folder
 
 __all__ = [
     "CARD",
@@ -22,8 +22,8 @@ __all__ = [
     "filtered_values",
     "merge_cards",
     "model_section",
-    "persistently",
     "push_files",
     "push_folder",
     "render_card",
+    "with_retries",
 ]

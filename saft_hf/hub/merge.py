@@ -35,10 +35,10 @@ def metadata_of(text: str) -> dict[str, Any]:
         data = yaml.safe_load(split_card(text)[0])
     except yaml.YAMLError as error:
         raise SAFTInputError(
-            f"the card that stands there has front matter that is no YAML ({' '.join(str(error).split())}): mend it"
+            f"the card that stands there has front matter that is no YAML ({' '.join(str(error).split())}): fix it"
         ) from error
     if data is not None and not isinstance(data, dict):
-        raise SAFTInputError(f"the front matter of the card that stands there is a {type(data).__name__}: mend it")
+        raise SAFTInputError(f"the front matter of the card that stands there is a {type(data).__name__}: fix it")
     return data or {}
 
 
@@ -116,7 +116,7 @@ def _with_values(front: str, before: Mapping[str, Any], values: Mapping[str, Any
         same = yaml.safe_load(text) == (wanted or None)
     except yaml.YAMLError:
         same = False
-    # An alias of what was replaced, or a mapping in braces: then it is written anew as a whole.
+    # An alias of what was replaced, or a mapping in braces: then it is written again as a whole.
     return text if same else yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
 
 

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from saft_hf.demo import demo_folder, demo_rows_path
+from saft_hf.assets import demo_folder, demo_rows_path
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "demo" / "make_demo_assets.py"
 

@@ -1,0 +1,459 @@
+"""What is known of a run, in one typed record: log lines, `saft_summary.json` and cards are made from it.
+
+`SAFTScorer.fit` makes a `Summary`; `filter`, `certify`, trainers and pushes extend it with `dataclasses.replace`. It
+holds counts and aggregate figures, and nothing about a single row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from saft_hf.records import to_plain
+
+# -- what a fit finds: this part travels in a saved scorer -----------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShareEstimate:
+    """A harmful share with its confidence interval.
+
+    Attributes:
+        share: the estimate, 0 to 1.
+        low: lower end of the interval.
+        high: upper end.
+        confidence: of the interval.
+        labels: labels it rests on.
+        harmful: harmful ones among them.
+        rows: rows it is about; None where their number is not known.
+        method: `clopper-pearson`, `hypergeometric` or `stratified`.
+    """
+
+    share: float
+    low: float
+    high: float
+    confidence: float
+    labels: int
+    harmful: int
+    rows: int | None
+    method: str
+
+    def __str__(self) -> str:
+        return f"{self.share:.1%} ({self.low:.1%} to {self.high:.1%}, confidence {self.confidence:.0%})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolCounts:
+    """The rows that a scorer was fitted on.
+
+    Attributes:
+        rows: all of them.
+        scored: those that have a score.
+        unique: different renderings among them.
+        unscored: status -> rows, for the others.
+        flagged: scored rows above the threshold; None without a threshold.
+    """
+
+    rows: int
+    scored: int
+    unique: int
+    unscored: dict[str, int] = field(default_factory=dict)
+    flagged: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelCounts:
+    """The labelled rows that score and threshold were chosen on.
+
+    Attributes:
+        rows: labelled rows.
+        harmful: harmful ones among them.
+        column: the column that holds the labels.
+        uniform: whether they were drawn uniformly from the pool.
+    """
+
+    rows: int
+    harmful: int
+    column: str
+    uniform: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.harmful} of {self.rows} labelled rows are harmful"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedMetrics:
+    """What the published procedure found (arXiv 2410.10014).
+
+    Attributes:
+        rank: numerical rank of the pool, counted up to one more than the directions that were asked for.
+        spectral_gap: how much less variance direction k + 1 has than direction k, 0 to 1.
+        variance_share: share of the pool's variance along the k directions, 0 to 1.
+        f1: best F1 on the labels: what k and the threshold were chosen by, no estimate of quality.
+        separating_points: how many of the 100 candidate thresholds divide the pool differently.
+    """
+
+    rank: int
+    spectral_gap: float
+    variance_share: float
+    f1: float | None = None
+    separating_points: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelTest:
+    """Whether a learned score can be told from chance on the labels.
+
+    Attributes:
+        auroc: of the labelled rows, out of fold.
+        p_value: how often labels dealt out at random do at least as well.
+        permutations: how many times they were dealt out; 0 where too few labels leave nothing to test.
+        weights: share of the score that each feature, or the reference set, makes up.
+    """
+
+    auroc: float
+    p_value: float
+    permutations: int
+    weights: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdEffect:
+    """What cross-validation on the labels expects of the threshold.
+
+    Attributes:
+        fpr: share of the benign rows that are removed, on average over draws of the labels.
+        recall: share of the harmful rows that are removed.
+        attainable: False where the labels are too few to hold the share that was asked for.
+    """
+
+    fpr: float
+    recall: float
+    attainable: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceMetrics:
+    """What a reference set says about the pool.
+
+    Attributes:
+        rows: reference rows that were read.
+        auroc: of the reference rows themselves, out of fold. It is no evidence about the pool.
+        absolute_threshold: threshold of the reference set alone.
+        share_above: share of the pool above it.
+        share_flagged: share of the pool above the threshold in use.
+        gap: where a group of rows begins to stand apart from those below it; None where none does.
+        gap_depth: how deep the gap is: hazard there beside the highest hazard below.
+    """
+
+    rows: int
+    auroc: float
+    absolute_threshold: float
+    share_above: float
+    share_flagged: float
+    gap: float | None = None
+    gap_depth: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitMetrics:
+    """Counts and figures of a fit, as they travel in a saved scorer.
+
+    Attributes:
+        pool: the rows it was fitted on.
+        score_quantiles: quantile (`0.05`, ...) -> score of the pool.
+        padding_share: share of the tokens in all batches that is padding.
+        labels: the labelled rows; None without.
+        harmful_share: of the pool before filtering, where uniform labels tell it.
+        aim: what the threshold was chosen for on the labels, such as `fpr=0.05`; None without labels.
+        contamination: harmful share that was given; None where none was.
+        published: for `method="saft"`.
+        test: for a score that was learned from labels.
+        expected: effect of the threshold, where labels chose it.
+        reference: for a score that a reference set has part in.
+        notes: what a reader must know of the readouts in use.
+    """
+
+    pool: PoolCounts
+    score_quantiles: dict[str, float] = field(default_factory=dict)
+    padding_share: float = 0.0
+    labels: LabelCounts | None = None
+    harmful_share: ShareEstimate | None = None
+    aim: str | None = None
+    contamination: float | None = None
+    published: PublishedMetrics | None = None
+    test: LabelTest | None = None
+    expected: ThresholdEffect | None = None
+    reference: ReferenceMetrics | None = None
+    notes: tuple[str, ...] = ()
+
+
+# -- what a filter finds -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confounds:
+    """What else the score follows.
+
+    Attributes:
+        rows: rows that were compared.
+        spearman: name of a feature of the text -> Spearman's correlation with the score; None where one is constant.
+        warn_above: |correlation| above which a feature is named in a warning.
+        warnings: a sentence for each.
+    """
+
+    rows: int
+    spearman: dict[str, float | None]
+    warn_above: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leverage:
+    """How much of the pool's energy hangs on one row, or on the copies of one.
+
+    Attributes:
+        top_row_share: share of the row with the most, 0 to 1.
+        top_copies_share: share of the copies with the most together.
+        top_copies: their number.
+        warn_above: share above which there is a warning.
+        warnings: a sentence, or none.
+    """
+
+    top_row_share: float
+    top_copies_share: float
+    top_copies: int
+    warn_above: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupShare:
+    """How much of a group of rows is kept.
+
+    Attributes:
+        rows: of the group.
+        kept: kept ones among them.
+        share: kept / rows, with `low` and `high` (Clopper-Pearson); None where the group is empty.
+        low: lower end of the interval.
+        high: upper end.
+        confidence: of the interval.
+        warnings: a sentence, or none.
+    """
+
+    rows: int
+    kept: int
+    share: float | None
+    low: float | None
+    high: float | None
+    confidence: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificateSummary:
+    """What fresh labels certified.
+
+    Attributes:
+        issued: whether a kept set is certified.
+        alpha: largest harmful share.
+        delta: chance that a certificate is issued and false.
+        labels: fresh labels.
+        harmful_labels: harmful ones among them.
+        text: what it bounds and what not, in words.
+        threshold: of the certified set; None where none is.
+        kept: rows in it.
+        trained_on: whether the rows that are kept in this run are a certified set.
+    """
+
+    issued: bool
+    alpha: float
+    delta: float
+    labels: int
+    harmful_labels: int
+    text: str
+    threshold: float | None = None
+    kept: int = 0
+    trained_on: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalCounts:
+    """What the scorer says of rows to evaluate on.
+
+    Attributes:
+        filtered: whether the rows above the threshold were taken out.
+        rows: all of them.
+        kept: rows up to the threshold.
+        removed: rows above it.
+        errored: rows without a score.
+        reasons: decision -> reason -> rows.
+        score_quantiles: quantile -> score.
+    """
+
+    filtered: bool
+    rows: int
+    kept: int
+    removed: int
+    errored: int
+    reasons: dict[str, dict[str, int]] = field(default_factory=dict)
+    score_quantiles: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSource:
+    """Where rows come from.
+
+    Attributes:
+        dataset: Hub id.
+        revision: commit.
+        config: configuration.
+        split: split.
+    """
+
+    dataset: str
+    revision: str | None = None
+    config: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """All that is needed to make the same decisions again, and to tell whether files are those that were made.
+
+    Attributes:
+        created: UTC time of the decisions, ISO 8601.
+        input: path or Hub id of the rows, as given; None for rows that came in memory.
+        input_revision: commit of a Hub dataset.
+        input_rows: rows that came in.
+        input_sha256: SHA-256 of the digests of all rows that came in.
+        model: name or folder of the model, as given.
+        model_revision: its commit, where one is known.
+        model_fingerprint: SHA-256 of the weights that were read.
+        options: options that were set, name -> value.
+        seed: of the draw of the labels, where rows were drawn.
+        versions: package -> version.
+        audit_sha256: SHA-256 of the audit file.
+        kept_sha256: SHA-256 of the digests of the rows that are kept.
+    """
+
+    created: str
+    input: str | None = None
+    input_revision: str | None = None
+    input_rows: int | None = None
+    input_sha256: str | None = None
+    model: str | None = None
+    model_revision: str | None = None
+    model_fingerprint: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    audit_sha256: str | None = None
+    kept_sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What is known of a fit, a filter or a training run.
+
+    Attributes:
+        filtered: whether rows could be removed.
+        undecided: why no decision was taken; None where one was.
+        method: how the score was found, such as `saft` or `auto`.
+        model: Hub id of the model that was read; None for a folder on this machine, or an object.
+        model_revision: commit of the model, where one is known.
+        layers: layers that the score reads.
+        readouts: readouts that it reads.
+        k: principal directions that the published score sums; None for a learned direction.
+        threshold: rows above it are removed; None where there is none.
+        threshold_from: what chose it: `f1`, `contamination`, `given`, `reference`, `certificate`, an aim such as
+            `fpr=0.05`, or `none`.
+        fit: counts and figures of the fit; None where the scores came with the data.
+        rows: rows that came in; None before a filter, and for a stream.
+        kept: rows that are kept; for a stream so far, likewise the next two.
+        removed: rows that are removed.
+        errored: rows that could not be scored.
+        reasons: decision -> reason -> rows.
+        statuses: status -> rows, where rows were scored only.
+        near_threshold: rows that lie so close to it that another batch composition may decide them otherwise.
+        score_quantiles: quantile -> score of the rows.
+        confounds: what else the score follows.
+        leverage: how much hangs on single rows.
+        groups: column -> how much of the rows that it marks is kept.
+        certificate: what fresh labels say of the kept rows.
+        evaluation: name of a set -> what the scorer says of rows to evaluate on.
+        stream: whether the rows are filtered while a model trains.
+        source: where the rows come from, on the Hub.
+        scorer_repo: Hub id that the scorer was pushed to.
+        dataset_repo: Hub id that the kept rows were pushed to.
+        seconds: that scoring and filtering took.
+        provenance: what the decisions can be made again from.
+    """
+
+    filtered: bool = False
+    undecided: str | None = None
+    method: str | None = None
+    model: str | None = None
+    model_revision: str | None = None
+    layers: tuple[int, ...] = ()
+    readouts: tuple[str, ...] = ()
+    k: int | None = None
+    threshold: float | None = None
+    threshold_from: str | None = None
+    fit: FitMetrics | None = None
+    rows: int | None = None
+    kept: int | None = None
+    removed: int | None = None
+    errored: int | None = None
+    reasons: dict[str, dict[str, int]] = field(default_factory=dict)
+    statuses: dict[str, int] = field(default_factory=dict)
+    near_threshold: int | None = None
+    score_quantiles: dict[str, float] = field(default_factory=dict)
+    confounds: Confounds | None = None
+    leverage: Leverage | None = None
+    groups: dict[str, GroupShare] = field(default_factory=dict)
+    certificate: CertificateSummary | None = None
+    evaluation: dict[str, EvalCounts] = field(default_factory=dict)
+    stream: bool = False
+    source: DatasetSource | None = None
+    scorer_repo: str | None = None
+    dataset_repo: str | None = None
+    seconds: float | None = None
+    provenance: Provenance | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of the readouts in use."""
+        return self.fit.notes if self.fit else ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the filter does besides removing harmful rows, a sentence each."""
+        parts = (self.confounds, self.leverage, *self.groups.values())
+        return tuple(text for part in parts if part is not None for text in part.warnings)
+
+    def public(self) -> Summary:
+        """The summary as others may see it: without names of folders and files on this machine."""
+        known = self.provenance
+        if known is None:
+            return self
+        given = {key: value for key, value in known.options.items() if not _is_local(value)}
+        names = {name: None for name in ("input", "model") if _is_local(getattr(known, name))}
+        return replace(self, provenance=replace(known, options=given, **names))  # type: ignore[arg-type]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types, for `saft_summary.json`."""
+        plain: dict[str, Any] = to_plain(self)
+        return plain
+
+
+def public_name(name: str | None) -> str | None:
+    """Hub id of a model or dataset; None for a folder on this machine, whose path says nothing to others."""
+    return None if name is None or name.count("/") > 1 or _is_local(name) else name
+
+
+def _is_local(value: Any) -> bool:
+    return isinstance(value, str) and (
+        value.startswith(("/", ".", "~")) or value.count("/") > 1 or Path(value).exists()
+    )
