@@ -363,6 +363,9 @@ class Summary:
         method: how the score was found, such as `saft` or `auto`.
         model: Hub id of the model that was read; None for a folder on this machine, or an object.
         model_revision: commit of the model, where one is known.
+        model_fingerprint: SHA-256 of the weights that are read.
+        template_digest: SHA-256 of what chat template and tokenizer make of a few fixed rows.
+        num_layers: layers of the whole model.
         layers: layers that the score reads.
         readouts: readouts that it reads.
         k: principal directions that the published score sums; None for a learned direction.
@@ -396,6 +399,9 @@ class Summary:
     method: str | None = None
     model: str | None = None
     model_revision: str | None = None
+    model_fingerprint: str | None = None
+    template_digest: str | None = None
+    num_layers: int | None = None
     layers: tuple[int, ...] = ()
     readouts: tuple[str, ...] = ()
     k: int | None = None
