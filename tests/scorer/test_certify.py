@@ -19,7 +19,7 @@ from saft_hf.decide.certificate import certify_at, certify_kept
 from saft_hf.decide.estimate import harmful_shares
 from saft_hf.errors import SAFTInputError
 from saft_hf.scorer.certifying import match_rows
-from saft_hf.scorer.fitted import LabelledRows
+from saft_hf.scorer.labels import LabelledRows
 
 FITTED = 100
 
@@ -71,9 +71,9 @@ def test_labels_that_were_fitted_on_are_refused_by_their_tokens(scorer: SAFTScor
 
 def test_rows_that_people_disagree_on_were_fitted_on_too(scorer: SAFTScorer, shuffled: Dataset) -> None:
     fresh = shuffled.select(alone(shuffled)[:60])
-    known = scorer.fitted_.labelled
+    known = scorer.fit_.labelled
     split = copy(scorer)
-    split.fitted_ = replace(scorer.fitted_, labelled=LabelledRows(known.identities, np.full_like(known.harmful, -1)))
+    split.fit_ = replace(scorer.fit_, labelled=LabelledRows(known.identities, np.full_like(known.harmful, -1)))
     assert split.certify(shuffled, fresh, alpha=0.2) == scorer.certify(shuffled, fresh, alpha=0.2)
     with pytest.raises(SAFTInputError, match="1 of 1 fresh labels"):
         split.certify(shuffled, shuffled.select([3]), alpha=0.2)
@@ -222,7 +222,7 @@ def test_suggest_label_fit_suggest_certify(
     first = SAFTScorer(demo_model, method="saft", **options).fit(rows)
     labelled = through_a_file(label(first.suggest_labels(rows, uniform=110), rows, answers=100), "first")
     fitted = SAFTScorer(demo_model, method="directed", **options).fit(rows, labelled)
-    assert fitted.summary_["labels"]["rows"] == 100
+    assert fitted.summary_.fit.labels.rows == 100
     second = through_a_file(label(fitted.suggest_labels(rows, uniform=200, informative=20), rows), "second")
     assert not set(second["saft_row"]) & set(labelled.select(range(100))["saft_row"])
     found = fitted.certify(rows, second, alpha=0.2)

@@ -50,9 +50,9 @@ def test_kept_removed_and_errored_are_the_input(result: FilterResult, mixed: Dat
         assert rows.features == mixed.features
     flag = result.scores.astype(np.float64) > scorer.threshold_
     assert result.removed_indices.tolist() == np.flatnonzero(flag).tolist() != []
-    assert result.summary["rows"] == 200
-    assert [result.summary[word] for word in ("kept", "removed", "errored")] == [len(part) for part in parts]
-    assert result.summary["reasons"]["errored"] == {"no_response": 10}
+    assert result.summary.rows == 200
+    assert [getattr(result.summary, word) for word in ("kept", "removed", "errored")] == [len(part) for part in parts]
+    assert result.summary.reasons["errored"] == {"no_response": 10}
     assert repr(result) == f"FilterResult(rows=200, kept={len(parts[0])}, removed={len(parts[1])}, errored=10)"
 
 
@@ -132,8 +132,8 @@ def test_where_nothing_would_be_kept_every_row_is_and_the_summary_says_so(
         scorer.filter(worst)
     scorer.filter(worst, on_undecided="keep").save(tmp_path, file_format="parquet")
     summary = json.loads((tmp_path / "saft_summary.json").read_text())
-    assert (summary["filtered"], summary["removed"], summary["kept"]) == (False, 0, 15)
-    assert "would keep none of 15 rows" in summary["undecided"]
+    assert (summary.filtered, summary.removed, summary.kept) == (False, 0, 15)
+    assert "would keep none of 15 rows" in summary.undecided
     assert pq.read_table(tmp_path / "kept.parquet").num_rows == 15
 
 

@@ -58,7 +58,7 @@ def test_the_card_says_what_the_scorer_is_and_not_where_it_was_made(
 ) -> None:
     card = (saved / "README.md").read_text()
     assert "library_name: saft_hf" in card
-    assert f"{scorer.summary_['labels']['harmful']} of 100 labelled rows are harmful" in card
+    assert f"{scorer.summary_.fit.labels.harmful} of 100 labelled rows are harmful" in card
     assert "sees **only the prompt**" in card
     assert demo_model not in card
     text = card + (saved / "config.json").read_text()
@@ -211,7 +211,7 @@ def test_the_hash_is_the_same_in_every_process_and_another_for_another_scorer(
 
 def test_the_tensors_are_the_learned_ones(scorer: SAFTScorer, saved: Path) -> None:
     tensors = load_file(saved / "saft_scorer.safetensors")
-    assert scorer.fitted_ is not None
-    assert np.array_equal(tensors["directions"], scorer.fitted_.score.subspace.directions)
-    assert np.array_equal(tensors["mean"], scorer.fitted_.score.subspace.mean)
+    assert scorer.fit_ is not None
+    assert np.array_equal(tensors["directions"], scorer.fit_.score.subspace.directions)
+    assert np.array_equal(tensors["mean"], scorer.fit_.score.subspace.mean)
     assert np.abs(tensors["directions"] @ tensors["directions"].T - np.eye(len(tensors["directions"]))).max() < 1e-12
