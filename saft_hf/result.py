@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -49,18 +50,13 @@ class FilterResult:
         scores: NDArray[np.float32],
         statuses: list[str],
         decisions: Decisions,
-        summary: Mapping[str, Any],
+        summary: Any,
     ) -> None:
         self._dataset = dataset
         self.scores = scores
         self.statuses = statuses
         self.decisions = decisions
-        self.summary: dict[str, Any] = {
-            **summary,
-            "rows": len(dataset),
-            **decisions.counts(),
-            "reasons": decisions.reason_counts(),
-        }
+        self.summary = replace(summary, rows=len(dataset), **decisions.counts(), reasons=decisions.reason_counts())
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{word}={count}" for word, count in self.decisions.counts().items())
@@ -127,7 +123,7 @@ class FilterResult:
         self.save_audit(folder / AUDIT_FILE)
         save_rows(self.train_rows(), folder / KEPT, file_format)
         with replacing(folder / SUMMARY_FILE) as [file]:
-            file.write(json.dumps(self.summary, indent=2, sort_keys=True).encode() + b"\n")
+            file.write(json.dumps(self.summary.to_dict(), indent=2, sort_keys=True).encode() + b"\n")
         return folder
 
     def save_audit(self, path: str | Path) -> None:

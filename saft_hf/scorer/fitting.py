@@ -105,20 +105,20 @@ def run(spec: FitSpec, method: Method, extractor: Extractor, dataset: Dataset) -
             )
     labelled = None if spec.labels is None else Labelled(extractor, pool, spec.labels)
     answer = method.fit(spec, pool, labelled)
-    undecided = _why_undecided(answer, 0 if labelled is None else int(labelled.harmful.sum()))
+    undecided = answer.undecided
+    if undecided is None and answer.threshold is not None:
+        scored = answer.scores[~np.isnan(answer.scores)]
+        undecided = degenerate(scored, answer.threshold, 0 if labelled is None else int(labelled.harmful.sum()))
     return replace(answer, undecided=undecided), pool, LabelledRows.none() if labelled is None else labelled.rows()
 
 
-def _why_undecided(answer: MethodFit, harmful: int) -> str | None:
-    """Why a threshold must not be used: the method's reason, or it removes nearly all, or nothing against labels."""
-    if answer.undecided is not None or answer.threshold is None:
-        return answer.undecided
-    scores = answer.scores[~np.isnan(answer.scores)]
-    removed = int(flagged(scores, answer.threshold).sum())
+def degenerate(scores: NDArray[np.float32], threshold: float, harmful: int) -> str | None:
+    """Why a threshold must not be used: it removes nearly all, or nothing although labels say that there is harm."""
+    removed = int(flagged(scores, threshold).sum())
     if len(scores) - removed <= _KEPT_AT_LEAST * len(scores):
-        return f"the threshold {answer.threshold:.6g} removes {removed} of the pool's {len(scores)} scored rows"
+        return f"the threshold {threshold:.6g} removes {removed} of the pool's {len(scores)} scored rows"
     if removed == 0 and harmful:
-        return f"the threshold {answer.threshold:.6g} removes no row, although {harmful} labelled rows are harmful"
+        return f"the threshold {threshold:.6g} removes no row, although {harmful} labelled rows are harmful"
     return None
 
 

@@ -52,13 +52,13 @@ OPTIONS = (
     Option("device_map", None, "As in transformers.", travels=False, in_shell=False, in_trainer=False),
     Option("vector_dtype", "float32", "Of the vectors that are kept; `float16` halves the store.", in_trainer=False),
     Option("max_length", 1024, "Rows are cut to this many tokens, as SFTTrainer would.", in_trainer=False),
-    Option("render", None, "How rows become tokens.", in_shell=False, in_trainer=False),
     Option(
         "cache_dir", None, "Where hidden states are kept; by default `saft` in the Hugging Face home.", travels=False
     ),
     Option("trust_remote_code", False, "Run code that comes with the model.", travels=False, in_trainer=False),
     Option("token", None, "For private models.", travels=False, in_shell=False, in_trainer=False),
     Option("processing_class", None, "Tokenizer or processor.", travels=False, in_shell=False, in_trainer=False),
+    Option("render", None, "How rows become tokens.", in_shell=False, in_trainer=False),
     Option("formatting_func", None, "Row -> text.", travels=False, in_shell=False, in_trainer=False),
     Option("label_column", None, "By default `is_safe`, `safe`, `is_harmful`, `harmful` or `unsafe`.", use="fit"),
     Option(

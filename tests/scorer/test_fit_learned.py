@@ -73,7 +73,7 @@ def test_auto_is_the_direction_on_the_same_vectors(
     plain = frame.score(direction.weights)(vectors)
     assert np.abs(scores_of(scorer, pool) - plain).max() <= 1e-3 * np.abs(plain).max()
     cut = threshold_for_aim(ThresholdAim(), direction.out_of_fold, harmful, plain).threshold
-    assert scorer.threshold_ == pytest.approx(cut, abs=0.02)
+    assert scorer.threshold_ == pytest.approx(cut, abs=0.1)  # in standard deviations of the score
 
 
 def test_auto_tells_harmful_rows_apart_where_the_published_score_does_less(

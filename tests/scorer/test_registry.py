@@ -11,6 +11,7 @@ from scorer_kit import plain_vectors
 
 from saft_hf import SAFTScorer
 from saft_hf.render import READOUTS, START, Readout
+from saft_hf.render.readouts import OneToken
 from saft_hf.score import LinearScore
 from saft_hf.scorer.methods import METHODS, FitSpec, Method, MethodFit
 from saft_hf.scorer.pool import Labelled, Pool
@@ -33,10 +34,6 @@ class Norm(Method):
         )
 
 
-def first_token(spans: object) -> int:
-    return spans[-1][0]  # type: ignore[index]
-
-
 @pytest.fixture
 def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "toy_sum", Norm())
@@ -45,7 +42,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
         note="`response_first` is a toy.",
         sees_response=True,
         needs_boundary=True,
-        position=first_token,
+        pooling=OneToken(lambda spans: spans[-1][0]),
     )
     monkeypatch.setitem(READOUTS, "response_first", toy)
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from saft_hf.decide import Calibration, Goal, calibrate_published
+from saft_hf.decide import Goal, calibrate_published
+from saft_hf.decide.threshold import Calibration
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.score import PublishedScore, Subspace, saft_scores
 from saft_hf.scorer.methods.base import FitSpec, Method, MethodFit, check_f1, cut, cut_without_labels
