@@ -57,9 +57,7 @@ class FilterResult:
         self.scores = scores
         self.statuses = statuses
         self.decisions = decisions
-        self.summary = replace(
-            summary, rows=len(dataset), **decisions.counts(), reasons=decisions.reason_counts()
-        )
+        self.summary = replace(summary, rows=len(dataset), **decisions.counts(), reasons=decisions.reason_counts())
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{word}={count}" for word, count in self.decisions.counts().items())
@@ -220,9 +218,7 @@ class FilterResult:
             rows = replace(known, input_sha256=digests.input_sha256, kept_sha256=digests.kept_sha256)
             return {"saft_hf": json.dumps(to_plain(rows), sort_keys=True)}
 
-        digests = write_audit(
-            path, self._batches(), self.scores, self.statuses, self.decisions, metadata=metadata
-        )
+        digests = write_audit(path, self._batches(), self.scores, self.statuses, self.decisions, metadata=metadata)
         if known is None:
             return digests, summary
         with path.open("rb") as file:
