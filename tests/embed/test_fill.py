@@ -25,9 +25,9 @@ from saft_hf.embed.source import ModelSource
 from saft_hf.embed.store import Store
 from saft_hf.embed.survey import Kept
 from saft_hf.errors import SAFTInputError
-from saft_hf.render import Readout, Renderer
+from saft_hf.render import MEAN, START, Renderer
 
-CELLS = Features((1, 2), (Readout.START, Readout.MEAN))
+CELLS = Features((1, 2), (START, MEAN))
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(tmp_path: Path, rows: Datas
         threads(count)
         found[count] = vectors_of(extractor(tmp_path / str(count)).embed(rows))
         assert torch.get_num_threads() == count
-    assert np.isfinite(found[1][feature_name(2, Readout.MEAN)]).all()
+    assert np.isfinite(found[1][feature_name(2, MEAN)]).all()
     for count in (2, 3):
         for name in CELLS.names:
             assert np.array_equal(found[1][name], found[count][name]), (count, name)

@@ -22,7 +22,7 @@ from saft_hf.embed.features import Features
 from saft_hf.embed.forward import Forward
 from saft_hf.embed.prefix import can_share
 from saft_hf.embed.source import ModelSource
-from saft_hf.render import Readout, Renderer
+from saft_hf.render import READOUTS, Renderer
 
 FLASH = "flash_for_tests"
 NAMES = [name for name, config in CONFIGS.items() if can_share(text_config(config())) and name != "falcon"]
@@ -128,7 +128,7 @@ def test_vectors_are_those_with_padding(flash: str, tmp_path: Path, monkeypatch:
     draw = np.random.default_rng(0)
     ids = [draw.integers(3, VOCAB, int(draw.integers(4, 40))).tolist() for _ in range(80)]
     rows = Dataset.from_dict({"input_ids": ids, "completion_mask": [[0, 0] + [1] * (len(row) - 2) for row in ids]})
-    features = Features((1, LAYERS), tuple(Readout))
+    features = Features((1, LAYERS), tuple(READOUTS))
 
     def states(model: Any, folder: str) -> dict[str, np.ndarray]:
         source = ModelSource(model, processing_class=tokenizer())
