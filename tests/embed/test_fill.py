@@ -97,11 +97,11 @@ def test_a_process_that_fails_takes_what_is_left_so_that_the_others_end(
     hands = []
 
     @contextmanager
-    def dealt(missing: list[int], *_: Any) -> Iterator[Iterator[int]]:
+    def steal_shards(missing: list[int], *_: Any) -> Iterator[Iterator[int]]:
         hands.append(iter(missing))
         yield hands[-1]
 
-    monkeypatch.setattr(extract, "dealt", dealt)
+    monkeypatch.setattr(extract, "steal_shards", steal_shards)
     monkeypatch.setattr(fill, "read_batch", lambda *_: (_ for _ in ()).throw(RuntimeError("the machine is on fire")))
     with pytest.raises(RuntimeError, match="on fire"):
         extractor(tmp_path).embed(rows)
@@ -134,22 +134,24 @@ def test_an_error_in_a_reader_reaches_the_caller_and_whole_leaves_stay(
     assert all(np.array_equal(resumed[name], expected[name]) for name in CELLS.names)
 
 
-def test_a_twin_shares_weights_and_nothing_else() -> None:
+def test_a_replica_shares_weights_and_nothing_else() -> None:
     model = tiny_model("llama")
     backbone = Backbone.wrap(model, layers=[1, 2])
     with backbone.reading():
-        twin = backbone.twin()
-        assert twin is not None
-        assert {id(p) for p in twin._open.parameters()} == {id(p) for p in model.parameters()}
-        assert not {id(m) for m in twin._open.modules()} & {id(m) for m in model.modules()}
-        one, other = backbone.read(token_ids(), [1, 2]), twin.read(token_ids(), [1, 2])
+        replica = backbone.replica()
+        assert replica is not None
+        assert {id(p) for p in replica._open.parameters()} == {id(p) for p in model.parameters()}
+        assert not {id(m) for m in replica._open.modules()} & {id(m) for m in model.modules()}
+        one, other = backbone.read(token_ids(), [1, 2]), replica.read(token_ids(), [1, 2])
     assert all(torch.equal(one[layer], other[layer]) for layer in (1, 2))
     assert not any(module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize("again_at_most", [1, 64])
 def test_rows_that_were_kept_are_not_rendered_again(
-    tmp_path: Path, rows: Dataset, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, rows: Dataset, monkeypatch: pytest.MonkeyPatch, again_at_most: int
 ) -> None:
+    monkeypatch.setattr(fill, "_RENDERED_AGAIN", again_at_most)
     made = extractor(tmp_path)
     rendered: list[int] = []
     render = Renderer.__call__
@@ -160,8 +162,8 @@ def test_rows_that_were_kept_are_not_rendered_again(
 
     monkeypatch.setattr(Renderer, "__call__", counted)
     embedded = made.embed(rows)
-    first_leaf = embedded.plan.shard_slice(0)
-    assert sum(rendered) == len(rows) + first_leaf.stop - first_leaf.start
+    first = embedded.plan.shard_slice(0)
+    assert sum(rendered) == len(rows) + min(first.stop - first.start, again_at_most)
     rendered.clear()
     monkeypatch.setattr(Kept.__init__, "__defaults__", (0,))
     again = extractor(tmp_path / "other").embed(rows)
