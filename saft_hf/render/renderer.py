@@ -151,14 +151,6 @@ class Renderer:
         read = {*CHAT_COLUMNS, *TOKEN_COLUMNS, *OPTION_COLUMNS, self.config.text_field}
         return [name for name in names if name in read]
 
-    def columns(self, names: Iterable[str]) -> list[str]:
-        """Those of a dataset's columns that decide what its rows become: all of them with a `formatting_func`."""
-        if self.formatting_func is not None:
-            return list(names)
-        # Other columns are left alone: to read one may mean to decode it.
-        read = {*CHAT_COLUMNS, *TOKEN_COLUMNS, *OPTION_COLUMNS, self.config.text_field}
-        return [name for name in names if name in read]
-
     @cached_property
     def _vocab_size(self) -> int:
         return int(max(self.tokenizer.get_vocab().values(), default=-1)) + 1

@@ -27,7 +27,7 @@ from saft_hf.embed.survey import Kept
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import MEAN, START, Renderer
 
-CELLS = Features((1, 2), (START, MEAN))
+FEATURES = Features((1, 2), (START, MEAN))
 
 
 @pytest.fixture
@@ -52,14 +52,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="t0", eos_token="t1")
 
 
-def extractor(folder: Path, **options: Any) -> Extractor:
+def extractor(folder: Path, features: Features = FEATURES, **options: Any) -> Extractor:
     source = ModelSource(tiny_model("llama"), processing_class=tokenizer())
     renderer = Renderer(source.tokenizer, **options)
-    return source.extractor(renderer, CELLS, folder=folder, world=World(), token_budget=64)
+    return source.extractor(renderer, features, folder=folder, world=World(), token_budget=64)
 
 
 def vectors_of(embedded: Embedded) -> dict[str, np.ndarray]:
-    return {name: embedded.states(name) for name in CELLS.names}
+    return {name: embedded.states(name) for name in FEATURES.names}
 
 
 def test_bits_do_not_depend_on_the_number_of_threads(tmp_path: Path, rows: Dataset, threads: Any) -> None:
@@ -70,7 +70,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(tmp_path: Path, rows: Datas
         assert torch.get_num_threads() == count
     assert np.isfinite(found[1][feature_name(2, MEAN)]).all()
     for count in (2, 3):
-        for name in CELLS.names:
+        for name in FEATURES.names:
             assert np.array_equal(found[1][name], found[count][name]), (count, name)
 
 
@@ -131,7 +131,7 @@ def test_an_error_in_a_reader_reaches_the_caller_and_whole_leaves_stay(
     resumed = vectors_of(extractor(tmp_path).embed(rows))
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     expected = vectors_of(extractor(tmp_path / "other").embed(rows))
-    assert all(np.array_equal(resumed[name], expected[name]) for name in CELLS.names)
+    assert all(np.array_equal(resumed[name], expected[name]) for name in FEATURES.names)
 
 
 def test_a_replica_shares_weights_and_nothing_else() -> None:
@@ -168,7 +168,7 @@ def test_rows_that_were_kept_are_not_rendered_again(
     monkeypatch.setattr(Kept.__init__, "__defaults__", (0,))
     again = extractor(tmp_path / "other").embed(rows)
     assert sum(rendered) == len(rows) + embedded.plan.num_unique
-    assert all(np.array_equal(vectors_of(embedded)[name], vectors_of(again)[name]) for name in CELLS.names)
+    assert all(np.array_equal(vectors_of(embedded)[name], vectors_of(again)[name]) for name in FEATURES.names)
 
 
 def test_a_renderer_that_draws_at_random_is_found(tmp_path: Path) -> None:
@@ -179,12 +179,12 @@ def test_a_renderer_that_draws_at_random_is_found(tmp_path: Path) -> None:
 
 
 def test_a_store_of_one_process_is_shared_and_leaves_no_mark(tmp_path: Path) -> None:
-    assert Store(tmp_path / "new", CELLS.names).is_shared(World())
+    assert Store(tmp_path / "new", FEATURES.names).is_shared(World())
     assert not list((tmp_path / "new").iterdir())
 
 
 def test_shards_hold_what_is_read_back(tmp_path: Path, rows: Dataset) -> None:
     embedded = extractor(tmp_path).embed(rows)
     shard = load_file(embedded.store.path(0))
-    assert set(shard) == {"keys", *CELLS.names}
+    assert set(shard) == {"keys", *FEATURES.names}
     assert (shard["keys"] == embedded.plan.keys[embedded.plan.shard_slice(0)]).all()
