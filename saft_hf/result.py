@@ -57,9 +57,7 @@ class FilterResult:
         self.scores = scores
         self.statuses = statuses
         self.decisions = decisions
-        self.summary = replace(
-            summary, rows=len(dataset), **decisions.counts(), reasons=decisions.reason_counts()
-        )
+        self.summary = replace(summary, rows=len(dataset), **decisions.counts(), reasons=decisions.reason_counts())
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{word}={count}" for word, count in self.decisions.counts().items())
@@ -214,11 +212,11 @@ class FilterResult:
         metadata: dict[str, str] = {}
         if known is not None:
             # What stands in the file cannot hold its digest, nor those of rows that are read while it is written.
-            known = replace(known, input_rows=len(self._dataset), input_sha256=None, kept_sha256=None, audit_sha256=None)
+            known = replace(
+                known, input_rows=len(self._dataset), input_sha256=None, kept_sha256=None, audit_sha256=None
+            )
             metadata = {"saft_hf": json.dumps(to_plain(known), sort_keys=True)}
-        digests = write_audit(
-            path, self._batches(), self.scores, self.statuses, self.decisions, metadata=metadata
-        )
+        digests = write_audit(path, self._batches(), self.scores, self.statuses, self.decisions, metadata=metadata)
         if known is not None:
             with path.open("rb") as file:
                 audit = hashlib.file_digest(file, "sha256").hexdigest()

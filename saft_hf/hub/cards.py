@@ -111,9 +111,7 @@ def dataset_card(
         tags=_TAGS,
         source_datasets=_hub_ids(summary.source and summary.source.dataset),
         dataset_info=dict(dataset_info),
-        configs=[
-            {"config_name": config, "data_files": [{"split": split, "path": f"{data_folder(config)}/{split}-*"}]}
-        ],
+        configs=[{"config_name": config, "data_files": [{"split": split, "path": f"{data_folder(config)}/{split}-*"}]}],
     )
     where = {"repo_id": repo_id, "title": repo_id.split("/")[-1], "config": config, "split": split}
     files = {"picture": picture, "audit": audit, "removed_rows": removed_rows}

@@ -12,7 +12,8 @@ from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
 from saft_hf.errors import SAFTInputError
-from saft_hf.render.rendering import Span, TokenIds
+from saft_hf.render.readouts import Span, Spans
+from saft_hf.render.rendering import TokenIds
 from saft_hf.render.rows import Chat, Message, Rejected, Tokens, runs
 from saft_hf.status import RowStatus
 
@@ -152,7 +153,7 @@ def common_prefix(one: TokenIds, other: TokenIds) -> int:
     return int(differ[0]) if differ.size else n
 
 
-def _tokens(ids: TokenIds, spans: tuple[Span, ...]) -> Tokens | Rejected:
+def _tokens(ids: TokenIds, spans: Spans) -> Tokens | Rejected:
     if not spans:
         return Rejected(RowStatus.NO_RESPONSE, "the chat template renders no token of a response")
     return Tokens(ids, spans, boundary=True)

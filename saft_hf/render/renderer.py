@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from saft_hf.errors import SAFTInputError
 from saft_hf.render.chat import ROW_ERRORS, ChatEncoder, common_prefix, describe, encode_each
 from saft_hf.render.probes import NO_CLOCK, PROBES
-from saft_hf.render.rendering import Readout, RenderConfig, Rendering, Span, TokenIds
+from saft_hf.render.readouts import Spans
+from saft_hf.render.rendering import RenderConfig, Rendering, TokenIds
 from saft_hf.render.rows import (
     CHAT_COLUMNS,
     FORMATTED_COLUMN,
@@ -103,7 +104,7 @@ class Renderer:
         done |= {i: row for i, row in enumerate(rows) if isinstance(row, Tokens | Rejected)}
         return [self._finish(done[i]) for i in range(len(rows))]
 
-    def template_digest(self, readouts: Sequence[Readout]) -> str:
+    def template_digest(self, readouts: Sequence[str]) -> str:
         """SHA-256 (hex) of the tokens that template and tokenizer make of a few fixed rows, as `readouts` see them.
 
         Templates that differ in text alone, such as one with `{% generation %}` markers added for training, count as
@@ -125,7 +126,7 @@ class Renderer:
         parts = [model, bool(getattr(tokenizer, "split_special_tokens", False)), self._probe(readouts)]
         return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
-    def _probe(self, readouts: Sequence[Readout]) -> list[str]:
+    def _probe(self, readouts: Sequence[str]) -> list[str]:
         """What each of the fixed rows becomes: its status, and what decides its vectors."""
         found = []
         for row in PROBES:
@@ -142,15 +143,21 @@ class Renderer:
                 found.append(f"{rendering.status} {rendering.key(readouts).hex()}")
         return found
 
+    def columns(self, names: Iterable[str]) -> list[str]:
+        """Those of a dataset's columns that decide what its rows become: all of them with a `formatting_func`."""
+        if self.formatting_func is not None:
+            return list(names)
+        # Other columns are left alone: to read one may mean to decode it.
+        read = {*CHAT_COLUMNS, *TOKEN_COLUMNS, *OPTION_COLUMNS, self.config.text_field}
+        return [name for name in names if name in read]
+
     @cached_property
     def _vocab_size(self) -> int:
         return int(max(self.tokenizer.get_vocab().values(), default=-1)) + 1
 
     def _rows(self, batch: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
         check_columns(batch, self.config.text_field, formatted=self.formatting_func is not None)
-        # Other columns are left alone: to read one may mean to decode it.
-        read = {*CHAT_COLUMNS, *TOKEN_COLUMNS, *OPTION_COLUMNS, self.config.text_field}
-        columns = {name: batch[name] for name in batch if self.formatting_func or name in read}
+        columns = {name: batch[name] for name in self.columns(batch)}
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def _read(self, row: dict[str, Any]) -> Row:
@@ -198,7 +205,7 @@ def _place(full: TokenIds | Rejected, head: TokenIds | Rejected | None) -> Token
     return Tokens(full, ((start, len(full)),), boundary=head is not None)
 
 
-def _truncate(ids: TokenIds, spans: tuple[Span, ...], config: RenderConfig) -> tuple[TokenIds, tuple[Span, ...]]:
+def _truncate(ids: TokenIds, spans: Spans, config: RenderConfig) -> tuple[TokenIds, Spans]:
     if config.max_length is None or len(ids) <= config.max_length:
         return ids, spans
     first = len(ids) - config.max_length if config.truncation_mode == "keep_end" else 0

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saft_hf.errors import SAFTInputError
-from saft_hf.render.rendering import Span, TokenIds
+from saft_hf.render.readouts import Spans
+from saft_hf.render.rendering import TokenIds
 from saft_hf.status import RowStatus
 
 Message = dict[str, Any]
@@ -69,7 +70,7 @@ class Tokens:
     """A row that came tokenised."""
 
     input_ids: TokenIds
-    spans: tuple[Span, ...]
+    spans: Spans
     boundary: bool
 
 
@@ -290,7 +291,7 @@ def _int_array(values: Any) -> NDArray[np.int64] | None:
     return array.astype(np.int64) if array.ndim == 1 and array.dtype.kind in "biu" else None
 
 
-def runs(mask: NDArray[np.bool_]) -> tuple[Span, ...]:
+def runs(mask: NDArray[np.bool_]) -> Spans:
     """Half-open ranges of the runs of `True`.
 
     Example:

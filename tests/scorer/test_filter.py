@@ -50,9 +50,9 @@ def test_kept_removed_and_errored_are_the_input(result: FilterResult, mixed: Dat
         assert rows.features == mixed.features
     flag = result.scores.astype(np.float64) > scorer.threshold_
     assert result.removed_indices.tolist() == np.flatnonzero(flag).tolist() != []
-    assert result.summary["rows"] == 200
-    assert [result.summary[word] for word in ("kept", "removed", "errored")] == [len(part) for part in parts]
-    assert result.summary["reasons"]["errored"] == {"no_response": 10}
+    assert result.summary.rows == 200
+    assert [getattr(result.summary, word) for word in ("kept", "removed", "errored")] == [len(part) for part in parts]
+    assert result.summary.reasons["errored"] == {"no_response": 10}
     assert repr(result) == f"FilterResult(rows=200, kept={len(parts[0])}, removed={len(parts[1])}, errored=10)"
 
 
@@ -90,7 +90,7 @@ def test_what_is_saved_comes_back(
         kept = load_dataset("parquet", data_files=str(folder / name), split="train", cache_dir=str(tmp_path / "cache"))
     assert kept.to_list() == result.kept.to_list()
     assert kept.column_names == mixed.column_names
-    assert json.loads((folder / "saft_summary.json").read_text()) == json.loads(json.dumps(result.summary))
+    assert json.loads((folder / "saft_summary.json").read_text()) == result.summary.to_dict()
 
     audit = pq.read_table(folder / "audit.parquet").to_pylist()
     assert [row["row_index"] for row in audit] == list(range(200))
