@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from saft_hf.errors import SAFTInputError
 from saft_hf.files import replacing, replacing_folder, write_json
 from saft_hf.hub import PRIVATE, Destination, PushedSplit, push_files
 from saft_hf.records import to_plain
-from saft_hf.summary import Summary
+from saft_hf.summary import Provenance, Summary
 
 AUDIT_FILE = "audit.parquet"
 SUMMARY_FILE = "saft_summary.json"
@@ -57,7 +57,14 @@ class FilterResult:
         self.scores = scores
         self.statuses = statuses
         self.decisions = decisions
-        self.summary = replace(summary, rows=len(dataset), **decisions.counts(), reasons=decisions.reason_counts())
+        self.summary = replace(
+            summary,
+            rows=len(dataset),
+            kept=len(decisions.kept),
+            removed=len(decisions.removed),
+            errored=len(decisions.errored),
+            reasons=decisions.reason_counts(),
+        )
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{word}={count}" for word, count in self.decisions.counts().items())
@@ -209,21 +216,24 @@ class FilterResult:
     def _write_audit(self, path: Path, summary: Summary) -> tuple[AuditDigests, Summary]:
         """Write the audit; return the summary with the digests in its provenance."""
         known = summary.provenance
-        metadata: dict[str, str] = {}
-        if known is not None:
-            # What stands in the file cannot hold its digest, nor those of rows that are read while it is written.
-            known = replace(
-                known, input_rows=len(self._dataset), input_sha256=None, kept_sha256=None, audit_sha256=None
+
+        def described(digests: AuditDigests, audit: str | None = None) -> Provenance | None:
+            return known and replace(
+                known,
+                input_rows=len(self._dataset),
+                input_sha256=digests.input_sha256,
+                kept_sha256=digests.kept_sha256,
+                audit_sha256=audit,
             )
-            metadata = {"saft_hf": json.dumps(to_plain(known), sort_keys=True)}
+
+        def metadata(digests: AuditDigests) -> Mapping[str, str]:
+            # The file's own digest cannot stand in it.
+            return {"saft_hf": json.dumps(to_plain(described(digests)), sort_keys=True)} if known else {}
+
         digests = write_audit(path, self._batches(), self.scores, self.statuses, self.decisions, metadata=metadata)
-        if known is not None:
-            with path.open("rb") as file:
-                audit = hashlib.file_digest(file, "sha256").hexdigest()
-            known = replace(
-                known, input_sha256=digests.input_sha256, kept_sha256=digests.kept_sha256, audit_sha256=audit
-            )
-        return digests, replace(summary, provenance=known)
+        with path.open("rb") as file:
+            audit = hashlib.file_digest(file, "sha256").hexdigest()
+        return digests, replace(summary, provenance=described(digests, audit))
 
     def _batches(self) -> Iterator[list[dict[str, Any]]]:
         plain = self._dataset.with_format(None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -60,7 +60,7 @@ def write_audit(
     status: Sequence[str],
     decisions: Decisions,
     *,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Callable[[AuditDigests], Mapping[str, str]] | None = None,
 ) -> AuditDigests:
     """Write the audit file, parquet, in chunks: memory does not grow with what the rows hold.
 
@@ -74,7 +74,7 @@ def write_audit(
         scores: scores, [N], NaN where there is none.
         status: statuses, [N].
         decisions: the decisions for the same N rows.
-        metadata: of the parquet schema, key -> text, such as `saft_hf` -> the provenance in JSON.
+        metadata: the digests -> what goes into the parquet schema's metadata, key -> text.
 
     Raises:
         SAFTInputError: fewer or more rows than decisions, or a row that has no canonical form.
@@ -91,8 +91,7 @@ def write_audit(
     trained = np.zeros(total, dtype=np.bool_)
     trained[decisions.train_rows()] = True
     of_input, of_kept = hashlib.sha256(), hashlib.sha256()
-    schema = _SCHEMA.with_metadata(dict(metadata or {}))
-    with replacing(path) as (file,), pq.ParquetWriter(file, schema) as writer:
+    with replacing(path) as (file,), pq.ParquetWriter(file, _SCHEMA) as writer:
         for start in range(0, total, _CHUNK_ROWS):
             stop = min(start + _CHUNK_ROWS, total)
             digests = [row_digest(row) for row in islice(stream, stop - start)]
@@ -108,11 +107,14 @@ def write_audit(
                 pa.array(decisions.words(start, stop)),
                 pa.array(list(decisions.reasons[start:stop])),
             ]
-            writer.write_batch(pa.record_batch(columns, schema=schema))
+            writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
         if next(stream, None) is not None:
             raise SAFTInputError(f"the data has more rows than the decisions, {total}")
-    of_decisions = hashlib.sha256(decisions.codes.tobytes() + bytes([decisions.train_on_errored]))
-    return AuditDigests(*(digest.hexdigest() for digest in (of_input, of_kept, of_decisions)))
+        of_decisions = hashlib.sha256(decisions.codes.tobytes() + bytes([decisions.train_on_errored]))
+        digests_of_all = AuditDigests(*(digest.hexdigest() for digest in (of_input, of_kept, of_decisions)))
+        if metadata is not None:  # in the footer, which is written last: the rows are known by then
+            writer.add_key_value_metadata(dict(metadata(digests_of_all)))
+    return digests_of_all
 
 
 def _one_by_one(

@@ -19,14 +19,11 @@ OnError = Literal["exclude", "keep", "raise"]
 
 
 class Decision(StrEnum):
-    """What becomes of a row."""
+    """What becomes of a row: it is kept, removed as harmful, or listed apart because it could not be scored."""
 
     KEPT = "kept"
-    """Goes into training."""
     REMOVED = "removed"
-    """Left out as harmful."""
     ERRORED = "errored"
-    """Could not be scored: left out of `kept` and listed apart."""
 
 
 class Reason(StrEnum):
@@ -50,7 +47,7 @@ class Decisions:
 
     Attributes:
         codes: int8 [N]: 0 kept, 1 removed, 2 errored.
-        reasons: `score`, `label`, `no_decision`, or the status of an errored row, [N].
+        reasons: a `Reason`, or the status of an errored row, [N].
         train_on_errored: whether errored rows are trained on all the same.
     """
 
@@ -60,7 +57,8 @@ class Decisions:
 
     def __post_init__(self) -> None:
         parts = np.concatenate([self.kept, self.removed, self.errored])
-        if len(self.reasons) != len(self) or not np.array_equal(np.sort(parts), np.arange(len(self))):
+        # Codes of another value are in no part.
+        if len(self.reasons) != len(self) or parts.size != len(self):
             raise AssertionError(
                 f"rows were lost or doubled: kept {self.kept.size} + removed {self.removed.size} + errored "
                 f"{self.errored.size}, input {len(self)}, reasons {len(self.reasons)}; please report this"
@@ -156,13 +154,13 @@ def decide(
         if harmful or ok[row]:
             codes[row] = 1 if harmful else 0
             reasons[row] = Reason.LABEL.value
-    nothing_filtered = threshold is None and not labels
-    decisions = Decisions(codes, reasons, train_on_errored=on_error == "keep" or nothing_filtered)
+    filtered = threshold is not None or bool(labels)
+    decisions = Decisions(codes, reasons, train_on_errored=on_error == "keep" or not filtered)
     if on_error == "raise" and decisions.errored.size:
         counts = decisions.reason_counts()[Decision.ERRORED]
         raise SAFTInputError(
-            f"{decisions.errored.size} of {len(codes)} rows could not be scored ({counts}) and "
-            "on_error='raise': fix or drop them, or use on_error='exclude' or 'keep'"
+            f"{decisions.errored.size} of {len(codes)} rows could not be scored ({counts}) and on_error='raise': fix or "
+            "drop them, or use on_error='exclude' or 'keep'"
         )
     return decisions
 

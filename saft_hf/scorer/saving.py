@@ -11,9 +11,7 @@ from huggingface_hub import constants, snapshot_download
 
 from saft_hf.errors import SAFTArtifactError
 from saft_hf.files import replacing
-from saft_hf.hub import CARD, Destination, Repository, with_retries
-from saft_hf.hub.push import is_public
-def scorer_card(s, repo_id=None): return str(s)
+from saft_hf.hub import CARD, Destination, Repository, is_public, scorer_card, with_retries
 from saft_hf.records import from_plain
 from saft_hf.render import RenderConfig
 from saft_hf.scorer.artifact import CONFIG_FILE, TENSORS_FILE, load_artifact, save_artifact

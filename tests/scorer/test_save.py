@@ -59,7 +59,7 @@ def test_the_card_says_what_the_scorer_is_and_not_where_it_was_made(
     card = (saved / "README.md").read_text()
     assert "library_name: saft_hf" in card
     assert f"{scorer.summary_.fit.labels.harmful} of 100 labelled rows are harmful" in card
-    assert "sees **only the prompt**" in card
+    assert "sees only what stands before it" in card
     assert demo_model not in card
     text = card + (saved / "config.json").read_text()
     assert not [row for row in demo_pool if row["messages"][-1]["content"] in text]

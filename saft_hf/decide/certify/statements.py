@@ -79,9 +79,9 @@ class Bound:
         """One sentence for a report."""
         errored = f" and {_rows(self.errored_kept)} without a score, taken as harmful" if self.errored_kept else ""
         return (
-            f"With confidence {1 - self.delta:.0%}, at most {self.share:.2%} of the {_rows(self.kept)} kept at "
-            f"threshold {self.threshold:.6g}{errored} are harmful ({self.harmful_labels} of {self.labels} fresh "
-            "labels there are). This is a statement of its own, beside a certificate, with its own chance of error."
+            f"With confidence {1 - self.delta:.0%}, at most {self.share:.2%} of the {_rows(self.kept)} kept at threshold "
+            f"{self.threshold:.6g}{errored} are harmful ({self.harmful_labels} of {self.labels} fresh labels there are). "
+            "This is a statement of its own, beside a certificate, with its own chance of error."
         )
 
 
@@ -100,10 +100,9 @@ class Certificate:
         errored_kept: rows without a score that are trained on all the same, each counted as harmful.
         steps: the kept sets tested, smallest first; all but the last passed, and the last too where all did.
         labels_needed: where nothing is certified: about how many labels in all it would take at the harmful rates
-            seen (0 where none was seen); None where no number would do.
-        in_use: a bound at the threshold in use, a statement of its own with its own chance of error, where that was
-            asked for.
-        shares: estimates of the harmful share before and after filtering at the threshold in use, likewise.
+            seen; None where no number would do.
+        in_use: a bound at the threshold in use, a statement of its own.
+        shares: estimates of the harmful share before and after filtering at the threshold in use.
         unanswered: rows that were drawn to be labelled for this, and have no label.
         informative: rows that were suggested near the threshold: no part of the population.
     """
@@ -157,25 +156,14 @@ class Certificate:
         Args:
             trained_on: whether the rows that are kept in this run are a certified set; None where that is not known.
         """
+        names = ("issued", "alpha", "delta", "labels", "harmful_labels", "threshold", "kept")
         return CertificateSummary(
-            issued=self.issued,
-            alpha=self.alpha,
-            delta=self.delta,
-            labels=self.labels,
-            harmful_labels=self.harmful_labels,
-            text=self.says(),
-            threshold=self.threshold,
-            kept=self.kept,
-            trained_on=trained_on,
+            **{name: getattr(self, name) for name in names}, text=self.says(), trained_on=trained_on
         )
 
     def says(self) -> str:
         """What it bounds and what not, for a report; then what is known of the rows kept at the threshold in use."""
-        parts = [self._verdict()]
-        if self.in_use:
-            parts.append(self.in_use.says())
-        if self.shares:
-            parts.append(self.shares.says())
+        parts = [self._verdict(), *(part.says() for part in (self.in_use, self.shares) if part)]
         if self.unanswered:
             parts.append(
                 f"{_rows(self.unanswered)} drawn for this without a label: what is said holds only where it is chance "
