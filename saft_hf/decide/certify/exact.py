@@ -23,8 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaincc
 from scipy.stats import hypergeom
 
-_STEPS = 200
-"""Above so many harmful rows the strata's allocations are taken in steps, rounded to the safe side."""
+_STEPS = 200  # above so many harmful rows the strata's allocations are taken in steps, rounded to the safe side
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,16 +46,7 @@ class Counts:
 
 
 def tail(harmful: ArrayLike, labels: ArrayLike, bad: ArrayLike, size: ArrayLike) -> NDArray[np.float64]:
-    """Chance of so few harmful labels: P(X <= harmful) for X hypergeometric.
-
-    Args:
-        harmful: harmful rows among the labelled ones. All arguments are whole numbers and broadcast.
-        labels: rows labelled, drawn uniformly without replacement.
-        bad: harmful rows among all, between 0 and `size`.
-        size: all rows.
-
-    Returns:
-        Probabilities, float64.
+    """Chance of at most `harmful` among `labels` rows drawn without replacement, where `bad` of `size` are harmful.
 
     Example:
         >>> float(tail(0, 2, 1, 4))  # neither of two rows is the one harmful row of four
@@ -69,19 +59,10 @@ def share_test(limit: int, sizes: NDArray[np.int64], labels: NDArray[np.int64], 
     """p-value for "more than `limit` rows are harmful", small when that can be ruled out.
 
     Args:
-        limit: harmful rows that are allowed in all.
+        limit: harmful rows that are allowed in all. A negative one has the p-value 1.
         sizes: rows of each stratum, [G]; G = 1 where there are no strata.
         labels: labelled rows of each, [G].
         harmful: harmful ones among the labelled, [G].
-
-    Returns:
-        The p-value; 1 for a negative limit, 0 where fewer than `limit + 1` rows can be harmful at all.
-
-    Source: hypergeometric tail (Angelopoulos et al., arXiv 2110.01052, with exact p-values); strata: see the module.
-
-    Example:
-        >>> round(share_test(9, np.array([100]), np.array([30]), np.array([0])), 4)
-        0.0229
     """
     if limit < 0:
         return 1.0
@@ -119,13 +100,7 @@ def log_falls(size: int, labels: int, harmful: int, step: int, steps: int) -> ND
 
 
 def upper_limit(delta: float, sizes: NDArray[np.int64], labels: NDArray[np.int64], harmful: NDArray[np.int64]) -> int:
-    """The most harmful rows there can be, with confidence 1 - delta: the smallest limit that `share_test` passes.
-
-    Args:
-        delta: chance of error.
-        sizes: rows of each stratum, [G].
-        labels: labelled rows of each, [G].
-        harmful: harmful ones among the labelled, [G].
+    """The most harmful rows there can be, with confidence 1 - delta: the smallest limit that passes `share_test`.
 
     Example:
         >>> upper_limit(0.1, np.array([100]), np.array([30]), np.array([0]))

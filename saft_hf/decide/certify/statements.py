@@ -100,10 +100,9 @@ class Certificate:
         errored_kept: rows without a score that are trained on all the same, each counted as harmful.
         steps: the kept sets tested, smallest first; all but the last passed, and the last too where all did.
         labels_needed: where nothing is certified: about how many labels in all it would take at the harmful rates
-            seen (0 where none was seen); None where no number would do.
-        in_use: a bound at the threshold in use, a statement of its own with its own chance of error, where that was
-            asked for.
-        shares: estimates of the harmful share before and after filtering at the threshold in use, likewise.
+            seen; None where no number would do.
+        in_use: a bound at the threshold in use, a statement of its own.
+        shares: estimates of the harmful share before and after filtering at the threshold in use.
         unanswered: rows that were drawn to be labelled for this, and have no label.
         informative: rows that were suggested near the threshold: no part of the population.
     """
@@ -171,11 +170,7 @@ class Certificate:
 
     def says(self) -> str:
         """What it bounds and what not, for a report; then what is known of the rows kept at the threshold in use."""
-        parts = [self._verdict()]
-        if self.in_use:
-            parts.append(self.in_use.says())
-        if self.shares:
-            parts.append(self.shares.says())
+        parts = [self._verdict(), *(part.says() for part in (self.in_use, self.shares) if part)]
         if self.unanswered:
             parts.append(
                 f"{_rows(self.unanswered)} drawn for this without a label: what is said holds only where it is chance "
@@ -207,18 +202,14 @@ class Certificate:
         )
 
     def _shortfall(self, drawn: str) -> str:
-        what = (
-            f"{drawn} cannot show, with confidence {1 - self.delta:.0%}, that any kept set holds at most "
-            f"{self.alpha:.2%} harmful rows"
-        )
+        what = f"{drawn} cannot show, with confidence {1 - self.delta:.0%}, that any kept set holds at most "
+        what += f"{self.alpha:.2%} harmful rows"
         if self.errored_kept:
             what += f" ({_rows(self.errored_kept)} without a score are kept and taken as harmful)"
         if self.steps:
             first = self.steps[0]
-            what += (
-                f": the smallest set tried, {_rows(first.kept)}, has {first.harmful} harmful of {first.labels} labels "
-                f"(p = {first.p_value:.2g})"
-            )
+            what += f": the smallest set tried, {_rows(first.kept)}, has {first.harmful} harmful of {first.labels} "
+            what += f"labels (p = {first.p_value:.2g})"
         else:
             what += ", were none of them harmful"
         if self.labels_needed is None:
