@@ -12,8 +12,7 @@ from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from saft_hf.errors import SAFTInputError
-from saft_hf.hub import Repository, with_retries
-from saft_hf.hub.network import redact
+from saft_hf.hub import Repository, redact, with_retries
 from saft_hf.summary import DatasetSource
 
 _READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}

@@ -9,8 +9,7 @@ from safetensors import safe_open
 
 from saft_hf.cli.arguments import parse
 from saft_hf.errors import SAFTInputError
-from saft_hf.hub import CARD, Destination, push_folder
-from saft_hf.hub.push import is_public
+from saft_hf.hub import CARD, Destination, is_public, push_folder
 from saft_hf.scorer.artifact import TENSORS_FILE
 
 

@@ -10,8 +10,7 @@ from saft_hf.cli.arguments import parse
 from saft_hf.cli.pipeline import SCORER, load_and_fit, output_folder, print_summary, push_scorer, with_input
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
-from saft_hf.hub import Destination
-from saft_hf.hub.split import push_scored
+from saft_hf.hub import Destination, push_scored
 from saft_hf.result import save_rows
 from saft_hf.scorer import SCORE, STATUS
 
