@@ -115,7 +115,8 @@ def filter_and_save(args: Arguments) -> tuple[FilterResult, Fitted]:
         on_undecided=args.on_undecided,  # type: ignore[arg-type] # filter says what it takes
         **options_of(args, "filter"),
     )
-    result.summary = with_input(result.summary, fitted.rows, args.seed if args.labelled_rows else None)
+    seed = args.seed if args.labelled_rows else None
+    result.summary = replace(result.summary, **input_of(result.summary, fitted.rows, seed))
 
     def save() -> None:
         result.save(folder, file_format=args.output_format)  # type: ignore[arg-type] # checked
@@ -139,12 +140,12 @@ def filter_and_save(args: Arguments) -> tuple[FilterResult, Fitted]:
     return result, fitted
 
 
-def with_input(summary: Summary, rows: NamedDataset, seed: int | None) -> Summary:
-    """A summary that says where its rows come from, and the seed of the labels that were drawn from them."""
+def input_of(summary: Summary, rows: NamedDataset, seed: int | None) -> dict[str, Any]:
+    """Fields of a summary: where its rows come from, and the seed of the labels that were drawn from them."""
     provenance = summary.provenance
     if provenance is not None:
         provenance = replace(provenance, input=rows.name, input_revision=rows.revision, seed=seed)
-    return replace(summary, source=rows.source, provenance=provenance)
+    return {"source": rows.source, "provenance": provenance}
 
 
 def push_scorer(scorer: SAFTScorer, args: Arguments) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from saft_hf.cli.arguments import parse
-from saft_hf.cli.pipeline import SCORER, load_and_fit, output_folder, print_summary, push_scorer, with_input
+from saft_hf.cli.pipeline import SCORER, load_and_fit, output_folder, print_summary, push_scorer
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.hub import Destination, push_scored
@@ -30,8 +30,8 @@ def run(argv: Sequence[str]) -> None:
         )
     fitted = load_and_fit(args)
     scorer, scored = fitted.scorer, fitted.scorer.score_dataset(fitted.pool)
-    counted = replace(scorer.summary_, rows=len(scored), statuses=dict(Counter(scored[STATUS])))
-    summary = with_input(counted, fitted.rows, seed=None)
+    statuses = dict(Counter(scored[STATUS]))
+    summary = replace(scorer.summary_, rows=len(scored), statuses=statuses, source=fitted.rows.source)
 
     def save() -> None:
         scorer.save_pretrained(folder / SCORER)

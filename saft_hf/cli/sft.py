@@ -22,7 +22,7 @@ from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
 from saft_hf.cli.arguments import parse_known, reject
 from saft_hf.cli.data import NamedDataset, labelled_of
-from saft_hf.cli.pipeline import with_input
+from saft_hf.cli.pipeline import input_of
 from saft_hf.errors import SAFTInputError
 from saft_hf.train import SAFTSFTConfig, SAFTSFTTrainer
 from saft_hf.train.record import write_summary
@@ -107,11 +107,10 @@ def train(script: Any, args: SAFTSFTConfig, model: Any, mixture: Any, labels: La
         ),
         saft_fresh_labels=NamedDataset(fresh).load() if (fresh := labels.saft_fresh_labels_name) else None,
     )
-    if named and trainer.saft_summary is not None:
-        seed = args.seed if labels.saft_labelled_rows else None
-        trainer.saft_summary = with_input(trainer.saft_summary, named, seed)
+    if named and (record := trainer._saft) is not None:
+        record.extend(**input_of(record.summary, named, args.seed if labels.saft_labelled_rows else None))
         if trainer.is_world_process_zero():
-            write_summary(trainer.saft_summary, args.output_dir)
+            write_summary(record.summary, args.output_dir)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model(args.output_dir)
     trainer.accelerator.print(f"Model saved to {args.output_dir}.")
