@@ -276,7 +276,7 @@ def filter_eval(args: FilterArgs, record: Record, world: World) -> tuple[Any, di
             continue  # for SFTTrainer to refuse
         streams = isinstance(rows, IterableDataset)
         if streams:
-            rows = first_rows(rows, None, world, f"eval_dataset ({name})")  # noqa: PLW2901
+            rows = first_rows(rows, None, world, f"eval_dataset ({name})")
         scored = record.scorer.score_dataset(rows)
         scores, statuses = np.asarray(scored[SCORE][:], dtype=np.float32), list(scored[STATUS])
         # The threshold of the training rows, which a certificate may have lowered.

@@ -198,11 +198,11 @@ class SAFTMixin(_Trainer):  # type: ignore[misc] # transformers is not typed
         Raises:
             SAFTHubError: the Hub refuses, or is not reached. Model and card are in `output_dir`.
         """
-        if self._saft is not None and self._saft.summary.source is None:
-            if isinstance(name := kwargs.get("dataset_name"), str):
-                self._saft.extend(source=DatasetSource(dataset=name))
+        name, record = kwargs.get("dataset_name"), self._saft
+        if record is not None and record.summary.source is None and isinstance(name, str):
+            record.extend(source=DatasetSource(dataset=name))
         to = {"commit_message": commit_message, "token": token or self.args.hub_token, "revision": revision}
-        return hub.push(self, self._saft, partial(super().push_to_hub, blocking=blocking, **to, **kwargs), kwargs, **to)
+        return hub.push(self, record, partial(super().push_to_hub, blocking=blocking, **to, **kwargs), kwargs, **to)
 
 
 class SAFTSFTTrainer(SAFTMixin, SFTTrainer):  # type: ignore[misc] # trl is not typed

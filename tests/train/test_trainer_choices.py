@@ -65,9 +65,10 @@ def test_with_nothing_given_a_model_that_tells_nothing_apart_trains_on_the_input
     assert prepared(trainer) == prepared(plain)
     trainer.train(), plain.train()
     assert losses(trainer) == losses(plain)
-    assert trainer.saft_summary == json.loads((tmp_path / "out" / "saft_summary.json").read_text())
-    assert trainer.saft_summary["filtered"] is False
-    assert trainer.saft_summary["method"] == "reference"
+    assert trainer.saft_summary is not None
+    assert trainer.saft_summary.public().to_dict() == json.loads((tmp_path / "out" / "saft_summary.json").read_text())
+    assert trainer.saft_summary.filtered is False
+    assert trainer.saft_summary.method == "reference"
     assert not any(name.startswith("saft_") for entry in trainer.state.log_history for name in entry)
     trainer.create_model_card(model_name="m")
     card = (tmp_path / "out" / "README.md").read_text()
@@ -126,7 +127,7 @@ def test_labels_with_a_plain_config_filter(tmp_path: Path, monkeypatch: pytest.M
     trainer = SAFTSFTTrainer(make_model(), args, processing_class=make_tokenizer(), **call)
     assert trainer.args is args
     assert trainer.saft_summary is not None
-    assert trainer.saft_summary["filtered"]
+    assert trainer.saft_summary.filtered
 
 
 def test_what_sft_trainer_refuses_is_refused_by_it(model: str, tmp_path: Path) -> None:
@@ -256,7 +257,7 @@ def test_refusal_raises_or_keeps_every_row(
     plain = SFTTrainer(model, make_args(tmp_path / "plain"), train_dataset=pool_rows())
     assert prepared(trainer) == prepared(plain)
     assert trainer.saft_summary is not None
-    assert trainer.saft_summary["filtered"] is False
+    assert trainer.saft_summary.filtered is False
     assert np.isfinite(trainer.saft_result.scores).all()  # type: ignore[union-attr]
 
 
