@@ -20,10 +20,13 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
 _OPTIONS = {option.name: option for option in OPTIONS}
 
 
+def _field(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
 def _option(name: str) -> Any:
-    """The field of an option that the scorer has too: default and help stand in one table."""
-    option = _OPTIONS[name]
-    return field(default=option.default, metadata={"help": option.help})
+    """The field of an option that the scorer has too: its default and help stand in one table."""
+    return _field(_OPTIONS[name].default, _OPTIONS[name].help)
 
 
 @dataclass
@@ -103,7 +106,7 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
         >>> args = SAFTSFTConfig(output_dir="out", saft_contamination=0.1)  # doctest: +SKIP
     """
 
-    saft_enabled: bool = field(default=True, metadata={"help": "Filter the rows before training."})
+    saft_enabled: bool = _field(True, "Filter the rows before training.")
     saft_layer: int | None = _option("layer")
     saft_readout: str | None = _option("readout")
     saft_method: str | None = _option("method")
@@ -117,26 +120,16 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
     saft_fit_rows: int | None = _option("fit_rows")
     saft_on_undecided: str | None = _option("on_undecided")
     saft_on_error: str = _option("on_error")
-    saft_alpha: float | None = field(
-        default=None, metadata={"help": "Largest harmful share to certify on fresh labels; only such rows are kept."}
+    saft_alpha: float | None = _field(
+        None, "Largest harmful share to certify on fresh labels; only such rows are kept."
     )
-    saft_delta: float = field(default=0.1, metadata={"help": "Chance that a certificate is issued and false."})
-    saft_eval: str = field(
-        default="leave", metadata={"help": "Rows to evaluate on: `leave` them alone, `score` them, or `filter` them."}
-    )
-    saft_trust_scores: bool = field(
-        default=False, metadata={"help": "Decide by the `saft_score` column of the data, whoever wrote it."}
-    )
-    saft_push_scorer: bool = field(
-        default=False, metadata={"help": "Push the scorer beside the model, to `MODEL-saft-scorer`."}
-    )
-    saft_push_dataset: bool = field(
-        default=False, metadata={"help": "Push the rows that are trained on beside the model, to `MODEL-saft-rows`."}
-    )
+    saft_delta: float = _field(0.1, "Chance that a certificate is issued and false.")
+    saft_eval: str = _field("leave", "Rows to evaluate on: `leave` them alone, `score` them, or `filter` them.")
+    saft_trust_scores: bool = _field(False, "Decide by the `saft_score` column of the data, whoever wrote it.")
+    saft_push_scorer: bool = _field(False, "Push the scorer beside the model, to `MODEL-saft-scorer`.")
+    saft_push_dataset: bool = _field(False, "Push the rows that are trained on beside the model, to `MODEL-saft-rows`.")
     saft_cache_dir: str | None = _option("cache_dir")
-    saft_scorer: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id of a fitted scorer, in place of fitting one."}
-    )
+    saft_scorer: str | None = _field(None, "Folder or Hub id of a fitted scorer, in place of fitting one.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,7 +15,7 @@ from datasets import Dataset, IterableDataset
 
 from saft_hf.decide import decide, near_threshold, threshold_for_contamination
 from saft_hf.distributed import World, describe
-from saft_hf.embed.architecture import describe_model
+from saft_hf.embed import describe_model
 from saft_hf.errors import SAFTError, SAFTInputError, SAFTUndecidedError
 from saft_hf.result import FilterResult
 from saft_hf.scorer import SCORE, STATUS, SAFTScorer
@@ -23,18 +23,9 @@ from saft_hf.scorer.fitting import quantiles
 from saft_hf.scorer.options import OPTIONS
 from saft_hf.scorer.saving import load
 from saft_hf.summary import EvalCounts, Summary
+from saft_hf.train import inputs
 from saft_hf.train.config import setting
-from saft_hf.train.inputs import (
-    FilterArgs,
-    check_args,
-    check_certificate,
-    has_images,
-    loading_options,
-    model_name,
-    render_config,
-    training_tokenizer,
-    warn_of_added_tokens,
-)
+from saft_hf.train.inputs import FilterArgs
 from saft_hf.train.record import Record
 from saft_hf.train.stream import BATCH_ROWS, Batch, StreamFilter, first_rows
 
@@ -58,7 +49,7 @@ def filter_rows(args: FilterArgs, world: World) -> Record:
         SAFTUndecidedError: no decision can honestly be taken.
     """
     begin = time.perf_counter()
-    check_certificate(args)
+    inputs.check_args(args)
     try:
         record = decide_rows(args, world)
     except Exception as error:
@@ -75,8 +66,8 @@ def filter_rows(args: FilterArgs, world: World) -> Record:
 
 def decide_rows(args: FilterArgs, world: World) -> Record:
     """Score the rows to train on, and decide which of them are left out."""
-    check_args(args)
-    if has_images(args):  # and may keep them
+    inputs.check_rows(args)
+    if inputs.has_images(args):  # and may keep them
         return _unfiltered(args, "the rows have images, and SAFT scores text only")
     if args.get("trust_scores"):
         return _by_trusted_scores(args)
@@ -111,7 +102,7 @@ def _public(error: Exception, model: Any) -> str:
     """What a summary, which may be published, says of an error: only our own words, and no folder of this machine."""
     if not isinstance(error, SAFTError):
         return type(error).__name__
-    name = model_name(model)
+    name = inputs.model_name(model)
     return describe(error) if name is None else describe(error).replace(name, "the model")
 
 
@@ -165,7 +156,8 @@ def _by_trusted_scores(args: FilterArgs) -> Record:
 
 def _by_stream(args: FilterArgs, scorer: SAFTScorer) -> Record:
     """By a scorer that was fitted, while the model trains."""
-    if scorer.threshold_ is None:
+    threshold = scorer.threshold_
+    if threshold is None:
         if args.on_undecided != "keep":
             raise SAFTUndecidedError(
                 "no row can be removed: the scorer has no threshold. Give labels, `saft_contamination` or "
@@ -176,7 +168,7 @@ def _by_stream(args: FilterArgs, scorer: SAFTScorer) -> Record:
         # The object is about to be trained: rows are scored by what it is now.
         scorer = copy.copy(scorer)
         scorer.model = copy.deepcopy(args.model)
-    return _of_stream(args, scorer, scorer.threshold_, scorer)
+    return _of_stream(args, scorer, threshold, scorer)
 
 
 def _of_stream(
@@ -199,15 +191,6 @@ def certify(args: FilterArgs, scorer: SAFTScorer, rows: Dataset, result: FilterR
     were tested are certified together, so the largest one within the scorer's threshold is certified too. Where that is
     below all of them, the scorer's rows stay, and the bound on them is what the labels say.
 
-    Args:
-        args: with `fresh_labels`.
-        scorer: fitted.
-        rows: that were filtered.
-        result: what the scorer keeps and removes.
-
-    Returns:
-        The rows up to the certified threshold; the summary says what is certified of them.
-
     Raises:
         SAFTInputError: the labels are not of rows of the dataset, or were used for fitting.
         SAFTUndecidedError: nothing can be certified, and `saft_on_undecided` is not `keep`.
@@ -215,7 +198,7 @@ def certify(args: FilterArgs, scorer: SAFTScorer, rows: Dataset, result: FilterR
     on_error = args.get("on_error")
     certificate = scorer.certify(
         rows,
-        args.fresh_labels,  # type: ignore[arg-type] # given
+        args.fresh_labels,
         alpha=args.get("alpha"),
         delta=args.get("delta"),
         label_column=args.get("label_column"),
@@ -312,8 +295,8 @@ def _fitted(args: FilterArgs, rows: Dataset, world: World) -> SAFTScorer:
         scorer = _new(args, world)
     elif scorer.fit_ is not None:
         # The user's object stays as it is; a copy reads rows as they are trained on.
-        name = model_name(scorer.model)
-        same = scorer.model is args.model or (name is not None and name == model_name(args.model))
+        name = inputs.model_name(scorer.model)
+        same = scorer.model is args.model or (name is not None and name == inputs.model_name(args.model))
         scorer = _render_as_trained(copy.copy(scorer), args, same)
     if scorer.fit_ is None:
         return scorer.fit(
@@ -330,18 +313,18 @@ def _fitted(args: FilterArgs, rows: Dataset, world: World) -> SAFTScorer:
 
 
 def _new(args: FilterArgs, world: World) -> SAFTScorer:
-    tokenizer = training_tokenizer(args)
+    tokenizer = inputs.training_tokenizer(args)
     options: dict[str, Any] = {}
     if isinstance(args.model, str):
-        options = loading_options(args, distributed=world.size > 1)
+        options = inputs.loading_options(args, distributed=world.size > 1)
     known = {name: options[name] for name in ("revision", "trust_remote_code", "token") if name in options}
-    warn_of_added_tokens(tokenizer, describe_model(args.model, **known).vocab_size)
+    inputs.warn_of_added_tokens(tokenizer, describe_model(args.model, **known).vocab_size)
     return SAFTScorer(
         args.model,
         **{name: args.get(name) for name in _SCORER_OPTIONS},
         **options,
         processing_class=tokenizer,
-        render=render_config(args),
+        render=inputs.render_config(args),
         formatting_func=args.formatting_func,
     )
 
@@ -351,7 +334,7 @@ def _load(args: FilterArgs) -> SAFTScorer:
     assert isinstance(args.scorer, str | Path)  # noqa: S101 - for the type checker
     token = setting(args.args, "hub_token")
     reads = load(args.scorer, None, token)[0].model
-    same = reads is None or reads == model_name(args.model)
+    same = reads is None or reads == inputs.model_name(args.model)
     scorer = SAFTScorer.from_pretrained(
         args.scorer,
         model=args.model if same else None,
@@ -365,7 +348,7 @@ def _load(args: FilterArgs) -> SAFTScorer:
 def _render_as_trained(scorer: SAFTScorer, args: FilterArgs, same_model: bool) -> SAFTScorer:
     """Let a fitted scorer read rows as they will be trained on; another model's scorer keeps its own tokenizer."""
     if same_model:
-        scorer.processing_class = training_tokenizer(args)
-    scorer.render = render_config(args)
+        scorer.processing_class = inputs.training_tokenizer(args)
+    scorer.render = inputs.render_config(args)
     scorer.formatting_func = args.formatting_func
     return scorer

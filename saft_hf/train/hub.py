@@ -37,12 +37,6 @@ def push(trainer: Any, record: Record | None, upload: Callable[[], Any], card: d
         upload: TRL's `push_to_hub`, with its arguments.
         card: of those, the ones that are for the card.
         to: of those, `token`, `revision` and `commit_message`.
-
-    Returns:
-        What TRL's returns.
-
-    Raises:
-        SAFTHubError: the Hub refuses, or is not reached. Model and card are in `output_dir`.
     """
     folder = trainer.args.output_dir
     if constants.HF_HUB_OFFLINE:

@@ -24,11 +24,6 @@ logger = logging.getLogger(__name__)
 # Arguments of `from_pretrained` that change the weights and that the scoring backbone does not take.
 _OTHER_WEIGHTS = ("subfolder", "gguf_file", "config", "state_dict", "adapter_kwargs")
 
-_BROUGHT_BY_A_SCORER = [
-    *(option.name for option in OPTIONS if option.in_trainer and option.use == "scorer" and option.travels),
-    *("aim", "fit_rows"),
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class FilterArgs:
@@ -70,12 +65,8 @@ class FilterArgs:
         return "keep" if asked is None and not self.decides else asked
 
 
-def check_certificate(args: FilterArgs) -> None:
-    """Refuse what cannot be certified, before anything is loaded.
-
-    Raises:
-        SAFTInputError: labels without a share to certify or the other way round, a stream, or scores that are trusted.
-    """
+def check_args(args: FilterArgs) -> None:
+    """Refuse labels without a share to certify or the other way round, and what they cannot certify."""
     fresh, alpha = args.fresh_labels, args.get("alpha")
     if (fresh is None) != (alpha is None):
         raise SAFTInputError(
@@ -89,19 +80,16 @@ def check_certificate(args: FilterArgs) -> None:
         )
 
 
-def check_args(args: FilterArgs) -> None:
-    """Refuse what cannot be filtered, before anything is loaded.
-
-    Raises:
-        SAFTInputError: worker processes for a stream, or options that contradict each other.
-    """
+def check_rows(args: FilterArgs) -> None:
+    """Refuse worker processes for a stream, and options that contradict each other."""
     workers = setting(args.args, "dataloader_num_workers")
     if args.streams and workers:
         raise SAFTInputError(
             f"`dataloader_num_workers`={workers}: a stream is filtered by a model in this process, which worker "
             "processes do not have. Set it to 0, or filter first (`saft-hf filter`)."
         )
-    given = [name for name in _BROUGHT_BY_A_SCORER if args.get(name) is not None]
+    brought = [option.name for option in OPTIONS if option.in_trainer and option.use == "scorer" and option.travels]
+    given = [name for name in (*brought, "aim", "fit_rows") if args.get(name) is not None]
     if args.scorer is not None and given:
         raise SAFTInputError(
             f"`saft_{given[0]}` and `saft_scorer` do not go together: the scorer brings its own. Give one of them."
@@ -109,11 +97,7 @@ def check_args(args: FilterArgs) -> None:
 
 
 def has_images(args: FilterArgs) -> bool:
-    """Whether the rows have images and may be trained on unfiltered.
-
-    Raises:
-        SAFTInputError: they have, and something was given to filter them by.
-    """
+    """Whether the rows have images; refused where something was given to filter them by."""
     columns = args.train_dataset.column_names or list(next(iter(args.train_dataset), {}))
     if not {"image", "images"} & set(columns):
         return False

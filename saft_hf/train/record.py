@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from transformers.trainer_utils import get_last_checkpoint
-
 from saft_hf.decide import AuditDigests
 from saft_hf.decide.certify import Certificate
 from saft_hf.errors import SAFTInputError
@@ -54,20 +52,20 @@ class Record:
     @property
     def scored(self) -> bool:
         """Whether there are scores; without them the rows are those that were given."""
-        return not (self.result is self.scorer is self.stream is None)
+        return any(part is not None for part in (self.result, self.scorer, self.stream))
+
+    def tell(self, summary: Summary) -> None:
+        """Replace the summary, also in the result, which is saved and pushed on its own."""
+        self.summary = summary
+        if self.result is not None:
+            self.result.summary = summary
 
     def extend(self, **fields: Any) -> None:
-        """Say more in the summary; the result, which is saved and pushed on its own, says the same."""
-        self.summary = replace(self.summary, **fields)
-        if self.result is not None:
-            self.result.summary = self.summary
+        """Say more in the summary."""
+        self.tell(replace(self.summary, **fields))
 
     def write(self, output_dir: str, on_error: str) -> TrainedRows:
         """Write audit, scorer, certificate and summary; one process does it.
-
-        Args:
-            output_dir: of the trainer.
-            on_error: what was done with rows without a score.
 
         Returns:
             What checkpoints will say about the rows.
@@ -160,13 +158,6 @@ ALL_ROWS = TrainedRows(filtered=False, rows=None, data=None, decisions=None, sco
 """Of a run that filters nothing."""
 
 
-def checkpoint_folder(resume_from_checkpoint: Any, output_dir: str) -> Path | None:
-    """The checkpoint that `Trainer.train` goes on from, if any."""
-    if resume_from_checkpoint is True:
-        resume_from_checkpoint = get_last_checkpoint(output_dir)
-    return Path(resume_from_checkpoint) if resume_from_checkpoint else None
-
-
 def write_summary(summary: Summary, output_dir: str) -> None:
     """Write the summary: `_saft/summary.json` has all of it, `saft_summary.json` what may be pushed with the model."""
     private = Path(output_dir) / PRIVATE_FOLDER
@@ -176,12 +167,9 @@ def write_summary(summary: Summary, output_dir: str) -> None:
 
 
 def scorer_digest(scorer: SAFTScorer, *, whole: bool) -> str:
-    """SHA-256 of what makes a score.
+    """SHA-256 of what makes a score; `whole`: with directions and threshold, to the last bit.
 
-    Args:
-        scorer: fitted.
-        whole: with directions and threshold, to the last bit. Where the decisions themselves are compared that would
-            refuse a run for differences that change no row.
+    Where the decisions themselves are compared, the whole would refuse a run for differences that change no row.
     """
     fit = scorer.fit_
     assert fit is not None  # noqa: S101 - it has decided rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 from transformers import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from trl import SFTTrainer
 
 from saft_hf.distributed import World
-from saft_hf.embed.loading import rng_untouched
+from saft_hf.embed import rng_untouched
 from saft_hf.result import FilterResult
 from saft_hf.scorer import SAFTScorer
 from saft_hf.summary import DatasetSource, Summary
@@ -23,7 +24,7 @@ from saft_hf.train import hub
 from saft_hf.train.config import SAFTSFTConfig, setting
 from saft_hf.train.filtering import filter_rows
 from saft_hf.train.inputs import FilterArgs, model_name
-from saft_hf.train.record import ALL_ROWS, Record, checkpoint_folder, write_summary
+from saft_hf.train.record import ALL_ROWS, Record, write_summary
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Trainer
@@ -82,7 +83,7 @@ class SAFTMixin(_Trainer):  # type: ignore[misc] # transformers is not typed
             self._saft_log(self._saft, asked=filter_args.decides)
             self._saft_write(self._saft)
             if self._saft.summary.filtered:
-                self.add_callback(FilterCallback(self))
+                self.add_callback(FilterCallback(self._saft, self.log))
 
     def _saft_log(self, record: Record, *, asked: bool) -> None:
         if not self.is_world_process_zero():
@@ -124,17 +125,16 @@ class SAFTMixin(_Trainer):  # type: ignore[misc] # transformers is not typed
         """Counts and metrics; `filtered` says whether any decision was taken. None where the filter is off."""
         return None if self._saft is None else self._saft.summary
 
+    @saft_summary.setter
+    def saft_summary(self, summary: Summary) -> None:
+        """With more in it, such as where the rows come from: cards are made from it."""
+        if self._saft is not None:
+            self._saft.tell(summary)
+
     @property
     def saft_scorer(self) -> SAFTScorer | None:
         """The scorer that the decisions come from."""
         return None if self._saft is None else self._saft.scorer
-
-    def saft_source(self, source: DatasetSource) -> None:
-        """Say where `train_dataset` comes from: summary and cards name it."""
-        if self._saft is not None:
-            self._saft.extend(source=source)
-            if self.is_world_process_zero():
-                write_summary(self._saft.summary, self.args.output_dir)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """TRL's `log`; for a stream with the rows kept, removed and errored so far."""
@@ -150,9 +150,11 @@ class SAFTMixin(_Trainer):  # type: ignore[misc] # transformers is not typed
         Raises:
             SAFTInputError: data, labels or saft options are not those of the checkpoint.
         """
-        checkpoint = checkpoint_folder(resume_from_checkpoint, self.args.output_dir)
-        if checkpoint is not None and checkpoint.is_dir():
-            self._saft_rows.check(checkpoint)
+        checkpoint = resume_from_checkpoint
+        if checkpoint is True:
+            checkpoint = get_last_checkpoint(self.args.output_dir)
+        if checkpoint and Path(checkpoint).is_dir():
+            self._saft_rows.check(Path(checkpoint))
         output = super().train(resume_from_checkpoint, *args, **kwargs)
         if self._saft is not None and self._saft.stream is not None and PartialState().is_main_process:
             write_summary(self._saft.summary, self.args.output_dir)  # with the counts of the whole run
@@ -185,15 +187,7 @@ class SAFTMixin(_Trainer):  # type: ignore[misc] # transformers is not typed
         With `saft_push_scorer` the scorer goes to `MODEL-saft-scorer` first, with `saft_push_dataset` the rows that
         are trained on to `MODEL-saft-rows`, both private unless `hub_private_repo` is false; the cards name each other.
 
-        Args:
-            commit_message: of the commit.
-            blocking: wait until it is there. Otherwise what fails later is not tried again.
-            token: by default `args.hub_token`, or the one that is logged in.
-            revision: branch.
-            kwargs: as for TRL's.
-
-        Returns:
-            What TRL's returns.
+        Arguments and what is returned are TRL's; without `blocking`, what fails later is not tried again.
 
         Raises:
             SAFTHubError: the Hub refuses, or is not reached. Model and card are in `output_dir`.
@@ -264,29 +258,25 @@ class SAFTSFTTrainer(SAFTMixin, SFTTrainer):  # type: ignore[misc] # trl is not 
 
 
 class FilterCallback(TrainerCallback):  # type: ignore[misc] # transformers is not typed
-    """Logs what was filtered when training begins, and for a stream adds up the counts whenever the trainer logs.
+    """Logs what was filtered when training begins, and for a stream adds up the counts whenever the trainer logs."""
 
-    Args:
-        trainer: that filters.
-    """
-
-    def __init__(self, trainer: SAFTMixin) -> None:
-        self._trainer = trainer
+    def __init__(self, record: Record, log: Callable[[dict[str, float]], None]) -> None:
+        self._record, self._log = record, log
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Log once, before the first step."""
-        record = self._trainer._saft
-        if record.stream is not None:
-            record.stream.restart()
-        counts = () if record.stream is not None else _COUNTS
-        quantiles = {f"saft_score_q{name}": value for name, value in record.summary.score_quantiles.items()}
-        self._trainer.log(log_numbers(record.summary, (*counts, "threshold", "seconds")) | quantiles)
+        summary, stream = self._record.summary, self._record.stream
+        if stream is not None:
+            stream.restart()
+        quantiles = {f"saft_score_q{name}": value for name, value in summary.score_quantiles.items()}
+        counts = () if summary.stream else _COUNTS
+        self._log(log_numbers(summary, (*counts, "threshold", "seconds")) | quantiles)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Add up the counts of all processes, which all come by here."""
-        record = self._trainer._saft
-        if record.stream is not None and (control.should_log or control.should_training_stop):
-            record.extend(**record.stream.totals(World()))
+        stream = self._record.stream
+        if stream is not None and (control.should_log or control.should_training_stop):
+            self._record.extend(**stream.totals(World()))
 
 
 def log_numbers(summary: Summary, names: tuple[str, ...]) -> dict[str, float]:
