@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
-from saft_hf.score.crossfit import auroc
+from saft_hf.score.labels import auroc
 from saft_hf.score.directed import LinearScore
 
 FPR = 0.02

@@ -1,0 +1,281 @@
+"""What labels say: a direction, beside a score that was fixed before them, and one test of both together.
+
+The statistic is the out-of-fold AUROC of one score; nothing is picked. Its weights are found again in every permutation
+of the labels, so its p-value is exact, however few labels there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm, rankdata
+from sklearn.model_selection import StratifiedGroupKFold
+
+from saft_hf.errors import SAFTInputError
+from saft_hf.score.directed import Frame, combine, learn_direction
+from saft_hf.score.moments import Moments
+
+FOLDS = 5
+REPEATS = 4
+PERMUTATIONS = 499
+SIGNIFICANCE = 0.02
+"""Undecided above this p-value. Under 0.05, so that shuffled labels are undecided in at least 95 % of any 200 draws, not
+only on average."""
+MIN_OF_A_CLASS = 2
+"""Labels, and prompts, of each class below which none can be held out."""
+
+_CHUNK = 2_000_000
+"""Numbers held at once, about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """Why no decision may rest on a score.
+
+    Attributes:
+        reason: what was found, in words.
+        more_labels: about how many more labels, drawn like these, would help; None where that is not foreseeable.
+    """
+
+    reason: str
+    more_labels: int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Direction:
+    """What `fit_direction` learned.
+
+    The score of a row is (1 - `fixed_weight`) <coordinates, `weights`> + `fixed_weight` * fixed / `fixed_pool_scale`.
+
+    Attributes:
+        weights: the direction learned from all labels, float64 [q], of one standard deviation over the pool; all zero
+            where the labels give none.
+        fixed_weight: weight of the fixed score, 0 to 1; 0 where there is none.
+        out_of_fold: scores of the labelled rows by directions that have not seen them, one line a repeat, float64
+            [repeats, m]; zeros where the labels are too few to hold some out.
+        auroc: of these, mean over the repeats; above 0.5 where harmful rows score higher.
+        p_value: share of permutations of the labels that do at least as well, the labels as they are among them.
+        permutations: their number; 0 where too few labels leave nothing to test.
+        undecided: why nothing may be decided; None where it may.
+        feature_weights: share of the score that each feature, and the fixed score ("reference"), makes up; sums to 1.
+    """
+
+    weights: NDArray[np.float64]
+    fixed_weight: float
+    out_of_fold: NDArray[np.float64]
+    auroc: float
+    p_value: float
+    permutations: int
+    undecided: Undecided | None
+    feature_weights: dict[str, float]
+
+
+def fit_direction(
+    frame: Frame,
+    pool: Moments,
+    coordinates: ArrayLike,
+    harmful: ArrayLike,
+    groups: ArrayLike,
+    fixed: ArrayLike | None = None,
+    fixed_pool_scale: float = 1.0,
+    *,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> Direction:
+    """Learn a direction from labelled rows, and test it against chance, together with a fixed score where there is one.
+
+    The fixed score weighs max(0, 2 AUROC - 1), its own on the labels, and the direction the rest. Permutations deal the
+    labels out again among groups of equal size, so rows of one prompt stay together.
+
+    Args:
+        frame: the features and their components.
+        pool: moments of the whole pool's coordinates in that frame, [q].
+        coordinates: the labelled rows' coordinates, [m, q], finite.
+        harmful: their labels, bool [m], True where harmful.
+        groups: one whole number for each labelled row; rows of the same prompt have the same, [m].
+        fixed: the labelled rows' scores by a score that has not seen the labels, a reference set's, [m], finite.
+        fixed_pool_scale: standard deviation of that score over the pool.
+        permutations: how often the labels are dealt out again.
+        seed: of folds and permutations: the same input gives the same bits.
+
+    Raises:
+        SAFTInputError: Shapes differ, values are not finite, or there are too few permutations to tell 0.02.
+
+    Example:
+        >>> from saft_hf.score import principal_subspace
+        >>> x = np.random.default_rng(0).standard_normal((200, 3))
+        >>> frame = Frame.of({"8.start": principal_subspace(Moments.of(x), 3)})
+        >>> at = frame.coordinates({"8.start": x})
+        >>> direction = fit_direction(frame, Moments.of(at), at[:60], x[:60, 1] > 0, np.arange(60))
+        >>> direction.auroc > 0.9, direction.p_value, direction.undecided
+        (True, 0.002, None)
+    """
+    rows, labels = np.asarray(coordinates, dtype=np.float64), np.asarray(harmful, dtype=np.bool_)
+    prompts = np.unique(np.asarray(groups), return_inverse=True)[1]
+    scaled = None if fixed is None else np.asarray(fixed, dtype=np.float64) / fixed_pool_scale
+    _check(frame, pool, rows, labels, prompts, scaled, permutations)
+    weights = learn_direction(frame, pool, rows, labels)
+    share = _fixed_weight(scaled, labels)
+    shares = _feature_weights(weights, frame, pool, share)
+    rng = np.random.default_rng(seed)
+    few, folds = _too_few(labels, prompts), make_folds(labels, prompts, rng)
+    if few or folds is None:
+        few = few or Undecided("rows that share a prompt leave too few of one class to hold some of them out", None)
+        return Direction(weights, float(share), np.zeros((1, labels.size)), 0.5, 1.0, 0, few, shares)
+    # The first order is the labels as they are.
+    orders = np.concatenate([np.arange(labels.size)[None], permuted_orders(prompts, permutations, rng)])
+    step = max(1, _CHUNK // (rows.size + REPEATS * FOLDS * sum(rows.shape)))
+    areas = []
+    for first in range(0, len(orders), step):
+        scores = out_of_fold(rows, labels, folds, orders[first : first + step], frame, pool, scaled)
+        own = scores[:, 0] if first == 0 else own
+        areas.append(auroc(scores, labels).mean(axis=0))
+    values = np.concatenate(areas)
+    p_value = float(np.mean(values >= values[0] - 1e-12))
+    undecided = _chance(values, p_value, labels.size)
+    return Direction(weights, float(share), own, float(values[0]), p_value, permutations, undecided, shares)
+
+
+def make_folds(
+    labels: NDArray[np.bool_], prompts: NDArray[np.intp], rng: np.random.Generator
+) -> NDArray[np.intp] | None:
+    """The fold of each row, [repeats, m]; None where some training set would lack a class.
+
+    With fewer prompts of a class than folds, each is held out alone.
+    """
+    most = min(FOLDS, *(np.unique(prompts[labels == value]).size for value in (True, False)))
+    if most < 2:
+        return None
+    folds = np.zeros((REPEATS, labels.size), dtype=np.intp)
+    for repeat in folds:
+        splits = StratifiedGroupKFold(most, shuffle=True, random_state=int(rng.integers(2**31)))
+        for fold, (train, test) in enumerate(splits.split(labels, labels, prompts)):
+            if labels[train].all() or not labels[train].any():
+                return None
+            repeat[test] = fold
+    return folds
+
+
+def permuted_orders(prompts: NDArray[np.intp], times: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Orders of the rows, [times, m], that carry every group as a whole to the position of one of its size."""
+    sizes = np.bincount(prompts)
+    orders = np.empty((times, prompts.size), dtype=np.intp)
+    for size in np.unique(sizes):
+        blocks = np.stack([np.flatnonzero(prompts == group) for group in np.flatnonzero(sizes == size)])
+        moved = blocks[rng.permuted(np.tile(np.arange(len(blocks)), (times, 1)), axis=1)]
+        orders[:, blocks.ravel()] = rng.permuted(moved, axis=2).reshape(times, -1)
+    return orders
+
+
+def out_of_fold(
+    rows: NDArray[np.float64],
+    labels: NDArray[np.bool_],
+    folds: NDArray[np.intp],
+    orders: NDArray[np.intp],
+    frame: Frame,
+    pool: Moments,
+    fixed: NDArray[np.float64] | None,
+) -> NDArray[np.float64]:
+    """Scores of each row by the direction of the folds that it is not in, [repeats, orders, m].
+
+    Labels and folds stay where they are; an order moves the rows. So the folds of every order are stratified alike.
+    """
+    training = folds[:, None] != np.arange(folds.max() + 1)[:, None]
+    harmful, benign = (training & (labels == value) for value in (True, False))
+    means = harmful / harmful.sum(axis=2, keepdims=True) - benign / benign.sum(axis=2, keepdims=True)
+    moved = rows[orders]
+    scores = np.empty((len(folds), *orders.shape))
+    for repeat, fold in enumerate(folds):
+        directions = combine(means[repeat] @ moved, frame, pool)
+        every = directions @ moved.transpose(0, 2, 1)
+        scores[repeat] = np.take_along_axis(every, fold[None, None], axis=1)[:, 0]
+    if fixed is None:
+        return scores
+    weight = _fixed_weight(fixed[orders], labels)[:, None]
+    return (1 - weight) * scores + weight * fixed[orders]
+
+
+def auroc(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """AUROC of each line of scores, [..., m]; ties count half."""
+    positives = int(labels.sum())
+    ranks = rankdata(scores, axis=-1)[..., labels].sum(axis=-1)
+    return np.asarray((ranks - positives * (positives + 1) / 2) / (positives * (labels.size - positives)))
+
+
+def _fixed_weight(fixed: NDArray[np.float64] | None, labels: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Weight of the fixed score, for each line of scores; 1 where one class leaves nothing to learn a direction from."""
+    if fixed is None:
+        return np.zeros(())
+    if labels.all() or not labels.any():
+        return np.ones(())
+    return np.maximum(0.0, 2 * auroc(fixed, labels) - 1)
+
+
+def _feature_weights(
+    weights: NDArray[np.float64], frame: Frame, pool: Moments, fixed_weight: NDArray[np.float64]
+) -> dict[str, float]:
+    parts = {
+        feature: np.sqrt(weights[own] @ pool.covariance[own, own] @ weights[own])
+        for feature, own in frame.columns.items()
+    }
+    total = sum(parts.values()) or 1.0
+    shares = {feature: float((1 - fixed_weight) * part / total) for feature, part in parts.items()}
+    return shares | ({"reference": float(fixed_weight)} if fixed_weight else {})
+
+
+def _check(
+    frame: Frame,
+    pool: Moments,
+    rows: NDArray[np.float64],
+    labels: NDArray[np.bool_],
+    prompts: NDArray[np.intp],
+    fixed: NDArray[np.float64] | None,
+    permutations: int,
+) -> None:
+    m = labels.size
+    if (permutations + 1) * SIGNIFICANCE < 1:
+        raise SAFTInputError(f"permutations must be enough for a p-value of {SIGNIFICANCE}; found {permutations}")
+    if labels.shape != (m,) or rows.shape != (m, frame.size) or prompts.shape != (m,) or m == 0:
+        raise SAFTInputError(
+            f"for {m} labels, coordinates must be [{m}, {frame.size}] and groups [{m}]; found {list(rows.shape)} and "
+            f"{list(prompts.shape)}"
+        )
+    if pool.mean.shape != (frame.size,):
+        raise SAFTInputError(f"pool moments must be [{frame.size}]; found {list(pool.mean.shape)}")
+    for name, array in {"coordinates": rows, "fixed scores": np.zeros(m) if fixed is None else fixed}.items():
+        if len(array) != m or not np.isfinite(array).all():
+            raise SAFTInputError(f"{name} must be finite, one row for each of {m} labels: leave unscored rows out")
+
+
+def _too_few(labels: NDArray[np.bool_], prompts: NDArray[np.intp]) -> Undecided | None:
+    rows = {"harmful": labels, "benign": ~labels}
+    counts = {name: np.unique(prompts[own]).size for name, own in rows.items()}
+    name = min(counts, key=lambda word: counts[word])
+    if counts[name] >= MIN_OF_A_CLASS:
+        return None
+    # So many that about twice what is needed may be hoped for: a draw can be unlucky again.
+    more = int(np.ceil(labels.size * (2 * MIN_OF_A_CLASS / counts[name] - 1))) if counts[name] else None
+    alike = ", of one prompt" if rows[name].sum() > 1 else ""
+    return Undecided(
+        f"{int(rows[name].sum())} of {labels.size} labelled rows are {name}{alike}; at least {MIN_OF_A_CLASS} of each "
+        "class are needed, of different prompts",
+        more,
+    )
+
+
+def _chance(values: NDArray[np.float64], p_value: float, m: int) -> Undecided | None:
+    if p_value <= SIGNIFICANCE:
+        return None
+    null = values[1:]
+    centre, spread = float(null.mean()), float(null.std())
+    # A signal of this size stands out of noise that shrinks as 1 / sqrt(m), four times in five.
+    signal = (values[0] - centre) / spread if spread > 0 else 0.0
+    needed = float(np.quantile((null - centre) / spread, 1 - SIGNIFICANCE)) + norm.ppf(0.8) if spread > 0 else np.inf
+    more = int(np.ceil(m * ((needed / signal) ** 2 - 1))) if signal > 0.5 else None
+    return Undecided(
+        f"the score has an out-of-fold AUROC of {values[0]:.3f} on {m} labels, and labels dealt out at random do as well "
+        f"with probability {p_value:.3f} (at most {SIGNIFICANCE} is needed)",
+        more,
+    )
