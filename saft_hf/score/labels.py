@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, rankdata
-from sklearn.model_selection import StratifiedGroupKFold
 
 from saft_hf.errors import SAFTInputError
 from saft_hf.score.directed import Frame, combine, learn_direction
@@ -21,8 +20,8 @@ FOLDS = 5
 REPEATS = 4
 PERMUTATIONS = 499
 SIGNIFICANCE = 0.02
-"""Undecided above this p-value. Under 0.05, so that shuffled labels are undecided in at least 95 % of any 200 draws, not
-only on average."""
+"""Undecided above this p-value. Under 0.05, so that shuffled labels are undecided in at least 95 % of any 200 draws,
+not only on average."""
 MIN_OF_A_CLASS = 2
 """Labels, and prompts, of each class below which none can be held out."""
 
@@ -116,7 +115,7 @@ def fit_direction(
     prompts = np.unique(np.asarray(groups), return_inverse=True)[1]
     scaled = None if fixed is None else np.asarray(fixed, dtype=np.float64) / fixed_pool_scale
     _check(frame, pool, rows, labels, prompts, scaled, permutations)
-    weights = learn_direction(frame, pool, rows, labels)
+    weights = learn_direction(pool, rows, labels)
     share = _fixed_weight(scaled, labels)
     shares = _feature_weights(weights, frame, pool, share)
     rng = np.random.default_rng(seed)
@@ -126,16 +125,13 @@ def fit_direction(
         return Direction(weights, float(share), np.zeros((1, labels.size)), 0.5, 1.0, 0, few, shares)
     # The first order is the labels as they are.
     orders = np.concatenate([np.arange(labels.size)[None], permuted_orders(prompts, permutations, rng)])
-    step = max(1, _CHUNK // (rows.size + REPEATS * FOLDS * sum(rows.shape)))
-    areas = []
-    for first in range(0, len(orders), step):
-        scores = out_of_fold(rows, labels, folds, orders[first : first + step], frame, pool, scaled)
-        own = scores[:, 0] if first == 0 else own
-        areas.append(auroc(scores, labels).mean(axis=0))
-    values = np.concatenate(areas)
+    step = max(1, _CHUNK // (rows.size + FOLDS * sum(rows.shape)))
+    parts = [orders[first : first + step] for first in range(0, len(orders), step)]
+    scores = np.concatenate([out_of_fold(rows, labels, folds, part, pool, scaled) for part in parts], axis=1)
+    values = auroc(scores, labels).mean(axis=0)
     p_value = float(np.mean(values >= values[0] - 1e-12))
     undecided = _chance(values, p_value, labels.size)
-    return Direction(weights, float(share), own, float(values[0]), p_value, permutations, undecided, shares)
+    return Direction(weights, float(share), scores[:, 0], float(values[0]), p_value, permutations, undecided, shares)
 
 
 def make_folds(
@@ -143,18 +139,20 @@ def make_folds(
 ) -> NDArray[np.intp] | None:
     """The fold of each row, [repeats, m]; None where some training set would lack a class.
 
-    With fewer prompts of a class than folds, each is held out alone.
+    Prompts are dealt out by turns in order of their labels: folds are stratified, and with fewer prompts of a class
+    than `FOLDS`, each of these is held out alone.
     """
-    most = min(FOLDS, *(np.unique(prompts[labels == value]).size for value in (True, False)))
-    if most < 2:
+    harmful, benign = np.bincount(prompts, labels), np.bincount(prompts, ~labels)
+    count = min(FOLDS, np.count_nonzero(harmful), np.count_nonzero(benign))
+    if count < 2:
         return None
-    folds = np.zeros((REPEATS, labels.size), dtype=np.intp)
+    folds = np.empty((REPEATS, labels.size), dtype=np.intp)
+    fold_of = np.empty(harmful.size, dtype=np.intp)
     for repeat in folds:
-        splits = StratifiedGroupKFold(most, shuffle=True, random_state=int(rng.integers(2**31)))
-        for fold, (train, test) in enumerate(splits.split(labels, labels, prompts)):
-            if labels[train].all() or not labels[train].any():
-                return None
-            repeat[test] = fold
+        fold_of[np.lexsort((rng.random(harmful.size), benign, harmful))] = np.arange(harmful.size) % count
+        repeat[:] = fold_of[prompts]
+        if any(np.unique(labels[repeat != fold]).size < 2 for fold in range(count)):
+            return None
     return folds
 
 
@@ -174,7 +172,6 @@ def out_of_fold(
     labels: NDArray[np.bool_],
     folds: NDArray[np.intp],
     orders: NDArray[np.intp],
-    frame: Frame,
     pool: Moments,
     fixed: NDArray[np.float64] | None,
 ) -> NDArray[np.float64]:
@@ -188,7 +185,7 @@ def out_of_fold(
     moved = rows[orders]
     scores = np.empty((len(folds), *orders.shape))
     for repeat, fold in enumerate(folds):
-        directions = combine(means[repeat] @ moved, frame, pool)
+        directions = combine(means[repeat] @ moved, pool)
         every = directions @ moved.transpose(0, 2, 1)
         scores[repeat] = np.take_along_axis(every, fold[None, None], axis=1)[:, 0]
     if fixed is None:
@@ -205,7 +202,7 @@ def auroc(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDArray[np.
 
 
 def _fixed_weight(fixed: NDArray[np.float64] | None, labels: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Weight of the fixed score, for each line of scores; 1 where one class leaves nothing to learn a direction from."""
+    """Weight of the fixed score, for each line of scores; 1 where labels of one class teach no direction."""
     if fixed is None:
         return np.zeros(())
     if labels.all() or not labels.any():
@@ -275,7 +272,7 @@ def _chance(values: NDArray[np.float64], p_value: float, m: int) -> Undecided | 
     needed = float(np.quantile((null - centre) / spread, 1 - SIGNIFICANCE)) + norm.ppf(0.8) if spread > 0 else np.inf
     more = int(np.ceil(m * ((needed / signal) ** 2 - 1))) if signal > 0.5 else None
     return Undecided(
-        f"the score has an out-of-fold AUROC of {values[0]:.3f} on {m} labels, and labels dealt out at random do as well "
-        f"with probability {p_value:.3f} (at most {SIGNIFICANCE} is needed)",
+        f"the score has an out-of-fold AUROC of {values[0]:.3f} on {m} labels, and labels dealt out at random do as "
+        f"well with probability {p_value:.3f} (at most {SIGNIFICANCE} is needed)",
         more,
     )

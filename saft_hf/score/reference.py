@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
-from saft_hf.score.labels import auroc
 from saft_hf.score.directed import LinearScore
+from saft_hf.score.labels import auroc
 
 FPR = 0.02
 """Share of benign reference rows that the threshold may lose."""
