@@ -68,7 +68,7 @@ class LinearScore:
         weights: the direction at each feature, float64 [features, d].
 
     Raises:
-        SAFTInputError: The arrays do not fit the features or each other, or hold NaN or infinity.
+        SAFTInputError: the arrays do not fit the features or each other, or hold NaN or infinity.
 
     Example:
         >>> score = LinearScore(("8.start",), np.array([[1.0, 1.0]]), np.array([[2.0, 0.0]]))
@@ -107,7 +107,7 @@ class LinearScore:
             stand beside it.
 
         Raises:
-            SAFTInputError: A feature is missing, or its rows do not have d dimensions.
+            SAFTInputError: a feature is missing, or its rows do not have d dimensions.
         """
         total: NDArray[np.float64] | None = None
         for feature, centre, weight in zip(self.features, self.centres, self.weights, strict=True):
@@ -117,6 +117,15 @@ class LinearScore:
             total = part if total is None else total + part
         assert total is not None  # noqa: S101 - there is no score without a feature
         return np.clip(total, -_LARGEST, _LARGEST).astype(np.float32)
+
+    def plus(self, other: LinearScore, factor: float) -> LinearScore:
+        """This score, and `factor` times another with the same centres."""
+        centres = dict(zip(other.features, other.centres, strict=True))
+        centres |= dict(zip(self.features, self.centres, strict=True))
+        weights = dict(zip(self.features, self.weights, strict=True))
+        for feature, weight in zip(other.features, other.weights, strict=True):
+            weights[feature] = weights.get(feature, 0.0) + factor * weight
+        return LinearScore(tuple(weights), np.stack([centres[name] for name in weights]), np.stack([*weights.values()]))
 
     def to_parts(self) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
         """Split into a JSON-ready dict and arrays."""
@@ -150,7 +159,7 @@ class Frame:
             subspaces: for each feature the pool's `principal_subspace` of about `COMPONENTS` directions.
 
         Raises:
-            SAFTInputError: There is no feature.
+            SAFTInputError: there is no feature.
         """
         if not subspaces:
             raise SAFTInputError("a direction needs at least one feature: a layer and a readout")
@@ -178,7 +187,7 @@ class Frame:
             float64 [n, q]. A row has the same bits whatever rows stand beside it.
 
         Raises:
-            SAFTInputError: A feature is missing, or its rows do not have d dimensions.
+            SAFTInputError: a feature is missing, or its rows do not have d dimensions.
         """
         rows = with_differences(vectors)
         parts = [
@@ -247,32 +256,6 @@ def combine(difference: NDArray[np.float64], pool: Moments) -> NDArray[np.float6
     directions = difference @ metric(pool.covariance, SHRINKAGE)
     spread = np.sqrt(np.sum((directions @ pool.covariance) * directions, axis=-1, keepdims=True))
     return np.asarray(directions / np.where(spread > 0, spread, 1.0))
-
-
-def learn_direction(pool: Moments, coordinates: NDArray[np.float64], harmful: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Learn the direction from labelled rows.
-
-    Args:
-        pool: moments of the whole pool's coordinates in a frame, [q].
-        coordinates: the labelled rows' coordinates, [m, q], finite.
-        harmful: their labels, bool [m], True where harmful.
-
-    Returns:
-        The direction, [q], for `Frame.score`: in standard deviations of the pool's scores; all zero where the labels
-        are of one class, or the class means are equal.
-
-    Example:
-        >>> from saft_hf.score import principal_subspace
-        >>> x = np.random.default_rng(0).standard_normal((200, 3))
-        >>> frame = Frame.of({"8.start": principal_subspace(Moments.of(x), 3)})
-        >>> at = frame.coordinates({"8.start": x})
-        >>> score = frame.score(learn_direction(Moments.of(at), at, x[:, 1] > 0))
-        >>> bool(np.argmax(np.abs(score.weights[0])) == 1)
-        True
-    """
-    if harmful.all() or not harmful.any():
-        return np.zeros(pool.mean.size)
-    return combine(coordinates[harmful].mean(axis=0) - coordinates[~harmful].mean(axis=0), pool)
 
 
 def _rows(vectors: Mapping[str, ArrayLike], feature: str, d: int) -> NDArray[np.float64]:

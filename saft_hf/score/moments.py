@@ -90,7 +90,7 @@ class Moments:
             A new object; neither input changes.
 
         Raises:
-            SAFTInputError: The dimensions differ.
+            SAFTInputError: the dimensions differ.
         """
         if self.mean.shape != other.mean.shape:
             raise SAFTInputError(f"cannot merge moments of {self.mean.size} and of {other.mean.size} dimensions")
@@ -113,7 +113,7 @@ class Moments:
         """`scatter / count`, float64 [d, d].
 
         Raises:
-            SAFTInputError: There is no row.
+            SAFTInputError: there is no row.
         """
         if self.count == 0:
             raise SAFTInputError("no row has been counted, so there is no covariance")

@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.score.directed import LinearScore
-from saft_hf.score.labels import auroc
+from saft_hf.score.direction import auroc
 
 FPR = 0.02
 """Share of benign reference rows that the threshold may lose."""
@@ -40,12 +40,12 @@ class ReferenceScore:
     """What a reference set teaches.
 
     Attributes:
-        score: The score. Its unit is the standard deviation of the reference rows within their class; 0 is the mean of
+        score: the score. Its unit is the standard deviation of the reference rows within their class; 0 is the mean of
             the benign ones.
-        threshold: Absolute: above it lie at most `FPR` of the benign reference rows, scored out of fold.
-        out_of_fold: Scores of the reference rows by directions learned without their group, float64 [m].
-        harmful: Their labels, bool [m].
-        auroc: Out-of-fold AUROC on the reference rows. It is no evidence about the pool.
+        threshold: absolute: above it lie at most `FPR` of the benign reference rows, scored out of fold.
+        out_of_fold: scores of the reference rows by directions learned without their group, float64 [m].
+        harmful: their labels, bool [m].
+        auroc: out-of-fold AUROC on the reference rows. It is no evidence about the pool.
     """
 
     score: LinearScore
@@ -61,8 +61,8 @@ class ReferenceDecision:
 
     Attributes:
         threshold: tau; never below the absolute one.
-        raised: Whether the pool has raised it.
-        undecided: Why no decision may rest on these scores, with the figures and what would help; None where one may.
+        raised: whether the pool has raised it.
+        undecided: why no decision may rest on these scores, with the figures and what would help; None where one may.
         figures: `absolute_threshold`, `reference_auroc`, `pool_rows`, `share_above_absolute`, `share_flagged`, and
             where there is one, `gap` and `gap_depth`.
     """
@@ -85,17 +85,17 @@ def learn_reference(vectors: Mapping[str, ArrayLike], harmful: ArrayLike, groups
     """Learn a score and its absolute threshold from reference rows.
 
     Args:
-        vectors: For each feature to be read, the reference rows' vectors, [m, d], any float type, finite.
-        harmful: Their labels, bool [m], True where harmful.
-        groups: What belongs together, [m], any sortable type: a harm category with the benign rows matched to it. No
+        vectors: for each feature to be read, the reference rows' vectors, [m, d], any float type, finite.
+        harmful: their labels, bool [m], True where harmful.
+        groups: what belongs together, [m], any sortable type: a harm category with the benign rows matched to it. No
             row is scored by a direction that saw its group.
 
     Returns:
         The score. The same input gives the same bits.
 
     Raises:
-        SAFTInputError: Shapes differ, a vector is not finite, or there is no feature.
-        SAFTUndecidedError: A class has too few rows, in all or without some group, or no direction tells them apart.
+        SAFTInputError: shapes differ, a vector is not finite, or there is no feature.
+        SAFTUndecidedError: a class has too few rows, in all or without some group, or no direction tells them apart.
 
     Example:
         >>> x = np.random.default_rng(0).standard_normal((200, 8))
@@ -152,18 +152,18 @@ def choose_reference(
     """Learn from several sets of features, and take the one that tells the reference rows apart best, out of fold.
 
     Args:
-        vectors: The reference rows' vectors at all features, see `learn_reference`.
-        candidates: Sets of features, such as one feature a layer, at the response start: how a pool's answers are
+        vectors: the reference rows' vectors at all features, see `learn_reference`.
+        candidates: sets of features, such as one feature a layer, at the response start: how a pool's answers are
             written differs more from those of the reference set than how its requests are.
-        harmful: See `learn_reference`.
-        groups: See `learn_reference`.
+        harmful: see `learn_reference`.
+        groups: see `learn_reference`.
 
     Returns:
         The score of the highest out-of-fold AUROC; of equals, the first.
 
     Raises:
-        SAFTInputError: There is no candidate, or see `learn_reference`.
-        SAFTUndecidedError: See `learn_reference`.
+        SAFTInputError: there is no candidate, or see `learn_reference`.
+        SAFTUndecidedError: see `learn_reference`.
     """
     if not candidates:
         raise SAFTInputError("candidates must hold at least one set of features; found none")
@@ -182,14 +182,14 @@ def reference_threshold(reference: ReferenceScore, pool_scores: ArrayLike) -> Re
     like: undecided.
 
     Args:
-        reference: What the reference set taught.
-        pool_scores: The pool's scores by `reference.score`, [N]; rows without one (NaN) are left out.
+        reference: what the reference set taught.
+        pool_scores: the pool's scores by `reference.score`, [N]; rows without one (NaN) are left out.
 
     Returns:
         The decision. It does not depend on the order of the rows.
 
     Raises:
-        SAFTInputError: The pool has no scores.
+        SAFTInputError: the pool has no scores.
     """
     scores = np.asarray(pool_scores, dtype=np.float64).ravel()
     scores = np.sort(scores[~np.isnan(scores)])
@@ -239,8 +239,8 @@ def find_gap(scores: NDArray[np.float64], absolute: float) -> Gap | None:
     Of the rows beyond the place at least half must lie above the absolute threshold.
 
     Args:
-        scores: Sorted, [N].
-        absolute: The threshold of the reference set.
+        scores: sorted, [N].
+        absolute: the threshold of the reference set.
 
     Returns:
         The gap where the hazard has fallen furthest, or None where no such group stands apart.

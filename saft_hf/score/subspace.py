@@ -128,7 +128,7 @@ def saft_scores(x: ArrayLike, subspace: Subspace, ks: Sequence[int]) -> dict[int
         For each k, the scores, float32 [n], with the same bits as `saft_score` gives.
 
     Raises:
-        SAFTInputError: A k is out of range, or `x` does not have the subspace's number of dimensions.
+        SAFTInputError: a k is out of range, or `x` does not have the subspace's number of dimensions.
     """
     held = len(subspace.directions)
     if bad := [k for k in ks if not 1 <= k <= held]:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, rankdata
 
 from saft_hf.errors import SAFTInputError
-from saft_hf.score.directed import Frame, combine, learn_direction
+from saft_hf.score.directed import Frame, combine
 from saft_hf.score.moments import Moments
 
 FOLDS = 5
@@ -46,11 +46,11 @@ class Undecided:
 class Direction:
     """What `fit_direction` learned.
 
-    The score of a row is (1 - `fixed_weight`) <coordinates, `weights`> + `fixed_weight` * fixed / `fixed_pool_scale`.
+    The score of a row is <coordinates, `weights`> + `fixed_weight` * fixed / `fixed_pool_scale`.
 
     Attributes:
-        weights: the direction learned from all labels, float64 [q], of one standard deviation over the pool; all zero
-            where the labels give none.
+        weights: the direction learned from all labels, of one standard deviation over the pool, times
+            1 - `fixed_weight`, float64 [q]; all zero where labels of one class, or of equal means, teach none.
         fixed_weight: weight of the fixed score, 0 to 1; 0 where there is none.
         out_of_fold: scores of the labelled rows by directions that have not seen them, one line a repeat, float64
             [repeats, m]; zeros where the labels are too few to hold some out.
@@ -58,7 +58,8 @@ class Direction:
         p_value: share of permutations of the labels that do at least as well, the labels as they are among them.
         permutations: their number; 0 where too few labels leave nothing to test.
         undecided: why nothing may be decided; None where it may.
-        feature_weights: share of the score that each feature, and the fixed score ("reference"), makes up; sums to 1.
+        feature_weights: share of the score that each feature, and the fixed score ("reference"), makes up; sums to
+            1.
     """
 
     weights: NDArray[np.float64]
@@ -94,13 +95,13 @@ def fit_direction(
         coordinates: the labelled rows' coordinates, [m, q], finite.
         harmful: their labels, bool [m], True where harmful.
         groups: one whole number for each labelled row; rows of the same prompt have the same, [m].
-        fixed: the labelled rows' scores by a score that has not seen the labels, a reference set's, [m], finite.
+        fixed: their scores by a score that has not seen the labels, such as a reference set's, [m], finite.
         fixed_pool_scale: standard deviation of that score over the pool.
         permutations: how often the labels are dealt out again.
         seed: of folds and permutations: the same input gives the same bits.
 
     Raises:
-        SAFTInputError: Shapes differ, values are not finite, or there are too few permutations to tell 0.02.
+        SAFTInputError: shapes differ, values are not finite, or there are too few permutations to tell 0.02.
 
     Example:
         >>> from saft_hf.score import principal_subspace
@@ -115,14 +116,15 @@ def fit_direction(
     prompts = np.unique(np.asarray(groups), return_inverse=True)[1]
     scaled = None if fixed is None else np.asarray(fixed, dtype=np.float64) / fixed_pool_scale
     _check(frame, pool, rows, labels, prompts, scaled, permutations)
-    weights = learn_direction(pool, rows, labels)
-    share = _fixed_weight(scaled, labels)
+    share, weights = float(_fixed_weight(scaled, labels)), np.zeros(frame.size)
+    if labels.any() and not labels.all():
+        weights = (1 - share) * combine(rows[labels].mean(axis=0) - rows[~labels].mean(axis=0), pool)
     shares = _feature_weights(weights, frame, pool, share)
     rng = np.random.default_rng(seed)
     few, folds = _too_few(labels, prompts), make_folds(labels, prompts, rng)
     if few or folds is None:
         few = few or Undecided("rows that share a prompt leave too few of one class to hold some of them out", None)
-        return Direction(weights, float(share), np.zeros((1, labels.size)), 0.5, 1.0, 0, few, shares)
+        return Direction(weights, share, np.zeros((1, labels.size)), 0.5, 1.0, 0, few, shares)
     # The first order is the labels as they are.
     orders = np.concatenate([np.arange(labels.size)[None], permuted_orders(prompts, permutations, rng)])
     step = max(1, _CHUNK // (rows.size + FOLDS * sum(rows.shape)))
@@ -131,7 +133,7 @@ def fit_direction(
     values = auroc(scores, labels).mean(axis=0)
     p_value = float(np.mean(values >= values[0] - 1e-12))
     undecided = _chance(values, p_value, labels.size)
-    return Direction(weights, float(share), scores[:, 0], float(values[0]), p_value, permutations, undecided, shares)
+    return Direction(weights, share, scores[:, 0], float(values[0]), p_value, permutations, undecided, shares)
 
 
 def make_folds(
@@ -143,7 +145,7 @@ def make_folds(
     than `FOLDS`, each of these is held out alone.
     """
     harmful, benign = np.bincount(prompts, labels), np.bincount(prompts, ~labels)
-    count = min(FOLDS, np.count_nonzero(harmful), np.count_nonzero(benign))
+    count = min(FOLDS, int(np.count_nonzero(harmful)), int(np.count_nonzero(benign)))
     if count < 2:
         return None
     folds = np.empty((REPEATS, labels.size), dtype=np.intp)
@@ -211,15 +213,17 @@ def _fixed_weight(fixed: NDArray[np.float64] | None, labels: NDArray[np.bool_]) 
 
 
 def _feature_weights(
-    weights: NDArray[np.float64], frame: Frame, pool: Moments, fixed_weight: NDArray[np.float64]
+    weights: NDArray[np.float64], frame: Frame, pool: Moments, fixed_weight: float
 ) -> dict[str, float]:
+    """Standard deviation over the pool of what each feature says, beside those of all."""
     parts = {
-        feature: np.sqrt(weights[own] @ pool.covariance[own, own] @ weights[own])
+        feature: float(np.sqrt(weights[own] @ pool.covariance[own, own] @ weights[own]))
         for feature, own in frame.columns.items()
     }
+    if fixed_weight:
+        parts["reference"] = fixed_weight
     total = sum(parts.values()) or 1.0
-    shares = {feature: float((1 - fixed_weight) * part / total) for feature, part in parts.items()}
-    return shares | ({"reference": float(fixed_weight)} if fixed_weight else {})
+    return {feature: part / total for feature, part in parts.items()}
 
 
 def _check(
