@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from saft_hf.decide.certificate import certify_kept
+from saft_hf.decide.certify import FreshLabels
 
 ROWS = 3000
 POOLS = ((0.10, 0.95), (0.10, 0.99), (0.25, 0.85), (0.25, 0.95), (0.25, 0.99))
@@ -60,14 +60,8 @@ def power(pool: Pool, labels: int, alpha: float, delta: float, draws: int, strat
             rows = np.concatenate(drawn)
         else:
             rows = rng.permutation(ROWS)[:labels]
-        found = certify_kept(
-            pool.scores,
-            rows,
-            pool.harmful[rows],
-            alpha=alpha,
-            delta=delta,
-            strata=pool.marked if stratified else None,
-        )
+        strata = pool.marked if stratified else None
+        found = FreshLabels.of(pool.scores, rows, pool.harmful[rows], strata=strata).certify(alpha=alpha, delta=delta)
         kept[i] = found.kept / ROWS
         if found.threshold is not None:
             false += pool.harmful[pool.scores <= found.threshold].mean() > alpha

@@ -1,22 +1,13 @@
 """Scores to decisions: labels, thresholds, kept / removed / errored, the audit file."""
 
-from saft_hf.decide.aims import AimedThreshold, Goal, ThresholdAim, threshold_for_aim
-from saft_hf.decide.audit import row_digest, write_audit
+from saft_hf.decide.aims import Goal, ThresholdAim, threshold_for_aim
+from saft_hf.decide.audit import AuditDigests, row_digest, write_audit
 from saft_hf.decide.filtering import Decision, Decisions, OnError, Reason, check_outcome, decide
 from saft_hf.decide.labels import read_labels, resolve_label_column
-from saft_hf.decide.threshold import (
-    Calibration,
-    Candidate,
-    calibrate_published,
-    flagged,
-    near_threshold,
-    threshold_for_share,
-)
+from saft_hf.decide.threshold import calibrate_published, flagged, near_threshold, threshold_for_contamination
 
 __all__ = [
-    "AimedThreshold",
-    "Calibration",
-    "Candidate",
+    "AuditDigests",
     "Decision",
     "Decisions",
     "Goal",
@@ -32,6 +23,6 @@ __all__ = [
     "resolve_label_column",
     "row_digest",
     "threshold_for_aim",
-    "threshold_for_share",
+    "threshold_for_contamination",
     "write_audit",
 ]

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
-from saft_hf.decide.threshold import threshold_for_share
+from saft_hf.decide.threshold import threshold_for_contamination
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
+from saft_hf.summary import ThresholdEffect
 
 _GRID = 512
 
@@ -25,25 +26,25 @@ class Goal(StrEnum):
     """What a threshold may be chosen for."""
 
     FPR = "fpr"
-    """Lose at most this share of the benign rows."""
+    """Lose this share of the benign rows, on average over draws of the labels."""
     RECALL = "recall"
-    """Remove at least this share of the harmful rows."""
+    """Remove this share of the harmful rows, on average over draws of the labels."""
     SHARE = "share"
-    """Remove at most this share of all rows: the expected harmful share."""
+    """Remove at most this share of all rows: the contamination."""
     F1 = "f1"
     """The best F1 of the flag."""
 
 
 @dataclass(frozen=True, slots=True)
 class ThresholdAim:
-    """A goal with its figure.
+    """A goal with its share.
 
     Attributes:
-        goal: What is wanted.
-        value: The share, above 0 and below 1; None for F1.
+        goal: what is wanted.
+        value: the share, above 0 and below 1; None for F1.
 
     Raises:
-        SAFTInputError: The value is missing, not needed, or out of range.
+        SAFTInputError: the value is missing, not needed, or out of range.
 
     Example:
         >>> ThresholdAim.parse("recall=0.9")
@@ -56,7 +57,7 @@ class ThresholdAim:
     def __post_init__(self) -> None:
         if self.goal is Goal.F1:
             if self.value is not None:
-                raise SAFTInputError(f"aim 'f1' takes no figure; found {self.value}")
+                raise SAFTInputError(f"aim 'f1' takes no share; found {self.value}")
         elif self.value is None or not 0 < self.value < 1:
             raise SAFTInputError(
                 f"aim '{self.goal}' needs a share above 0 and below 1, such as '{self.goal}=0.05'; found {self.value}"
@@ -67,19 +68,18 @@ class ThresholdAim:
         """Read `fpr=0.05`, `recall=0.9`, `share=0.1` or `f1`; None is the default, `fpr=0.05`.
 
         Raises:
-            SAFTInputError: It is none of these.
+            SAFTInputError: it is none of these.
         """
         if text is None:
             return cls()
-        name, _, figure = text.partition("=")
+        name, _, share = text.partition("=")
         try:
-            return cls(Goal(name.strip()), float(figure) if figure.strip() else None)
+            goal, value = Goal(name.strip()), float(share) if share.strip() else None
         except ValueError as error:
-            if isinstance(error, SAFTInputError):
-                raise
             raise SAFTInputError(
-                f"aim must be 'fpr=0.05', 'recall=0.9', 'share=0.1' (with your figure) or 'f1'; found {text!r}"
+                f"aim must be 'fpr=0.05', 'recall=0.9', 'share=0.1' (with your number) or 'f1'; found {text!r}"
             ) from error
+        return cls(goal, value)
 
     def __str__(self) -> str:
         return str(self.goal) if self.value is None else f"{self.goal}={self.value:g}"
@@ -91,16 +91,12 @@ class AimedThreshold:
 
     Attributes:
         threshold: tau.
-        fpr: Expected share of benign rows that are flagged.
-        recall: Expected share of harmful rows that are flagged.
-        attainable: False where the labels are too few to hold the share that was asked for: the threshold is then the
-            outermost labelled row, and the share expected is the one above.
+        effect: the shares to be expected. Where the one asked for is not attainable, the threshold is the outermost
+            labelled row.
     """
 
     threshold: float
-    fpr: float
-    recall: float
-    attainable: bool = True
+    effect: ThresholdEffect
 
 
 def threshold_for_aim(
@@ -113,24 +109,21 @@ def threshold_for_aim(
 ) -> AimedThreshold:
     """Choose the threshold for an aim.
 
-    A share of one class is held in expectation over label draws: with n scores of that class in order, a new one falls
-    above the j-th with probability 1 - j / (n + 1), and between two of them the threshold is interpolated.
+    A share of one class is held on average over draws of the labels: with n scores of that class in order, a new one
+    falls above the j-th with probability 1 - j / (n + 1), and between two of them the threshold is interpolated.
 
     Args:
-        aim: What is wanted.
-        labelled_scores: Scores of the labelled rows by models that have not seen them, [m], or one line for each
+        aim: what is wanted.
+        labelled_scores: scores of the labelled rows by models that have not seen them, [m], or one line for each
             repeat of cross-validation, [repeats, m], on the scale of `pool_scores`.
-        harmful: The labels, bool [m], True where harmful.
-        pool_scores: The pool's scores, [N]; rows without one (NaN) are left out. Read for `share` only.
-        contamination: Harmful share of the pool, for F1; by default that of the labels, which must then have been
+        harmful: the labels, bool [m], True where harmful.
+        pool_scores: the pool's scores, [N]; rows without one (NaN) are left out. Read for `share` only.
+        contamination: harmful share of the pool, for F1; by default that of the labels, which must then have been
             drawn uniformly.
 
-    Returns:
-        The threshold and the shares to be expected.
-
     Raises:
-        SAFTInputError: Shapes differ, or a share is out of range.
-        SAFTUndecidedError: The labels are of one class only.
+        SAFTInputError: shapes differ, or a share is out of range.
+        SAFTUndecidedError: the labels are of one class only.
 
     Example:
         >>> scores, harmful = np.arange(40.0), np.arange(40) >= 39
@@ -151,34 +144,30 @@ def threshold_for_aim(
         )
     benign, bad = np.sort(repeats[:, ~labels], axis=1), np.sort(repeats[:, labels], axis=1)
     attainable = True
-    if aim.goal is Goal.SHARE:
-        assert aim.value is not None  # noqa: S101 - checked when the aim was made
-        threshold = threshold_for_share(pool_scores, aim.value)
-    elif aim.goal is Goal.F1:
+    if aim.value is None:  # F1
         share = float(labels.mean()) if contamination is None else contamination
         if not 0 < share < 1:
             raise SAFTInputError(f"contamination must be between 0 and 1, such as 0.25; found {share}")
         threshold = _best_f1(benign, bad, share)
+    elif aim.goal is Goal.SHARE:
+        threshold = threshold_for_contamination(pool_scores, aim.value)
     else:
-        assert aim.value is not None  # noqa: S101 - checked when the aim was made
-        loses_benign = aim.goal is Goal.FPR
-        ordered = benign if loses_benign else bad
-        place = (1 - aim.value) * (ordered.shape[1] + 1)
-        attainable = bool(1 <= place <= ordered.shape[1])
-        threshold = float(np.mean([_at(line, place) for line in ordered]))
-    return AimedThreshold(threshold, _share_above(benign, threshold), _share_above(bad, threshold), attainable)
-
-
-def _at(ordered: NDArray[np.float64], place: float) -> float:
-    """The order statistic at a place counted from 1, between two of them interpolated."""
-    return float(np.interp(place, np.arange(1, ordered.size + 1), ordered))
+        ordered = benign if aim.goal is Goal.FPR else bad
+        n = ordered.shape[1]
+        rank = (1 - aim.value) * (n + 1)
+        attainable = bool(1 <= rank <= n)
+        threshold = float(np.mean([np.interp(rank, np.arange(1, n + 1), line) for line in ordered]))
+    effect = ThresholdEffect(
+        fpr=_share_above(benign, threshold), recall=_share_above(bad, threshold), attainable=attainable
+    )
+    return AimedThreshold(threshold, effect)
 
 
 def _share_above(ordered: NDArray[np.float64], threshold: float) -> float:
     """Probability that a new row of the class lies above, mean over repeats; between two rows interpolated."""
     n = ordered.shape[1]
-    places = [np.interp(threshold, line, np.arange(1, n + 1), left=0.0, right=n + 1) for line in ordered]
-    return float(1 - np.mean(places) / (n + 1))
+    ranks = [np.interp(threshold, line, np.arange(1, n + 1), left=0.0, right=n + 1) for line in ordered]
+    return float(1 - np.mean(ranks) / (n + 1))
 
 
 def _best_f1(benign: NDArray[np.float64], bad: NDArray[np.float64], share: float) -> float:
@@ -193,7 +182,7 @@ def _smooth_above(scores: NDArray[np.float64], grid: NDArray[np.float64]) -> NDA
     values, n = scores.ravel(), scores.shape[1]
     low, high = np.quantile(values, (0.25, 0.75))
     spread = min(float(values.std()), (high - low) / 1.349) or float(values.std())
-    # Silverman's rule, a third wider: for the place of a maximum, steadiness counts more than detail. Repeats are no
+    # Silverman's rule, a third wider: for the position of a maximum, steadiness counts more than detail. Repeats are no
     # more rows.
     width = 1.2 * spread * n**-0.2
     if width == 0:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from saft_hf.decide.filtering import Decisions
 from saft_hf.errors import SAFTInputError
 from saft_hf.files import replacing
 
-OWN_PREFIX = "saft_"
-"""Columns that saft_hf adds; they are no part of a row's digest."""
+_ADDED = "saft_"
+"""Columns that saft_hf adds start so; they are no part of a row's digest."""
 
 _SCHEMA = pa.schema(
     [
@@ -37,29 +38,47 @@ _SCHEMA = pa.schema(
 _CHUNK_ROWS = 16_384
 
 
+@dataclass(frozen=True, slots=True)
+class AuditDigests:
+    """What the rows and decisions of an audit were, in digests: SHA-256, 64 hexadecimal digits each.
+
+    Attributes:
+        input_sha256: of the digests of all rows, in order, as one text.
+        kept_sha256: of those of the rows to train on, likewise.
+        decisions_sha256: of the decisions' codes and of whether errored rows are trained on.
+    """
+
+    input_sha256: str
+    kept_sha256: str
+    decisions_sha256: str
+
+
 def write_audit(
     path: str | Path,
     rows: Iterable[Mapping[str, Any] | Iterable[Mapping[str, Any]]],
     scores: ArrayLike,
     status: Sequence[str],
     decisions: Decisions,
-) -> None:
+    *,
+    metadata: Callable[[AuditDigests], Mapping[str, str]] | None = None,
+) -> AuditDigests:
     """Write the audit file, parquet, in chunks: memory does not grow with what the rows hold.
 
-    Columns: `row_index` (int64, position in the input), `sha256` (`row_digest` of the row), `saft_score`
-    (float32, null where there is none), `saft_status`, `decision` (kept, removed, errored), `reason`. The
-    text of rows is not in it.
+    Columns: `row_index` (int64, position in the input), `sha256` (`row_digest` of the row), `saft_score` (float32,
+    null where there is none), `saft_status`, `decision` (kept, removed, errored), `reason`. The text of rows is not in
+    it.
 
     Args:
-        path: The file; its folder must exist. A file that stands there is replaced when the new one is whole.
-        rows: The input's rows in order, read once: single rows, such as a dataset itself, or lists of rows.
-        scores: Scores, [N], NaN where there is none.
-        status: Statuses, [N].
-        decisions: The decisions for the same N rows.
+        path: the file; its folder must exist. An existing file is replaced when the new one is whole.
+        rows: the input's rows in order, read once: single rows, such as a dataset itself, or lists of rows.
+        scores: scores, [N], NaN where there is none.
+        status: statuses, [N].
+        decisions: the decisions for the same N rows.
+        metadata: the digests -> what goes into the parquet schema's metadata, key -> text.
 
     Raises:
-        SAFTInputError: Fewer or more rows than decisions, or a row that has no canonical form.
-        OSError: The file cannot be written: no permission, disk full.
+        SAFTInputError: fewer or more rows than decisions, or a row that has no canonical form.
+        OSError: the file cannot be written: no permission, disk full.
     """
     path = Path(path)
     values = np.asarray(scores, dtype=np.float32)
@@ -69,23 +88,34 @@ def write_audit(
             f"{total} decisions need as many scores and statuses; found {values.shape} and {len(status)}"
         )
     stream = _one_by_one(rows)
-    with replacing(path) as (file,), pq.ParquetWriter(file, _SCHEMA) as writer:
+    trained = np.zeros(total, dtype=np.bool_)
+    trained[decisions.train_rows()] = True
+    of_input, of_kept = hashlib.sha256(), hashlib.sha256()
+    # Without Arrow's own copy of the schema, which is written first and would hide metadata that come last.
+    with replacing(path) as (file,), pq.ParquetWriter(file, _SCHEMA, store_schema=False) as writer:
         for start in range(0, total, _CHUNK_ROWS):
             stop = min(start + _CHUNK_ROWS, total)
             digests = [row_digest(row) for row in islice(stream, stop - start)]
             if len(digests) < stop - start:
                 raise SAFTInputError(f"the data has {start + len(digests)} rows, the decisions {total}")
+            of_input.update("".join(digests).encode())
+            of_kept.update("".join(compress(digests, trained[start:stop])).encode())
             columns = [
                 pa.array(np.arange(start, stop)),
                 pa.array(digests),
                 pa.array(values[start:stop], mask=np.isnan(values[start:stop])),
-                pa.array([str(word) for word in status[start:stop]]),
+                pa.array([str(each) for each in status[start:stop]]),
                 pa.array(decisions.words(start, stop)),
                 pa.array(list(decisions.reasons[start:stop])),
             ]
             writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
         if next(stream, None) is not None:
             raise SAFTInputError(f"the data has more rows than the decisions, {total}")
+        of_decisions = hashlib.sha256(decisions.codes.tobytes() + bytes([decisions.train_on_errored]))
+        digests_of_all = AuditDigests(*(digest.hexdigest() for digest in (of_input, of_kept, of_decisions)))
+        if metadata is not None:  # in the footer, which is written last: the rows are known by then
+            writer.add_key_value_metadata(dict(metadata(digests_of_all)))
+    return digests_of_all
 
 
 def _one_by_one(
@@ -99,22 +129,19 @@ def _one_by_one(
 
 
 def row_digest(row: Mapping[str, Any]) -> str:
-    """SHA-256 of a row in canonical form: the same for equal rows in every process and key order.
+    """SHA-256 of a row in canonical form, 64 hexadecimal digits: the same in every process and key order.
 
-    The canonical form is JSON with sorted keys, no spaces and UTF-8, so that for strings, finite numbers,
-    booleans, nulls, lists and dictionaries it is
-    `json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False)`. Other values are written as
-    a dictionary whose only key starts with `$`. Columns that start with `saft_` are left out.
+    The canonical form is JSON with sorted keys, no spaces and UTF-8, so that for strings, finite numbers, booleans,
+    nulls, lists and dictionaries it is `json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False)`.
+    Other values are written as a dictionary whose only key starts with `$`: so a Decimal is not its text, and 1.5 is
+    not 1.50, as in Arrow, where the places are part of the type. Columns that start with `saft_` are left out.
 
     Args:
-        row: Column -> value. Besides the JSON types: NaN and infinity, bytes, dates and times, Decimal, numpy
+        row: column -> value. Besides the JSON types: NaN and infinity, bytes, dates and times, Decimal, numpy
             scalars and arrays, torch tensors, PIL images.
 
-    Returns:
-        64 hexadecimal digits.
-
     Raises:
-        SAFTInputError: A value of another type; the error names the column.
+        SAFTInputError: a value of another type; the error names the column.
 
     Example:
         >>> row_digest({"prompt": "a", "n": 1}) == row_digest({"n": 1, "prompt": "a", "saft_score": 0.5})
@@ -122,7 +149,7 @@ def row_digest(row: Mapping[str, Any]) -> str:
     """
     plain = {}
     for column, value in row.items():
-        if not column.startswith(OWN_PREFIX):
+        if not column.startswith(_ADDED):
             try:
                 plain[column] = _canonical(value)
             except TypeError as error:

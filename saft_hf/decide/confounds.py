@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
-from saft_hf.decide.estimate import clopper_pearson
+from saft_hf.decide.certify import clopper_pearson
 from saft_hf.errors import SAFTInputError
+from saft_hf.summary import Confounds, GroupShare, Leverage
 
 WARN_CORRELATION = 0.3
 """|Spearman's rho| above which a confound is named in a warning; on few rows three standard errors, if that is more."""
@@ -33,15 +33,15 @@ def text_features(texts: Sequence[str]) -> dict[str, NDArray[np.float64]]:
     r"""Crude measures of length, format and language.
 
     Args:
-        texts: What the score has read of each row, [n].
+        texts: what the score has read of each row, [n].
 
     Returns:
         float64 [n] for each of `characters`; `lists`, `markdown` and `code` (marks a line); `maths` (share of the
         characters that are digits or operators); `not_ascii` (share of the letters; foreign scripts and accents).
 
     Example:
-        >>> found = text_features(["- one\n- two", "\u043f\u0440\u0438\u0432\u0435\u0442"])
-        >>> found["lists"].tolist(), found["not_ascii"].tolist()
+        >>> features = text_features(["- one\n- two", "\u043f\u0440\u0438\u0432\u0435\u0442"])
+        >>> features["lists"].tolist(), features["not_ascii"].tolist()
         ([1.0, 0.0], [0.0, 1.0])
     """
     lines = np.array([text.count("\n") + 1 for text in texts], dtype=np.float64)
@@ -58,103 +58,96 @@ def text_features(texts: Sequence[str]) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def correlations(scores: ArrayLike, features: Mapping[str, ArrayLike]) -> dict[str, Any]:
+def correlations(scores: ArrayLike, features: Mapping[str, ArrayLike]) -> Confounds:
     """Spearman's correlation of the score with each feature.
 
     Args:
-        scores: Scores, [n]; rows without one (NaN) are left out.
-        features: Name -> values, [n].
-
-    Returns:
-        JSON-ready: `rows`, `spearman` (name -> rho, None where the feature or the score is the same in every row),
-        `warn_above`, and `warnings`, a sentence for each feature past it.
+        scores: scores, [n]; rows without one (NaN) are left out.
+        features: name -> values, [n].
 
     Raises:
-        SAFTInputError: A feature has another number of rows.
+        SAFTInputError: a feature has another number of rows.
 
     Example:
-        >>> correlations(np.arange(150), {"tokens": np.arange(150)})["warnings"]
-        ['The score rises with tokens (Spearman 1.00 on 150 rows): it may measure that, not harm.']
+        >>> correlations(np.arange(150), {"tokens": np.arange(150)}).warnings
+        ('The score rises with tokens (Spearman 1.00 on 150 rows): it may measure that, not harm.',)
     """
     values = np.asarray(scores, dtype=np.float64)
     scored = ~np.isnan(values)
-    found: dict[str, float | None] = {}
-    for name, given in features.items():
-        feature = np.asarray(given, dtype=np.float64)
+    spearman: dict[str, float | None] = {}
+    for name, column in features.items():
+        feature = np.asarray(column, dtype=np.float64)
         if feature.shape != values.shape:
             raise SAFTInputError(f"{name} must hold one number for each of {values.size} rows; found {feature.shape}")
-        found[name] = _spearman(values[scored], feature[scored])
+        spearman[name] = _spearman(values[scored], feature[scored])
     rows = int(scored.sum())
     level = max(WARN_CORRELATION, min(1.0, 3 / math.sqrt(max(rows - 1, 1))))
-    warnings = [
+    warnings = tuple(
         f"The score {'rises' if rho > 0 else 'falls'} with {name} (Spearman {rho:.2f} on {rows} rows): it may measure "
         "that, not harm."
-        for name, rho in found.items()
+        for name, rho in spearman.items()
         if rho is not None and abs(rho) > level
-    ]
-    return {"rows": rows, "spearman": found, "warn_above": level, "warnings": warnings}
+    )
+    return Confounds(rows=rows, spearman=spearman, warn_above=level, warnings=warnings)
 
 
-def kept_share(group: str, kept: ArrayLike, member: ArrayLike, *, confidence: float = 0.95) -> dict[str, Any]:
+def kept_share(group: str, kept: ArrayLike, member: ArrayLike, *, confidence: float = 0.95) -> GroupShare:
     """How much of a group of rows is kept, such as of the safe refusals, the most valuable rows for safety.
 
     Args:
-        group: Its name, for the warning.
-        kept: Whether each row is trained on, bool [N].
-        member: Whether each row is of the group, bool [N].
-        confidence: Of the interval, between 0 and 1.
+        group: its name, for the warning.
+        kept: whether each row is trained on, bool [N].
+        member: whether each row is of the group, bool [N].
+        confidence: of the interval, between 0 and 1.
 
     Returns:
-        JSON-ready: `rows` of the group, `kept` of them, their `share` with `low` and `high` (Clopper-Pearson: what the
-        filter would do to more rows of this kind) and `confidence`, `warn_below` and `warnings`. The shares are None
-        where the group is empty.
+        The kept share, with an interval for what the filter would do to more rows of this kind.
 
     Raises:
-        SAFTInputError: The lengths differ.
+        SAFTInputError: the lengths differ.
 
     Example:
-        >>> kept_share("refusals", [True, True, False, True], [True, True, True, False])["warnings"]
-        ['Only 67% of the 3 rows of refusals are kept.']
+        >>> kept_share("refusals", [True, True, False, True], [True, True, True, False]).warnings
+        ('Only 67% of the 3 rows of refusals are kept.',)
     """
     stays, inside = np.asarray(kept, dtype=np.bool_), np.asarray(member, dtype=np.bool_)
     if stays.shape != inside.shape:
         raise SAFTInputError(f"member must hold one value for each of {stays.size} rows; found {inside.shape}")
     rows, count = int(inside.sum()), int((stays & inside).sum())
-    found = clopper_pearson(count, rows, confidence=confidence) if rows else None
-    low_share = found is not None and found.share < WARN_KEPT
-    return {
-        "rows": rows,
-        "kept": count,
-        "share": found and found.share,
-        "low": found and found.low,
-        "high": found and found.high,
-        "confidence": confidence,
-        "warn_below": WARN_KEPT,
-        "warnings": [f"Only {count / rows:.0%} of the {rows} rows of {group} are kept."] if low_share else [],
-    }
+    if not rows:
+        return GroupShare(rows=0, kept=0, share=None, low=None, high=None, confidence=confidence)
+    estimate = clopper_pearson(count, rows, confidence=confidence)
+    warning = f"Only {count / rows:.0%} of the {rows} rows of {group} are kept."
+    return GroupShare(
+        rows=rows,
+        kept=count,
+        share=estimate.share,
+        low=estimate.low,
+        high=estimate.high,
+        confidence=confidence,
+        warnings=(warning,) if estimate.share < WARN_KEPT else (),
+    )
 
 
-def leverage(energies: ArrayLike, keys: ArrayLike) -> dict[str, Any]:
+def leverage(energies: ArrayLike, keys: ArrayLike) -> Leverage:
     """How much of the pool's energy along the directions in use hangs on one row, or on the copies of one.
 
     One row of giant norm, or a text that stands in the pool a hundred times, can make a direction its own.
 
     Args:
-        energies: Squared distance of each row from the pool's mean along the directions, [N]: the published score, or
+        energies: squared distance of each row from the pool's mean along the directions, [N]: the published score, or
             the squared deviation of a signed one; NaN where a row has none.
-        keys: A value for each row, [N] or uint8 [N, b]; rows with equal values are copies.
+        keys: a value for each row, [N] or uint8 [N, b]; rows with equal values are copies.
 
     Returns:
-        JSON-ready: `top_row_share`, `top_copies_share` and `top_copies` (their number), `warn_above`, `warnings`. No
-        row is named.
+        The shares. No row is named.
 
     Raises:
-        SAFTInputError: The lengths differ.
+        SAFTInputError: the lengths differ.
 
     Example:
-        >>> found = leverage([1.0, 1.0, 97.0, 1.0], ["a", "a", "b", "c"])
-        >>> found["top_row_share"], found["top_copies"]
-        (0.97, 1)
+        >>> leverage([1.0, 1.0, 97.0, 1.0], ["a", "a", "b", "c"]).top_row_share
+        0.97
     """
     values, names = np.asarray(energies, dtype=np.float64), np.asarray(keys)
     if len(names) != values.size:
@@ -169,20 +162,18 @@ def leverage(energies: ArrayLike, keys: ArrayLike) -> dict[str, Any]:
         if total > 0
         else (0.0, 0.0, 0)
     )
-    warnings = []
+    warning = ""
     if row_share > WARN_LEVERAGE:
-        warnings.append(f"One row carries {row_share:.0%} of the pool's energy along the directions in use.")
+        warning = f"One row carries {row_share:.0%} of the pool's energy along the directions in use."
     elif share > WARN_LEVERAGE:
-        warnings.append(
-            f"{copies} copies of one row carry {share:.0%} of the pool's energy along the directions in use."
-        )
-    return {
-        "top_row_share": row_share,
-        "top_copies_share": share,
-        "top_copies": copies,
-        "warn_above": WARN_LEVERAGE,
-        "warnings": warnings,
-    }
+        warning = f"{copies} copies of one row carry {share:.0%} of the pool's energy along the directions in use."
+    return Leverage(
+        top_row_share=row_share,
+        top_copies_share=share,
+        top_copies=copies,
+        warn_above=WARN_LEVERAGE,
+        warnings=(warning,) if warning else (),
+    )
 
 
 def _not_ascii(text: str) -> float:
@@ -195,5 +186,4 @@ def _not_ascii(text: str) -> float:
 def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
     if a.size < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
-    left, right = (rankdata(values) - (values.size + 1) / 2 for values in (a, b))
-    return float(np.clip(left @ right / math.sqrt((left @ left) * (right @ right)), -1, 1))
+    return float(spearmanr(a, b).statistic)

@@ -19,21 +19,18 @@ OnError = Literal["exclude", "keep", "raise"]
 
 
 class Decision(StrEnum):
-    """What becomes of a row."""
+    """What becomes of a row: it is kept, removed as harmful, or listed apart because it could not be scored."""
 
     KEPT = "kept"
-    """Goes into training."""
     REMOVED = "removed"
-    """Left out as harmful."""
     ERRORED = "errored"
-    """Could not be scored: left out of `kept` and listed apart."""
 
 
 class Reason(StrEnum):
     """Why, for rows that have a score or a label. An errored row's reason is its status."""
 
     SCORE = "score"
-    """The score is above the threshold, or is not."""
+    """The score is above the threshold, or not."""
     LABEL = "label"
     """A person labelled the row."""
     NO_DECISION = "no_decision"
@@ -41,7 +38,7 @@ class Reason(StrEnum):
 
 
 _CODES = (Decision.KEPT, Decision.REMOVED, Decision.ERRORED)
-_STATUS: dict[str, str] = {word.value: word.value for word in RowStatus}
+_STATUS: dict[str, str] = {status.value: status.value for status in RowStatus}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,8 +47,8 @@ class Decisions:
 
     Attributes:
         codes: int8 [N]: 0 kept, 1 removed, 2 errored.
-        reasons: `score`, `label`, `no_decision`, or the status of an errored row, [N].
-        train_on_errored: Whether errored rows are trained on all the same.
+        reasons: a `Reason`, or the status of an errored row, [N].
+        train_on_errored: whether errored rows are trained on all the same.
     """
 
     codes: NDArray[np.int8]
@@ -60,7 +57,8 @@ class Decisions:
 
     def __post_init__(self) -> None:
         parts = np.concatenate([self.kept, self.removed, self.errored])
-        if len(self.reasons) != len(self) or not np.array_equal(np.sort(parts), np.arange(len(self))):
+        # Codes of another value are in no part.
+        if len(self.reasons) != len(self) or parts.size != len(self):
             raise AssertionError(
                 f"rows were lost or doubled: kept {self.kept.size} + removed {self.removed.size} + errored "
                 f"{self.errored.size}, input {len(self)}, reasons {len(self.reasons)}; please report this"
@@ -89,19 +87,18 @@ class Decisions:
         return np.flatnonzero((self.codes == 0) | ((self.codes == 2) & self.train_on_errored))
 
     def words(self, start: int = 0, stop: int | None = None) -> list[str]:
-        """The decisions of rows start to stop as words: kept, removed, errored."""
+        """The decisions of rows start to stop: kept, removed, errored."""
         return [_CODES[code].value for code in self.codes[start:stop]]
 
     def counts(self) -> dict[str, int]:
         """Rows of each decision, all three named even where there is none."""
-        return {word.value: int(np.count_nonzero(self.codes == code)) for code, word in enumerate(_CODES)}
+        return {each.value: int(np.count_nonzero(self.codes == code)) for code, each in enumerate(_CODES)}
 
     def reason_counts(self) -> dict[str, dict[str, int]]:
         """Rows of each reason within each decision, commonest first."""
-        found = Counter(zip(self.words(), self.reasons, strict=True))
-        table: dict[str, dict[str, int]] = {word.value: {} for word in _CODES}
-        for (word, reason), count in found.most_common():
-            table[word][reason] = count
+        table: dict[str, dict[str, int]] = {each.value: {} for each in _CODES}
+        for (decision, reason), count in Counter(zip(self.words(), self.reasons, strict=True)).most_common():
+            table[decision][reason] = count
         return table
 
 
@@ -116,25 +113,25 @@ def decide(
     """Decide every row: removed when its score is above the threshold.
 
     Args:
-        scores: Scores, [N], NaN where there is none.
-        status: The rows' statuses, [N]; only `ok` rows have a score.
+        scores: scores, [N], NaN where there is none.
+        status: the rows' statuses, [N]; only `ok` rows have a score.
         threshold: tau, or None when no decision can be taken: every scored row stays.
-        on_error: What to do with rows whose status is not `ok`. "exclude": list them apart. "keep": list them
-            apart, and train on them. "raise": raise. Where nothing is filtered (no threshold, no labels) they
-            are trained on in any case: the training set is the input.
-        labels: Row index -> harmful, from people. A label decides a scored row in place of its score, and a
-            harmful one removes even a row that could not be scored.
+        on_error: what to do with rows whose status is not `ok`. "exclude": list them apart. "keep": list them apart,
+            and train on them. "raise": raise. Where nothing is filtered (no threshold, no labels) they are trained on
+            in any case: the training set is the input.
+        labels: row index -> harmful, from people. A label decides a scored row in place of its score, and a harmful
+            one removes even a row that could not be scored.
 
     Returns:
         The decisions; kept, removed and errored rows together are exactly the input.
 
     Raises:
-        SAFTInputError: Lengths differ, a status is unknown, scores and statuses contradict each other, a
-            label's index is out of range, or there are errored rows and `on_error` is "raise".
+        SAFTInputError: lengths differ, a status is unknown, scores and statuses contradict each other, a label's
+            index is out of range, or there are errored rows and `on_error` is "raise".
 
     Example:
-        >>> found = decide([0.1, 0.9, float("nan")], ["ok", "ok", "truncated"], threshold=0.5)
-        >>> found.words(), list(found.reasons)
+        >>> decisions = decide([0.1, 0.9, float("nan")], ["ok", "ok", "truncated"], threshold=0.5)
+        >>> decisions.words(), list(decisions.reasons)
         (['kept', 'removed', 'errored'], ['score', 'score', 'truncated'])
     """
     if on_error not in ("exclude", "keep", "raise"):
@@ -142,28 +139,28 @@ def decide(
     if threshold is not None and not np.isfinite(threshold):
         raise SAFTInputError(f"threshold must be a finite number; found {threshold}")
     values = np.asarray(scores, dtype=np.float64)
-    # Shared words: a column of a dataset makes a new string for every row.
-    words = [_STATUS.get(word, word) for word in status]
-    ok = _scored(values, words)
+    # One string for equal statuses: a column of a dataset makes a new one for every row.
+    statuses = [_STATUS.get(each, each) for each in status]
+    ok = _scored(values, statuses)
     labels = labels or {}
     codes = np.where(ok, 0, 2).astype(np.int8)
     if threshold is not None:
         codes[flagged(values, threshold)] = 1
     by_score = Reason.NO_DECISION if threshold is None else Reason.SCORE
-    reasons = [by_score.value if fine else word for fine, word in zip(ok, words, strict=True)]
+    reasons = [by_score.value if scored else each for scored, each in zip(ok, statuses, strict=True)]
     for row, harmful in labels.items():
         if not 0 <= row < len(codes):
             raise SAFTInputError(f"labels name row {row}; the data has rows 0 to {len(codes) - 1}")
         if harmful or ok[row]:
             codes[row] = 1 if harmful else 0
             reasons[row] = Reason.LABEL.value
-    nothing_filtered = threshold is None and not labels
-    decisions = Decisions(codes, reasons, train_on_errored=on_error == "keep" or nothing_filtered)
+    filtered = threshold is not None or bool(labels)
+    decisions = Decisions(codes, reasons, train_on_errored=on_error == "keep" or not filtered)
     if on_error == "raise" and decisions.errored.size:
-        found = decisions.reason_counts()[Decision.ERRORED]
+        counts = decisions.reason_counts()[Decision.ERRORED]
         raise SAFTInputError(
-            f"{decisions.errored.size} of {len(codes)} rows could not be scored ({found}) and "
-            "on_error='raise': fix or drop them, or use on_error='exclude' or 'keep'"
+            f"{decisions.errored.size} of {len(codes)} rows could not be scored ({counts}) and on_error='raise': fix or "
+            "drop them, or use on_error='exclude' or 'keep'"
         )
     return decisions
 
@@ -172,12 +169,12 @@ def _scored(scores: NDArray[np.float64], status: list[str]) -> NDArray[np.bool_]
     """Which rows are `ok`, after checking that these are exactly the rows with a finite score."""
     if scores.shape != (len(status),):
         raise SAFTInputError(f"scores have shape {list(scores.shape)}, statuses {len(status)} rows")
-    if unknown := Counter(word for word in status if word not in _STATUS):
+    if unknown := Counter(each for each in status if each not in _STATUS):
         raise SAFTInputError(
-            f"saft_status holds {len(unknown)} unknown word(s), in {unknown.total()} rows; expected one of "
+            f"saft_status holds {len(unknown)} unknown status(es), in {unknown.total()} rows; expected one of "
             f"{list(_STATUS)}: score the data again"
         )
-    ok = np.fromiter((word == RowStatus.OK.value for word in status), dtype=np.bool_, count=len(status))
+    ok = np.fromiter((each == RowStatus.OK.value for each in status), dtype=np.bool_, count=len(status))
     missing, surplus = int((ok & ~np.isfinite(scores)).sum()), int((~ok & ~np.isnan(scores)).sum())
     if missing or surplus:
         raise SAFTInputError(
@@ -190,11 +187,8 @@ def _scored(scores: NDArray[np.float64], status: list[str]) -> NDArray[np.bool_]
 def check_outcome(decisions: Decisions) -> None:
     """Refuse a filter that keeps nothing.
 
-    Args:
-        decisions: The decisions.
-
     Raises:
-        SAFTUndecidedError: No row is kept.
+        SAFTUndecidedError: no row is kept.
     """
     if decisions.kept.size == 0:
         raise SAFTUndecidedError(

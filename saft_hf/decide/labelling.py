@@ -29,8 +29,8 @@ class Suggestion:
     """Rows to label, and what each is for.
 
     Attributes:
-        rows: Their indices, int64 [m], in random order: who stops half way has labelled a uniform sample all the same.
-        purposes: What each was drawn for, [m].
+        rows: their indices, int64 [m], in random order: who stops half way has labelled a uniform sample all the same.
+        purposes: what each was drawn for, [m].
     """
 
     rows: NDArray[np.int64]
@@ -38,7 +38,7 @@ class Suggestion:
 
     def of(self, purpose: Purpose) -> NDArray[np.int64]:
         """The rows drawn for one purpose."""
-        return self.rows[np.array([found is purpose for found in self.purposes], dtype=np.bool_)]
+        return self.rows[np.array([each is purpose for each in self.purposes], dtype=np.bool_)]
 
 
 def suggest_rows(
@@ -60,24 +60,24 @@ def suggest_rows(
     must leave out.
 
     Args:
-        scores: Scores of all rows, [N]; rows without one (NaN) are not suggested.
-        uniform: How many rows to draw uniformly without replacement.
-        informative: How many to draw near the threshold.
-        threshold: Rows with a score above it are removed; None spreads the informative rows over all scores.
-        labelled: Rows that have a label, indices into `scores`: not suggested again.
-        groups: A value for each row, [N], such as its prompt or rendering: no two informative rows share one while
+        scores: scores of all rows, [N]; rows without one (NaN) are not suggested.
+        uniform: how many rows to draw uniformly without replacement.
+        informative: how many to draw near the threshold.
+        threshold: rows with a score above it are removed; None spreads the informative rows over all scores.
+        labelled: rows that have a label, indices into `scores`: not suggested again.
+        groups: a value for each row, [N], such as its prompt or rendering: no two informative rows share one while
             there are others.
-        seed: Of the draw; the same arguments give the same rows.
+        seed: of the draw; the same arguments give the same rows.
 
     Returns:
         The rows, each once.
 
     Raises:
-        SAFTInputError: A number is negative, none is asked for, or more rows than there are.
+        SAFTInputError: a number is negative, none is asked for, or more rows than there are.
 
     Example:
-        >>> found = suggest_rows(np.arange(100.0), uniform=3, informative=2, threshold=50.0)
-        >>> len(found.rows), bool((abs(found.of(Purpose.INFORMATIVE) - 50) <= 4).all())
+        >>> suggestion = suggest_rows(np.arange(100.0), uniform=3, informative=2, threshold=50.0)
+        >>> len(suggestion.rows), bool((abs(suggestion.of(Purpose.INFORMATIVE) - 50) <= 4).all())
         (5, True)
     """
     values = np.asarray(scores, dtype=np.float64)

@@ -24,14 +24,11 @@ def resolve_label_column(column_names: Sequence[str], label_column: str | None =
     """The column that holds the labels: the one that was named, else the only one with a known name.
 
     Args:
-        column_names: Columns of the labelled rows.
-        label_column: The name given by the user, or None.
-
-    Returns:
-        The name of a column that is there.
+        column_names: columns of the labelled rows.
+        label_column: the name that the user gave, or None.
 
     Raises:
-        SAFTInputError: The named column is missing, or none or several columns have a known name.
+        SAFTInputError: the named column is missing, or none or several columns have a known name.
     """
     if label_column is not None:
         if label_column not in column_names:
@@ -41,34 +38,30 @@ def resolve_label_column(column_names: Sequence[str], label_column: str | None =
         return label_column
     known = [name for name in column_names if name in _HARMFUL_VALUE]
     if len(known) != 1:
-        found = f"several: {known}" if known else f"none in {list(column_names)}"
+        several = f"several: {known}" if known else f"none in {list(column_names)}"
         raise SAFTInputError(
-            f"one label column was expected ({', '.join(_HARMFUL_VALUE)}), found {found}: pass "
-            "label_column=..., and harmful_value=... where the name does not tell which value is the harmful "
-            "one"
+            f"one label column was expected ({', '.join(_HARMFUL_VALUE)}), found {several}: pass label_column=..., "
+            "and harmful_value=... where the name does not tell which value is the harmful one"
         )
     return known[0]
 
 
 def read_labels(values: Iterable[Any], column: str, harmful_value: str | int | bool | None = None) -> NDArray[np.bool_]:
-    """Read a label column as True = harmful.
+    """Read a label column as True = harmful, bool [n].
 
-    A column of booleans or of 0 and 1 named `is_safe` or `safe` means harmful = False; `is_harmful`,
-    `harmful`, `unsafe` mean harmful = True. Any other column needs `harmful_value`, and may hold two values:
-    that one and one other.
+    A column of booleans or of 0 and 1 named `is_safe` or `safe` means harmful = False; `is_harmful`, `harmful`,
+    `unsafe` mean harmful = True. Any other column needs `harmful_value`, and may hold two values: that one and one
+    other.
 
     Args:
-        values: The labels, booleans, integers or strings, one a row.
-        column: The column's name.
-        harmful_value: The value that marks a harmful row; overrides the name. A string such as "1" or "true",
-            as it comes from a shell, matches the number or the boolean.
-
-    Returns:
-        bool [n], True where the row is harmful.
+        values: the labels, booleans, integers or strings, one a row.
+        column: the column's name.
+        harmful_value: the value that marks a harmful row; overrides the name. A string such as "1" or "true", as it
+            comes from a shell, matches the number or the boolean.
 
     Raises:
-        SAFTInputError: No label at all, null labels, values of another kind, more than two values, a
-            `harmful_value` that is not among them, or a name whose polarity is unknown.
+        SAFTInputError: no label at all, null labels, values of another kind, more than two values, a `harmful_value`
+            that is not among them, or a name whose polarity is unknown.
 
     Example:
         >>> read_labels([True, False], "is_safe").tolist()
@@ -93,9 +86,8 @@ def read_labels(values: Iterable[Any], column: str, harmful_value: str | int | b
     target = _HARMFUL_VALUE.get(column) if harmful_value is None else harmful_value
     if target is None:
         raise SAFTInputError(
-            f"the name of label column {column!r} does not tell which value is harmful; found "
-            f"{_show(counts)}: pass harmful_value=..., or rename the column to one of "
-            f"{', '.join(_HARMFUL_VALUE)}"
+            f"the name of label column {column!r} does not tell which value is harmful; found {_show(counts)}: pass "
+            f"harmful_value=..., or rename the column to one of {', '.join(_HARMFUL_VALUE)}"
         )
     if all(not isinstance(value, str) and value in (0, 1) for value in counts):
         truth = _TRUTH.get(str(target).strip().casefold())
@@ -106,8 +98,8 @@ def read_labels(values: Iterable[Any], column: str, harmful_value: str | int | b
         return np.array([value == truth for value in labels], dtype=np.bool_)
     if harmful_value is None:
         raise SAFTInputError(
-            f"label column {column!r} must hold booleans or 0 and 1; found {_show(counts)}: convert it, or "
-            "pass harmful_value=..."
+            f"label column {column!r} must hold booleans or 0 and 1; found {_show(counts)}: convert it, or pass "
+            "harmful_value=..."
         )
     harmful = [str(value) == str(harmful_value) for value in labels]
     if not any(harmful) or len(counts) > 2:
@@ -119,7 +111,7 @@ def read_labels(values: Iterable[Any], column: str, harmful_value: str | int | b
 
 
 def _show(counts: Counter[Any]) -> str:
-    """The commonest values with their counts; long text is named by its length, it may be the row's own."""
+    """The commonest values with their counts; long text is named by its length, it may be that of a row."""
     shown = [
         f"{value!r} x {n}" if len(str(value)) <= _SHOWN_LENGTH else f"a text of {len(str(value))} characters x {n}"
         for value, n in counts.most_common(_SHOWN)

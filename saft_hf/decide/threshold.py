@@ -1,4 +1,4 @@
-"""Where to cut the scores: by F1 on labelled rows as published, or by an expected harmful share."""
+"""Where to cut the scores: by F1 on labelled rows as published, or by the contamination."""
 
 from __future__ import annotations
 
@@ -18,26 +18,20 @@ _NEAR = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class PublishedCandidate:
     """The best threshold for one number of directions.
 
     Attributes:
-        k: Number of directions.
+        k: number of directions.
         threshold: tau; a row is flagged when its score is above it.
         f1: F1 of the flag against the labels.
-        precision: Harmful among the flagged labelled rows, 0 when none is flagged.
-        recall: Flagged among the harmful labelled rows.
-        label_splits: In how many different ways the grid parts the labelled rows in two; one giant row in the
-            pool can leave 1 or 0, and then the choice of tau is hardly a choice.
-        pool_splits: The same for the pool's rows.
+        pool_splits: in how many different ways the grid divides the pool in two. One giant row can leave 1, and then
+            the choice of tau is hardly a choice.
     """
 
     k: int
     threshold: float
     f1: float
-    precision: float
-    recall: float
-    label_splits: int
     pool_splits: int
 
 
@@ -46,16 +40,12 @@ class Calibration:
     """What `calibrate_published` chose, and from what.
 
     Attributes:
-        best: The candidate in use.
-        candidates: The best of each k, smallest k first.
-        labelled: Labelled rows with a score.
-        harmful: Harmful ones among them.
+        best: the candidate in use.
+        candidates: the best of each k, smallest k first.
     """
 
-    best: Candidate
-    candidates: tuple[Candidate, ...]
-    labelled: int
-    harmful: int
+    best: PublishedCandidate
+    candidates: tuple[PublishedCandidate, ...]
 
     @property
     def k(self) -> int:
@@ -69,15 +59,7 @@ class Calibration:
 
 
 def flagged(scores: ArrayLike, threshold: float) -> NDArray[np.bool_]:
-    """Rows to remove: score > threshold, compared in float64. Rows without a score (NaN) are not flagged.
-
-    Args:
-        scores: Scores, [N].
-        threshold: tau.
-
-    Returns:
-        bool [N].
-    """
+    """Rows to remove, bool [N]: score > threshold, compared in float64. Rows without a score (NaN) are not flagged."""
     # In float32 a threshold between two float32 scores could round onto one of them.
     return np.asarray(scores, dtype=np.float64) > threshold
 
@@ -92,20 +74,20 @@ def calibrate_published(
     (NaN) are left out.
 
     Args:
-        pool_scores: For each k, the pool's scores, [N].
-        labelled_scores: For the same k, the labelled rows' scores, [m].
-        harmful: The labels, bool [m], True where harmful.
+        pool_scores: for each k, the pool's scores, [N].
+        labelled_scores: for the same k, the labelled rows' scores, [m].
+        harmful: the labels, bool [m], True where harmful.
 
     Returns:
         The choice, and the best of each k.
 
     Raises:
-        SAFTInputError: The k of the two differ, lengths differ, or no row has a score.
-        SAFTUndecidedError: The scored labels are of one class only, or no candidate flags a harmful label.
+        SAFTInputError: the k of the two differ, lengths differ, or no row has a score.
+        SAFTUndecidedError: the scored labels are of one class only, or no candidate flags a harmful label.
 
     Example:
-        >>> found = calibrate_published({1: [0.0, 1.0, 99.0]}, {1: [1.0, 50.0]}, [False, True])
-        >>> found.k, found.threshold, found.best.f1
+        >>> calibration = calibrate_published({1: [0.0, 1.0, 99.0]}, {1: [1.0, 50.0]}, [False, True])
+        >>> calibration.k, calibration.threshold, calibration.best.f1
         (1, 49.0, 1.0)
     """
     if not pool_scores or set(pool_scores) != set(labelled_scores):
@@ -128,19 +110,19 @@ def calibrate_published(
             "Label more rows, or give threshold or contamination"
         )
     candidates = tuple(_best_threshold(k, pool[k], marked[k][scored], labels) for k in ks)
-    best = max(candidates, key=lambda found: (found.f1, -found.k))
+    best = max(candidates, key=lambda candidate: (candidate.f1, -candidate.k))
     if best.f1 == 0:
         raise SAFTUndecidedError(
             f"no threshold between the pool's smallest and largest score flags one of the {positives} "
             "harmful labels: the score does not see them. Use another layer, readout or method, or give "
             "threshold or contamination"
         )
-    return Calibration(best=best, candidates=candidates, labelled=total, harmful=positives)
+    return Calibration(best=best, candidates=candidates)
 
 
 def _best_threshold(
     k: int, pool: NDArray[np.float64], scores: NDArray[np.float64], labels: NDArray[np.bool_]
-) -> Candidate:
+) -> PublishedCandidate:
     pool = np.sort(pool[~np.isnan(pool)])
     if pool.size == 0:
         raise SAFTInputError(f"no row of the pool has a score (k={k})")
@@ -151,54 +133,43 @@ def _best_threshold(
     # One division of whole numbers: equal F1 are equal to the last bit, so that ties are ties.
     f1 = 2 * hits / (above + positives)
     at = GRID_POINTS - 1 - int(np.argmax(f1[::-1]))
-    return Candidate(
-        k=k,
-        threshold=float(grid[at]),
-        f1=float(f1[at]),
-        precision=float(hits[at] / above[at]) if above[at] else 0.0,
-        recall=float(hits[at] / positives),
-        label_splits=_splits(above, scores.size),
-        pool_splits=_splits(_count_above(pool, grid), pool.size),
-    )
+    removed = _count_above(pool, grid)  # never all: the first candidate is the smallest score
+    splits = np.unique(removed[removed > 0]).size
+    return PublishedCandidate(k=k, threshold=float(grid[at]), f1=float(f1[at]), pool_splits=splits)
 
 
 def _count_above(ordered: NDArray[np.float64], grid: NDArray[np.float64]) -> NDArray[np.int64]:
     return (ordered.size - np.searchsorted(ordered, grid, side="right")).astype(np.int64)
 
 
-def _splits(above: NDArray[np.int64], total: int) -> int:
-    return int(np.unique(above[(above > 0) & (above < total)]).size)
+def threshold_for_contamination(scores: ArrayLike, contamination: float) -> float:
+    """The lowest threshold, one of the scores, that removes at most the contamination of the scored rows.
 
-
-def threshold_for_share(scores: ArrayLike, share: float) -> float:
-    """The lowest threshold that removes at most `share` of the scored rows.
-
-    It is one of the scores. The rows removed are exactly those above it: with m = floor(share * N), the m
-    highest, unless the m-th and the next are equal; tied rows stay together, on the kept side. So never more
-    than the share goes, and what goes does not depend on the order of rows.
+    With m = floor(contamination * N), the m highest rows are above it, unless the m-th and the next are equal: tied
+    rows stay together, on the kept side. So what is removed does not depend on the order of rows.
 
     Args:
-        scores: Scores, [N]; rows without one (NaN) are left out.
-        share: Expected harmful share, between 0 and 1 (both excluded).
+        scores: scores, [N]; rows without one (NaN) are left out.
+        contamination: expected harmful share, between 0 and 1 (both excluded).
 
     Returns:
         tau, to be used as score > tau.
 
     Raises:
-        SAFTInputError: `share` is out of range, or no row has a score.
+        SAFTInputError: `contamination` is out of range, or no row has a score.
 
     Example:
-        >>> threshold_for_share([5.0, 1.0, 3.0, 2.0, 4.0], share=0.4)
+        >>> threshold_for_contamination([5.0, 1.0, 3.0, 2.0, 4.0], contamination=0.4)
         3.0
     """
-    if not 0 < share < 1:
-        raise SAFTInputError(f"contamination must be between 0 and 1, such as 0.25; found {share}")
+    if not 0 < contamination < 1:
+        raise SAFTInputError(f"contamination must be between 0 and 1, such as 0.25; found {contamination}")
     values = np.asarray(scores, dtype=np.float64)
     values = values[~np.isnan(values)]
     if values.size == 0:
         raise SAFTInputError("no row has a score, so a share of them cannot be taken")
     # The small term: 0.29 * 100 is 28.999... in floating point.
-    most = min(math.floor(share * values.size + 1e-9), values.size - 1)
+    most = min(math.floor(contamination * values.size + 1e-9), values.size - 1)
     at = values.size - 1 - most
     return float(np.partition(values, at)[at])
 
@@ -207,7 +178,7 @@ def near_threshold(scores: ArrayLike, threshold: float) -> int:
     """How many rows lie so close to the threshold that another batch composition may decide them otherwise.
 
     Args:
-        scores: Scores, [N]; rows without one (NaN) are left out.
+        scores: scores, [N]; rows without one (NaN) are left out.
         threshold: tau.
 
     Returns:

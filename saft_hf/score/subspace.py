@@ -57,8 +57,8 @@ def principal_subspace(moments: Moments, k: int, *, clip: bool = False) -> Subsp
         SAFTInputError: `k` < 1, fewer than two rows, all rows equal, or `k` above the rank without `clip`.
 
     Example:
-        >>> found = principal_subspace(Moments.of([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), k=1)
-        >>> found.directions.tolist(), found.energies.tolist(), found.total_variance
+        >>> subspace = principal_subspace(Moments.of([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), k=1)
+        >>> subspace.directions.tolist(), subspace.energies.tolist(), subspace.total_variance
         ([[1.0, 0.0]], [4.5], 5.0)
     """
     if k < 1:

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saft_hf.decide import calibrate_published, flagged, threshold_for_share
+from saft_hf.decide import calibrate_published, flagged, threshold_for_contamination
 from saft_hf.decide.aims import AimedThreshold, Goal, ThresholdAim, threshold_for_aim
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
+from saft_hf.summary import ThresholdEffect
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -25,20 +26,20 @@ def world(seed: int, n: int = 20_000, share: float = 0.25) -> tuple[np.ndarray, 
 def test_the_share_is_held_on_average_over_label_draws(text: str) -> None:
     aim = ThresholdAim.parse(text)
     scores, harmful = world(0)
-    lost, found, told = [], [], []
+    lost, found, expected = [], [], []
     for seed in range(400):
         rows = np.random.default_rng(seed).choice(scores.size, 100, replace=False)
         got = threshold_for_aim(aim, scores[rows], harmful[rows], scores)
         cut = flagged(scores, got.threshold)
         lost.append(cut[~harmful].mean())
         found.append(cut[harmful].mean())
-        told.append((got.fpr, got.recall))
-        assert got.attainable
+        expected.append((got.effect.fpr, got.effect.recall))
+        assert got.effect.attainable
     held = lost if aim.goal is Goal.FPR else found
     assert aim.value is not None
     assert abs(np.mean(held) - aim.value) < 4 * np.std(held) / 20
-    # What is told about either class is true on average too.
-    np.testing.assert_allclose(np.mean(told, axis=0), [np.mean(lost), np.mean(found)], atol=0.02)
+    # What is expected of either class is true on average too.
+    np.testing.assert_allclose(np.mean(expected, axis=0), [np.mean(lost), np.mean(found)], atol=0.02)
 
 
 def test_f1_is_steadier_than_the_published_rule_and_as_good() -> None:
@@ -73,10 +74,10 @@ def test_f1_follows_the_expected_share_of_the_pool() -> None:
     )
 
 
-def test_a_share_of_the_pool_is_the_house_rule() -> None:
+def test_a_share_of_the_pool_is_the_rule_of_contamination() -> None:
     scores, harmful = world(3, n=500)
     got = threshold_for_aim(ThresholdAim.parse("share=0.3"), scores[:50], harmful[:50], scores)
-    assert got.threshold == threshold_for_share(scores, 0.3)
+    assert got.threshold == threshold_for_contamination(scores, 0.3)
 
 
 @given(seeds, st.floats(0.02, 0.9))
@@ -85,7 +86,7 @@ def test_asking_for_less_loss_never_lowers_the_threshold(seed: int, value: float
     scores, harmful = rng.standard_normal(40), np.arange(40) < 12
     got = [threshold_for_aim(ThresholdAim(Goal.FPR, v), scores, harmful, scores) for v in (value / 2, value)]
     assert got[0].threshold >= got[1].threshold
-    assert got[0].fpr <= got[1].fpr
+    assert got[0].effect.fpr <= got[1].effect.fpr
     recall = [threshold_for_aim(ThresholdAim(Goal.RECALL, v), scores, harmful, scores) for v in (value / 2, value)]
     assert recall[0].threshold >= recall[1].threshold
 
@@ -113,12 +114,12 @@ def test_repeats_are_averaged_and_order_does_not_matter() -> None:
     )
 
 
-def test_too_few_labels_for_a_share_are_told() -> None:
+def test_too_few_labels_for_a_share_are_reported() -> None:
     scores, harmful = np.arange(20.0), np.arange(20) >= 10
     got = threshold_for_aim(ThresholdAim(), scores, harmful, scores)
-    assert got == AimedThreshold(threshold=9.0, fpr=pytest.approx(1 / 11), recall=1.0, attainable=False)
+    assert got == AimedThreshold(9.0, ThresholdEffect(fpr=pytest.approx(1 / 11), recall=1.0, attainable=False))
     got = threshold_for_aim(ThresholdAim.parse("recall=0.99"), scores, harmful, scores)
-    assert (got.threshold, got.attainable) == (10.0, False)
+    assert (got.threshold, got.effect.attainable) == (10.0, False)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -64,6 +64,36 @@ def test_every_row_is_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert names_in(tmp_path) == ["audit.parquet"]
 
 
+@pytest.mark.parametrize("on_error", ["keep", "exclude"])
+@pytest.mark.parametrize("chunk", [3, 100])
+def test_digests_and_metadata_are_those_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, on_error: Literal["keep", "exclude"]
+) -> None:
+    monkeypatch.setattr(audit, "_CHUNK_ROWS", chunk)
+    rows, scores, status = case(14)
+    decisions = decide(scores, status, 2.0, on_error=on_error)
+    metadata = {"saft_hf": json.dumps({"created": "2020-01-01"})}
+    path = tmp_path / "audit.parquet"
+    digests = write_audit(path, iter(rows), scores, status, decisions, metadata=metadata)
+    table = pq.read_table(path)
+    assert json.loads(table.schema.metadata[b"saft_hf"]) == {"created": "2020-01-01"}
+    each = np.array(table["sha256"].to_pylist())
+    for digest, kept in ((digests.input_sha256, each), (digests.kept_sha256, each[decisions.train_rows()])):
+        assert digest == hashlib.sha256("".join(kept).encode()).hexdigest()
+    assert digests.kept_sha256 != digests.input_sha256
+
+    def other(**options: Any) -> str:
+        changed = decide(scores, status, **{"threshold": 2.0, "on_error": on_error} | options)
+        return write_audit(tmp_path / "b", iter(rows), scores, status, changed).decisions_sha256
+
+    assert other() == digests.decisions_sha256
+    flipped = "exclude" if on_error == "keep" else "keep"
+    assert len({digests.decisions_sha256, other(threshold=3.0), other(on_error=flipped)}) == 3
+    assert (
+        digests.decisions_sha256 == hashlib.sha256(decisions.codes.tobytes() + bytes([on_error == "keep"])).hexdigest()
+    )
+
+
 def test_no_rows_make_an_empty_file(tmp_path: Path) -> None:
     write_audit(tmp_path / "audit.parquet", [], [], [], decide([], [], 1.0))
     assert pq.read_table(tmp_path / "audit.parquet").num_rows == 0
@@ -98,7 +128,7 @@ def test_an_error_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monkey
     assert names_in(tmp_path) == ["audit.parquet"]
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
     # A limit on file size fails the system's own write, through parquet, as a full disk does.
     script = """
 import resource, sys
@@ -127,7 +157,7 @@ def test_no_permission_surfaces_as_itself(tmp_path: Path, monkeypatch: pytest.Mo
         write_audit(tmp_path / "audit.parquet", [], [], [], decide([], [], 1.0))
 
 
-def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         write_audit(tmp_path / "nowhere" / "audit.parquet", [], [], [], decide([], [], 1.0))
 
@@ -219,6 +249,23 @@ def test_plain_rows_can_be_checked_by_hand(row: dict[str, Any]) -> None:
 def test_a_dictionary_that_looks_like_another_value_is_not_it(value: Any, lookalike: Any) -> None:
     assert row_digest({"x": value}) != row_digest({"x": lookalike})
     assert row_digest({"x": [value]}) != row_digest({"x": [lookalike]})
+
+
+@pytest.mark.parametrize("text", ["1", "1.5", "1.50", "-0.0", "1E+2", "NaN"])
+def test_a_decimal_is_not_its_text_and_its_places_count(text: str) -> None:
+    number = Decimal(text)
+    assert row_digest({"x": number}) == row_digest({"x": Decimal(text)})
+    lookalikes = [
+        text,
+        float(number),
+        int(number) if number == number else None,
+        Decimal("2"),
+        Decimal("1.5"),
+        Decimal("1.50"),
+    ]
+    for other in [each for each in lookalikes if repr(each) != repr(number)]:
+        assert row_digest({"x": number}) != row_digest({"x": other})
+        assert row_digest({"x": [number]}) != row_digest({"x": [other]})
 
 
 def test_saft_in_a_nested_key_counts() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import binomtest, spearmanr
 
-from saft_hf.decide.confounds import correlations, kept_share, leverage, text_features
+from saft_hf.decide.confounds import WARN_KEPT, correlations, kept_share, leverage, text_features
 from saft_hf.errors import SAFTInputError
 
 
@@ -19,14 +17,13 @@ from saft_hf.errors import SAFTInputError
 def test_the_correlation_is_spearmans_and_warns_past_its_level(values: np.ndarray) -> None:
     scores, feature = values.T.astype(np.float64)
     found = correlations([*scores, np.nan], {"tokens": [*feature, 99.0]})
-    assert found["rows"] == 12
-    rho = found["spearman"]["tokens"]
+    assert found.rows == 12
+    rho = found.spearman["tokens"]
     if np.ptp(scores) == 0 or np.ptp(feature) == 0:
         assert rho is None
     else:
         assert rho == pytest.approx(spearmanr(scores, feature).statistic)
-    assert len(found["warnings"]) == (rho is not None and abs(rho) > found["warn_above"])
-    json.dumps(found, allow_nan=False)
+    assert len(found.warnings) == (rho is not None and abs(rho) > found.warn_above)
 
 
 def test_each_feature_sees_its_own_format_and_plain_words_have_none() -> None:
@@ -53,33 +50,33 @@ def test_each_feature_sees_its_own_format_and_plain_words_have_none() -> None:
 def test_the_kept_share_has_scipys_interval(rows: list[tuple[bool, bool]]) -> None:
     kept, member = zip(*rows, strict=True)
     found = kept_share("refusals", kept, member)
-    assert found["rows"] == sum(member)
-    assert found["kept"] == sum(a and b for a, b in rows)
-    if found["rows"]:
-        interval = binomtest(found["kept"], found["rows"]).proportion_ci(0.95, method="exact")
-        assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high))
-        assert len(found["warnings"]) == (found["kept"] / found["rows"] < found["warn_below"])
+    assert found.rows == sum(member)
+    assert found.kept == sum(a and b for a, b in rows)
+    if found.rows:
+        interval = binomtest(found.kept, found.rows).proportion_ci(0.95, method="exact")
+        assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+        assert len(found.warnings) == (found.kept / found.rows < WARN_KEPT)
     else:
-        assert found["share"] is None
-    json.dumps(found, allow_nan=False)
+        assert found.share is None
+        assert found.warnings == ()
 
 
 def test_one_giant_row_and_many_copies_are_told_and_an_even_pool_is_not() -> None:
     even = np.random.default_rng(0).chisquare(3, size=400)
     keys = np.arange(400, dtype=np.int64).view(np.uint8).reshape(400, 8)
-    assert leverage(even, keys)["warnings"] == []
+    assert leverage(even, keys).warnings == ()
     giant = even.copy()
     giant[7] = 1e6
     found = leverage([*giant, np.nan], np.concatenate([keys, keys[:1]]))
-    assert found["top_row_share"] > 0.99
-    assert "One row carries" in found["warnings"][0]
+    assert found.top_row_share > 0.99
+    assert "One row carries" in found.warnings[0]
     copied, copies = even.copy(), keys.copy()
     copied[:100], copies[:100] = 9.0, keys[0]
     found = leverage(copied, copies)
-    assert found["top_copies"] == 100
-    assert found["top_copies_share"] == pytest.approx(900 / copied.sum())
-    assert "100 copies" in found["warnings"][0]
-    assert leverage([np.nan, np.nan], ["a", "b"])["top_row_share"] == 0
+    assert found.top_copies == 100
+    assert found.top_copies_share == pytest.approx(900 / copied.sum())
+    assert "100 copies" in found.warnings[0]
+    assert leverage([np.nan, np.nan], ["a", "b"]).top_row_share == 0
 
 
 def test_lengths_that_differ_are_errors() -> None:

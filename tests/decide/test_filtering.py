@@ -32,8 +32,8 @@ def test_every_row_is_decided_once_and_as_the_rule_says(
     rows: tuple[list[float], list[str]], threshold: float | None, keep: bool, data: st.DataObject
 ) -> None:
     scores, status = rows
-    places = st.integers(0, max(0, len(scores) - 1))
-    labels = data.draw(st.dictionaries(places, st.booleans(), max_size=5)) if scores else {}
+    indices = st.integers(0, max(0, len(scores) - 1))
+    labels = data.draw(st.dictionaries(indices, st.booleans(), max_size=5)) if scores else {}
     found = decide(
         np.asarray(scores, np.float32), status, threshold, on_error="keep" if keep else "exclude", labels=labels
     )
@@ -70,7 +70,7 @@ def test_on_error_raise_counts_the_statuses() -> None:
         ([NAN, 1.0], ["ok", "ok"], 0.5, {}, "1 rows are `ok` without a finite score, 0"),
         ([math.inf], ["ok"], 0.5, {}, "1 rows are `ok` without a finite score"),
         ([1.0], ["truncated"], 0.5, {}, "0 rows are `ok` without a finite score, 1 are not"),
-        ([0.0], ["fine"], 0.5, {}, "unknown word"),
+        ([0.0], ["fine"], 0.5, {}, "unknown status"),
         ([1.0], ["ok", "ok"], 0.5, {}, r"scores have shape \[1\], statuses 2 rows"),
         ([[1.0]], ["ok"], 0.5, {}, r"shape \[1, 1\]"),
         ([1.0], ["ok"], NAN, {}, "threshold must be a finite number; found nan"),

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from saft_hf.decide import calibrate_published, flagged, near_threshold, threshold_for_share
+from saft_hf.decide import calibrate_published, flagged, near_threshold, threshold_for_contamination
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 
 # Few distinct values make ties, of scores and of F1.
@@ -61,10 +61,8 @@ def test_the_published_choice_is_the_references(
     assert (found.k, found.threshold) == (k, tau)
     assert found.best.f1 == pytest.approx(float(f1), rel=1e-15)
     assert [candidate.k for candidate in found.candidates] == sorted(pool)
-    assert (found.labelled, found.harmful) == (m, sum(harmful))
-    hits = flagged(np.asarray(labelled[k], np.float32), tau)
-    assert found.best.recall == (hits & np.asarray(harmful)).sum() / sum(harmful)
-    assert found.best.precision == (hits & np.asarray(harmful)).sum() / hits.sum()
+    cuts = {sum(score > at for score in pool[k]) for at in np.linspace(min(pool[k]), max(pool[k]), 100)}
+    assert found.best.pool_splits == len(cuts - {0, len(pool[k])})
 
 
 def test_equal_f1_goes_to_the_smaller_k_then_the_larger_tau() -> None:
@@ -74,17 +72,15 @@ def test_equal_f1_goes_to_the_smaller_k_then_the_larger_tau() -> None:
     assert (found.k, found.threshold) == (2, 49.0)
 
 
-def test_one_giant_row_is_told() -> None:
+def test_one_giant_row_shows() -> None:
     rng = np.random.default_rng(0)
     calm = rng.random(200)
     labels = calm[:50] > 0.5
     found = calibrate_published({1: calm}, {1: calm[:50]}, labels)
     assert found.best.f1 > 0.95
-    assert found.best.label_splits > 30
     assert found.best.pool_splits > 60
     giant = calibrate_published({1: np.append(calm, 1e9)}, {1: calm[:50]}, labels)
     # tau = the smallest score, or one above all others.
-    assert giant.best.label_splits <= 1
     assert giant.best.pool_splits == 2
 
 
@@ -124,7 +120,7 @@ def test_bad_calibration_input_is_named(pool: dict, labelled: dict, message: str
 @settings(deadline=None)
 @given(st.lists(st.one_of(tied, free), min_size=1, max_size=60), st.floats(0.001, 0.999), st.randoms())
 def test_a_share_removes_as_many_as_it_may_and_no_more(scores: list[float], share: float, random: object) -> None:
-    tau = threshold_for_share(np.asarray(scores, np.float32), share)
+    tau = threshold_for_contamination(np.asarray(scores, np.float32), share)
     most = int(share * len(scores) + 1e-9)
     values = np.asarray(scores)
     assert tau in scores
@@ -133,7 +129,7 @@ def test_a_share_removes_as_many_as_it_may_and_no_more(scores: list[float], shar
     assert np.count_nonzero(values >= tau) > most
     shuffled = scores.copy()
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert threshold_for_share([*shuffled, float("nan")], share) == tau
+    assert threshold_for_contamination([*shuffled, float("nan")], share) == tau
 
 
 @pytest.mark.parametrize(
@@ -141,19 +137,19 @@ def test_a_share_removes_as_many_as_it_may_and_no_more(scores: list[float], shar
 )
 def test_without_ties_a_share_is_met_exactly(n: int, share: float, removed: int) -> None:
     scores = np.random.default_rng(n).permutation(n).astype(np.float32)
-    assert flagged(scores, threshold_for_share(scores, share)).sum() == removed
+    assert flagged(scores, threshold_for_contamination(scores, share)).sum() == removed
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 25.0, float("nan")])
 def test_a_share_outside_0_and_1_is_refused(share: float) -> None:
     with pytest.raises(SAFTInputError, match="contamination must be between 0 and 1"):
-        threshold_for_share([1.0, 2.0], share)
+        threshold_for_contamination([1.0, 2.0], share)
 
 
 def test_a_share_of_no_scores_is_refused() -> None:
     for scores in ([], [float("nan")]):
         with pytest.raises(SAFTInputError, match="no row has a score"):
-            threshold_for_share(scores, 0.5)
+            threshold_for_contamination(scores, 0.5)
 
 
 def test_the_threshold_is_compared_in_float64() -> None:

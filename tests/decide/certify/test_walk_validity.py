@@ -12,10 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from saft_hf.decide import certificate, exact
-from saft_hf.decide.certificate import certify_at, certify_kept
-from saft_hf.decide.exact import share_test
-from saft_hf.decide.fresh import FreshLabels
+from saft_hf.decide.certify import FreshLabels, exact, walk
+from saft_hf.decide.certify.exact import share_test
 
 DRAWS = 2000
 DELTA = 0.1
@@ -31,8 +29,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         exact, "tail", lambda x, n, h, size: plain(x, n, h, size) if np.ndim(h) else one(int(x), int(size), h, int(n))
     )
-    monkeypatch.setattr(certificate, "_labels_needed", lambda *_: None)
-    monkeypatch.setattr(certificate, "STEPS", 20)
+    monkeypatch.setattr(walk, "labels_needed", lambda *_: None)
+    monkeypatch.setattr(walk, "STEPS", 20)
 
 
 @dataclass(frozen=True)
@@ -85,17 +83,17 @@ def honest(on: Pool, drawn: NDArray[np.int64], alpha: float) -> tuple[NDArray[np
     """Scores, and the certified threshold or None."""
     scores = np.arange(on.bad.size, dtype=np.float64)
     strata = on.strata if len(on.labels) > 1 else None
-    found = certify_kept(scores, drawn, on.bad[drawn], alpha=alpha, delta=DELTA, excluded=on.used, strata=strata)
-    return scores, found.threshold
+    fresh = FreshLabels.of(scores, drawn, on.bad[drawn], excluded=on.used, strata=strata)
+    return scores, fresh.certify(alpha=alpha, delta=DELTA).threshold
 
 
 def largest_passing(on: Pool, drawn: NDArray[np.int64], alpha: float) -> tuple[NDArray[np.float64], float | None]:
     scores = np.arange(on.bad.size, dtype=np.float64)
     sample = FreshLabels.of(scores, drawn, on.bad[drawn])
-    thresholds = certificate._grid(sample.scores)
+    thresholds = walk.kept_sets(sample.scores)
     counts = sample.at(thresholds)
-    tests = zip(certificate._limits(alpha, counts, 0), counts.sizes, counts.labels, counts.harmful, strict=True)
-    passing = [float(thresholds[j]) for j, test in enumerate(tests) if share_test(*test) <= DELTA]
+    limits = walk.harmful_limits(alpha, counts, 0)
+    passing = [float(thresholds[j]) for j, limit in enumerate(limits) if share_test(limit, *counts.of(j)) <= DELTA]
     return scores, max(passing, default=None)
 
 
@@ -103,19 +101,19 @@ def fit_labels_reused(on: Pool, drawn: NDArray[np.int64], alpha: float) -> tuple
     """A scorer that learned its labels by heart, certified on them."""
     scores = np.arange(on.bad.size, dtype=np.float64)
     scores[drawn[on.bad[drawn]]] += on.bad.size  # learned by heart: they are all removed
-    return scores, certify_kept(scores, drawn, on.bad[drawn], alpha=alpha, delta=DELTA).threshold
+    return scores, FreshLabels.of(scores, drawn, on.bad[drawn]).certify(alpha=alpha, delta=DELTA).threshold
 
 
 def before_exclusions(on: Pool, drawn: NDArray[np.int64], alpha: float) -> tuple[NDArray[np.float64], float | None]:
     """The limit is alpha of the sets as they were with the rows labelled for fitting."""
     scores = np.arange(on.bad.size, dtype=np.float64)
     sample = FreshLabels.of(scores, drawn, on.bad[drawn], on.used)
-    thresholds = certificate._grid(sample.scores)
+    thresholds = walk.kept_sets(sample.scores)
     counts = sample.at(thresholds)
-    limits = certificate._limits(alpha, FreshLabels.of(scores, drawn, on.bad[drawn]).at(thresholds), 0)
+    limits = walk.harmful_limits(alpha, FreshLabels.of(scores, drawn, on.bad[drawn]).at(thresholds), 0)
     threshold = None
-    for j in range(certificate._start(counts, limits, DELTA), thresholds.size):
-        if share_test(limits[j], counts.sizes[j], counts.labels[j], counts.harmful[j]) > DELTA:
+    for j in range(walk.first_set(counts, limits, DELTA), thresholds.size):
+        if share_test(limits[j], *counts.of(j)) > DELTA:
             break
         threshold = float(thresholds[j])
     return scores, threshold
@@ -176,6 +174,28 @@ def test_the_bound_at_a_threshold_is_false_in_at_most_delta_of_the_draws(stratif
     truth, false = int(on.bad[:300].sum()), 0
     for _ in range(DRAWS // 2):
         drawn = on.draw(rng)
-        false += certify_at(scores, drawn, on.bad[drawn], 299.0, delta=DELTA, strata=strata).most_harmful < truth
+        false += (
+            FreshLabels.of(scores, drawn, on.bad[drawn], strata=strata).bound(299.0, delta=DELTA).most_harmful < truth
+        )
     assert 2 * false >= DRAWS * DELTA / (10 if stratified else 3)
     assert upper_95(2 * false) <= 1.2 * DELTA
+
+
+@pytest.mark.parametrize("stratified", [False, True], ids=["iid", "stratified"])
+def test_the_walk_starts_where_one_harmful_label_would_pass_in_95_percent_of_draws(stratified: bool) -> None:
+    size, draws = 3000, 1000
+    scores, rng = np.arange(size), np.random.default_rng(0)
+    strata = np.arange(size) % 3 == 0 if stratified else np.zeros(size, bool)
+    passed, starts = 0, set()
+    for _ in range(draws):
+        parts = [rng.permutation(np.flatnonzero(strata == mark))[:150] for mark in (False, True)]
+        rows = np.concatenate(parts)
+        fresh = FreshLabels.of(scores, rows, np.zeros(rows.size), strata=strata if stratified else None)
+        step = fresh.certify(alpha=0.08).steps[0]
+        starts.add(step.kept)
+        _, labels, _ = fresh.at(step.threshold).of(0)
+        one = np.arange(labels.size) == 0  # the larger stratum has it
+        passed += share_test(step.limit, fresh.at(step.threshold).sizes[0], labels, one.astype(np.int64)) <= DELTA
+    [start] = starts  # neither the smallest set nor one of those that no harmful label may fall in
+    assert size // 4 < start < size // 2
+    assert 0.93 < passed / draws < 0.99

@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chi2, hypergeom
 
-from saft_hf.decide import certificate, exact
-from saft_hf.decide.certificate import certify_at, certify_kept
-from saft_hf.decide.exact import share_test, tail, upper_limit
+from saft_hf.decide.certify import Certificate, FreshLabels, exact
+from saft_hf.decide.certify.exact import share_test, tail, upper_limit
 from saft_hf.errors import SAFTInputError
 
 DELTA = 0.1
@@ -37,9 +36,9 @@ def ints(*values: int) -> NDArray[np.int64]:
 def test_the_tail_is_what_counting_all_samples_gives() -> None:
     for size in range(1, 8):
         for bad, labels in itertools.product(range(size + 1), repeat=2):
-            samples = [sum(row < bad for row in rows) for rows in itertools.combinations(range(size), labels)]
+            counts = [sum(row < bad for row in rows) for rows in itertools.combinations(range(size), labels)]
             for harmful in range(labels + 1):
-                share = sum(found <= harmful for found in samples) / len(samples)
+                share = sum(count <= harmful for count in counts) / len(counts)
                 assert tail(harmful, labels, bad, size) == pytest.approx(share, abs=1e-12)
 
 
@@ -73,9 +72,9 @@ def test_strata_are_valid_for_every_allocation(
             continue
         # The null is true at limit = sum - 1 and, with room, below.
         for limit in {sum(bad) - 1, sum(bad) // 2 - 1}:
-            found = [(p_value(limit, *map(int, harmful)), chance) for harmful, chance in outcomes(sizes, labels, bad)]
-            for u in {p for p, _ in found}:
-                assert sum(chance for p, chance in found if p <= u) <= u + 1e-9
+            drawn = [(p_value(limit, *map(int, harmful)), chance) for harmful, chance in outcomes(sizes, labels, bad)]
+            for u in {p for p, _ in drawn}:
+                assert sum(chance for p, chance in drawn if p <= u) <= u + 1e-9
 
 
 @pytest.mark.parametrize(("sizes", "labels"), STRATA[:3])
@@ -132,9 +131,8 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(values, rng.permutation(size)[:labels], (rng.random(size) < rate)[: labels or None][:labels], strata)
 
 
-def certify(case: Case, **options: Any) -> certificate.Certificate:
-    given_ = {"alpha": 0.1, "delta": 0.2, "strata": case.strata} | options
-    return certify_kept(case.scores, case.rows, case.harmful, **given_)
+def certify(case: Case) -> Certificate:
+    return FreshLabels.of(case.scores, case.rows, case.harmful, strata=case.strata).certify(alpha=0.1, delta=0.2)
 
 
 @pytest.mark.smoke
@@ -170,14 +168,14 @@ def test_the_walk_is_over_fixed_nested_sets_and_stops_at_the_first_failure(case:
     assert found.issued == bool(found.steps and found.steps[0].p_value <= 0.2)
     assert found.kept == max([step.kept for step in found.steps if step.p_value <= 0.2], default=0)
     assert found.unscored_labels == np.isnan(case.scores[case.rows]).sum()
-    assert json.loads(json.dumps(found.as_dict()))["certified"] == found.as_dict()["certified"]
+    assert json.loads(json.dumps(found.to_dict()))["certified"] == found.to_dict()["certified"]
 
 
 def test_the_grid_does_not_look_at_which_rows_were_drawn() -> None:
     scores = np.arange(1000)
     low, spread = np.arange(300), np.arange(0, 900, 3)
     sets = [
-        [step.threshold for step in certify_kept(scores, rows, np.zeros(300), alpha=0.05).steps]
+        [step.threshold for step in FreshLabels.of(scores, rows, np.zeros(300)).certify(alpha=0.05).steps]
         for rows in (low, spread)
     ]
     assert sets[0][0] == sets[1][0]
@@ -185,26 +183,26 @@ def test_the_grid_does_not_look_at_which_rows_were_drawn() -> None:
 
 def test_all_rows_can_be_certified_and_equal_scores_stay_together() -> None:
     rows, benign = np.arange(0, 1000, 5), np.zeros(200)
-    assert certify_kept(np.arange(1000), rows, benign, alpha=0.05).kept == 1000
-    tied = certify_kept(np.repeat([1.0, 2.0], [500, 500]), rows, benign, alpha=0.05)
-    assert [step.kept for step in tied.steps] == [500, 1000]
-    assert [step.kept for step in certify_kept(np.zeros(1000), rows, benign, alpha=0.05).steps] == [1000]
+    for scores, sets in ((np.repeat([1.0, 2.0], [500, 500]), [500, 1000]), (np.zeros(1000), [1000])):
+        tied = FreshLabels.of(scores, rows, benign).certify(alpha=0.05)
+        assert [step.kept for step in tied.steps] == sets
+    assert FreshLabels.of(np.arange(1000), rows, benign).certify(alpha=0.05).kept == 1000
 
 
 def test_the_limit_is_counted_in_fractions() -> None:
-    found = certify_kept(np.zeros(100), np.arange(50), np.zeros(50), alpha=0.29)
+    found = FreshLabels.of(np.zeros(100), np.arange(50), np.zeros(50)).certify(alpha=0.29)
     assert found.steps[0].limit == 29  # 0.29 * 100 is 28.999... in floating point
 
 
 def test_errored_rows_that_are_kept_count_as_harmful() -> None:
-    args = (np.arange(1000), np.arange(0, 1000, 2), np.zeros(500))
-    some, many = (certify_kept(*args, alpha=0.05, errored_kept=errored) for errored in (20, 60))
+    fresh = FreshLabels.of(np.arange(1000), np.arange(0, 1000, 2), np.zeros(500))
+    some, many = (fresh.certify(alpha=0.05, errored_kept=errored) for errored in (20, 60))
     assert some.issued
     assert [step.limit for step in some.steps] == [(step.kept + 20) * 5 // 100 - 20 for step in some.steps]
     assert not many.issued
     assert many.labels_needed is None
     assert "no number of labels" in many.says()
-    plain, errored = (certify_at(*args, 499.0, errored_kept=n) for n in (0, 20))
+    plain, errored = (fresh.bound(499.0, errored_kept=n) for n in (0, 20))
     assert errored.most_harmful == plain.most_harmful + 20
     assert errored.share == errored.most_harmful / 520
 
@@ -212,42 +210,43 @@ def test_errored_rows_that_are_kept_count_as_harmful() -> None:
 def test_excluded_rows_are_no_part_of_the_statement() -> None:
     scores = np.arange(1000.0)
     used = np.arange(0, 1000, 4)
-    fresh = np.arange(1, 1000, 4)
-    found = certify_kept(scores, fresh, fresh > 800, alpha=0.1, excluded=used)
+    rows = np.arange(1, 1000, 4)
+    found = FreshLabels.of(scores, rows, rows > 800, excluded=used).certify(alpha=0.1)
     scores[used] = np.nan
-    assert found == certify_kept(scores, fresh, fresh > 800, alpha=0.1)
+    assert found == FreshLabels.of(scores, rows, rows > 800).certify(alpha=0.1)
     assert found.population == 750
 
 
 def test_too_few_labels_says_about_how_many() -> None:
     rows = np.arange(0, 3000, 60)
-    found = certify_kept(np.arange(3000), rows, np.zeros(50), alpha=0.02)
+    found = FreshLabels.of(np.arange(3000), rows, np.zeros(50)).certify(alpha=0.02)
     need = found.labels_needed
     assert not found.issued
     assert need is not None
     assert hypergeom.cdf(0, 3000, 61, need) <= DELTA < hypergeom.cdf(0, 3000, 61, int(0.97 * need))
     assert f"About {need - 50} more labels" in found.says()
     # The lowest scores are the most harmful here, and 4 % over all.
-    hopeless = certify_kept(np.arange(3000), rows, rows < 120, alpha=0.02)
+    hopeless = FreshLabels.of(np.arange(3000), rows, rows < 120).certify(alpha=0.02)
     assert not hopeless.issued
     assert hopeless.labels_needed is None
 
 
 def test_more_labels_at_the_rate_seen_do_certify() -> None:
     rows = np.arange(0, 3000, 30)
-    found = certify_kept(np.arange(3000), rows, rows % 1500 == 0, alpha=0.05)  # 2 of 100
+    found = FreshLabels.of(np.arange(3000), rows, rows % 1500 == 0).certify(alpha=0.05)  # 2 of 100
     assert not found.issued
     need = found.labels_needed
     assert need is not None
     assert 100 < need < 400
     more = np.random.default_rng(0).permutation(3000)[: 2 * need]
-    assert certify_kept(np.arange(3000), more, np.arange(2 * need) % 50 == 0, alpha=0.05).issued
+    assert FreshLabels.of(np.arange(3000), more, np.arange(2 * need) % 50 == 0).certify(alpha=0.05).issued
 
 
-def test_words_name_the_figures_and_what_is_not_bounded() -> None:
+def test_the_text_names_the_numbers_and_what_is_not_bounded() -> None:
     rows = np.arange(0, 1000, 5)
-    found = certify_kept(np.arange(1000), rows, rows > 800, alpha=0.05, errored_kept=1)
-    said = found.says()
+    fresh = FreshLabels.of(np.arange(1000), rows, rows > 800)
+    found = fresh.certify(alpha=0.05, errored_kept=1)
+    text = found.says()
     for part in (
         "90%",
         "5.00%",
@@ -256,22 +255,39 @@ def test_words_name_the_figures_and_what_is_not_bounded() -> None:
         "200 fresh labels (39 harmful)",
         "says nothing",
     ):
-        assert part in said
-    strata = certify_kept(np.arange(1000), rows, rows > 800, alpha=0.05, strata=np.arange(1000) % 2)
-    assert "in 2 strata" in strata.says()
-    bound = certify_at(np.arange(1000), rows, rows > 800, 500.0)
+        assert part in text
+    strata = FreshLabels.of(np.arange(1000), rows, rows > 800, strata=np.arange(1000) % 2)
+    assert "in 2 strata" in strata.certify(alpha=0.05).says()
+    bound = fresh.bound(500.0)
     assert f"{bound.share:.2%} of the 501 rows" in bound.says()
-    assert json.loads(json.dumps(bound.as_dict()))["share"] == bound.share
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.001])
+def test_dictionary_and_summary_say_what_the_certificate_says(alpha: float) -> None:
+    rows = np.arange(0, 1000, 5)
+    fresh = FreshLabels.of(np.arange(1000), rows, rows > 800)
+    found = replace(fresh.certify(alpha=alpha), in_use=fresh.bound(500.0), shares=fresh.shares(500.0))
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert plain["in_use"]["share"] == found.in_use.share
+    assert plain["shares"]["before"]["harmful"] == 39
+    assert plain["threshold"] == found.threshold
+    assert (plain["certified"] is not None) == found.issued == (alpha == 0.05)
+    assert plain["text"] == found.says()
+    summary = found.summary(trained_on=True)
+    for name in ("issued", "alpha", "delta", "labels", "harmful_labels", "threshold", "kept"):
+        assert getattr(summary, name) == getattr(found, name)
+    assert (summary.text, summary.trained_on) == (found.says(), True)
+    assert found.summary().trained_on is None
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"rows": [1, 1]}, "more than once"),
-        ({"rows": [1, 9]}, "between 0 and 8"),
-        ({"rows": [-1, 2]}, "between 0 and 8"),
-        ({"rows": [True, False]}, "row numbers"),
-        ({"rows": [0.0, 1.0]}, "row numbers"),
+        ({"fresh_rows": [1, 1]}, "more than once"),
+        ({"fresh_rows": [1, 9]}, "between 0 and 8"),
+        ({"fresh_rows": [-1, 2]}, "between 0 and 8"),
+        ({"fresh_rows": [True, False]}, "row numbers"),
+        ({"fresh_rows": [0.0, 1.0]}, "row numbers"),
         ({"harmful": [True]}, "one label for each of 2"),
         ({"harmful": [0, 2]}, "True or False"),
         ({"excluded": [1, 5]}, r"used for fitting too \(rows 1\)"),
@@ -287,12 +303,14 @@ def test_words_name_the_figures_and_what_is_not_bounded() -> None:
     ],
 )
 def test_wrong_input_is_refused(change: dict[str, Any], match: str) -> None:
-    given_: dict[str, Any] = {"scores": np.arange(9.0), "rows": [1, 2], "harmful": [False, True], "alpha": 0.1} | change
-    scores, rows, harmful = (given_.pop(name) for name in ("scores", "rows", "harmful"))
+    options: dict[str, Any] = {"alpha": 0.1}
+    labels: dict[str, Any] = {"scores": np.arange(9.0), "fresh_rows": [1, 2], "harmful": [False, True]}
+    for name, value in change.items():
+        (options if name in ("alpha", "delta", "errored_kept") else labels)[name] = value
     with pytest.raises(SAFTInputError, match=match):
-        certify_kept(scores, rows, harmful, **given_)
+        FreshLabels.of(**labels).certify(**options)
 
 
 def test_a_threshold_that_keeps_nothing_has_no_bound() -> None:
     with pytest.raises(SAFTInputError, match="no scored row is kept"):
-        certify_at(np.arange(9.0), [1, 2], [False, True], -1.0)
+        FreshLabels.of(np.arange(9.0), [1, 2], [False, True]).bound(-1.0)

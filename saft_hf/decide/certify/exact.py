@@ -16,6 +16,8 @@ smallest falls of all is at least that of any allocation (equal to the best, sin
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaincc
@@ -25,17 +27,27 @@ _STEPS = 200
 """Above so many harmful rows the strata's allocations are taken in steps, rounded to the safe side."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Counts:
+    """Rows of J nested sets, in each of G strata (G = 1 where there are none).
+
+    Attributes:
+        sizes: rows, int64 [J, G].
+        labels: labelled ones among them, [J, G].
+        harmful: harmful ones among those, [J, G].
+    """
+
+    sizes: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    harmful: NDArray[np.int64]
+
+    def of(self, j: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Sizes, labels and harmful labels of set j, [G] each."""
+        return self.sizes[j], self.labels[j], self.harmful[j]
+
+
 def tail(harmful: ArrayLike, labels: ArrayLike, bad: ArrayLike, size: ArrayLike) -> NDArray[np.float64]:
-    """Chance of so few harmful labels: P(X <= harmful) for X hypergeometric.
-
-    Args:
-        harmful: Harmful rows among the labelled ones. All arguments are whole numbers and broadcast.
-        labels: Rows labelled, drawn uniformly without replacement.
-        bad: Harmful rows among all, between 0 and `size`.
-        size: All rows.
-
-    Returns:
-        Probabilities, float64.
+    """Chance of at most `harmful` among `labels` rows drawn without replacement from `size`, of which `bad` are harmful.
 
     Example:
         >>> float(tail(0, 2, 1, 4))  # neither of two rows is the one harmful row of four
@@ -48,15 +60,10 @@ def share_test(limit: int, sizes: NDArray[np.int64], labels: NDArray[np.int64], 
     """p-value for "more than `limit` rows are harmful", small when that can be ruled out.
 
     Args:
-        limit: Harmful rows that are allowed in all.
-        sizes: Rows of each stratum, [G]; G = 1 where there are no strata.
-        labels: Labelled rows of each, [G].
-        harmful: Harmful ones among the labelled, [G].
-
-    Returns:
-        The p-value; 1 for a negative limit, 0 where fewer than `limit + 1` rows can be harmful at all.
-
-    Source: hypergeometric tail (Angelopoulos et al., arXiv 2110.01052, with exact p-values); strata: see the module.
+        limit: harmful rows that are allowed in all. A negative one has the p-value 1.
+        sizes: rows of each stratum, [G]; G = 1 where there are no strata.
+        labels: labelled rows of each, [G].
+        harmful: harmful ones among the labelled, [G].
 
     Example:
         >>> round(share_test(9, np.array([100]), np.array([30]), np.array([0])), 4)
@@ -98,16 +105,7 @@ def log_falls(size: int, labels: int, harmful: int, step: int, steps: int) -> ND
 
 
 def upper_limit(delta: float, sizes: NDArray[np.int64], labels: NDArray[np.int64], harmful: NDArray[np.int64]) -> int:
-    """The most harmful rows there can be, with confidence 1 - delta.
-
-    Args:
-        delta: Chance of error.
-        sizes: Rows of each stratum, [G].
-        labels: Labelled rows of each, [G].
-        harmful: Harmful ones among the labelled, [G].
-
-    Returns:
-        The smallest limit that `share_test` passes at delta.
+    """The most harmful rows there can be, with confidence 1 - delta: the smallest limit that passes `share_test`.
 
     Example:
         >>> upper_limit(0.1, np.array([100]), np.array([30]), np.array([0]))

@@ -1,11 +1,30 @@
-"""What fresh labels say about the rows that are kept, as figures and in words."""
+"""What fresh labels say about the rows that are kept, as numbers and in words."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from saft_hf.decide.estimate import ShareReport
+from saft_hf.records import to_plain
+from saft_hf.summary import CertificateSummary, ShareEstimate
+
+
+@dataclass(frozen=True, slots=True)
+class ShareReport:
+    """The harmful share before and after filtering.
+
+    Attributes:
+        before: of the population: scored rows less those labelled for fitting.
+        after: of those of them that are kept; None where no label falls among the kept rows.
+    """
+
+    before: ShareEstimate
+    after: ShareEstimate | None
+
+    def says(self) -> str:
+        """One sentence for a report."""
+        after = self.after or "unknown, no label falls among the kept rows"
+        return f"Estimated harmful share before filtering: {self.before}, after: {after}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,12 +32,12 @@ class Step:
     """One kept set that was tested.
 
     Attributes:
-        threshold: The set is every row of the population with a score at or below it.
-        kept: Rows in it.
-        labels: Fresh labels that fall in it.
-        harmful: Harmful ones among them.
-        limit: Harmful rows it may hold; -1 or less where the errored rows alone are too many.
-        p_value: For "it holds more than `limit` harmful rows".
+        threshold: the set is every row of the population with a score at or below it.
+        kept: rows in it.
+        labels: fresh labels that fall in it.
+        harmful: harmful ones among them.
+        limit: harmful rows it may hold; -1 or less where the errored rows alone are too many.
+        p_value: for "it holds more than `limit` harmful rows".
     """
 
     threshold: float
@@ -34,13 +53,13 @@ class Bound:
     """How many of the rows kept at one given threshold can be harmful.
 
     Attributes:
-        threshold: Rows with a score at or below it are kept; it must not have been chosen with these labels.
-        delta: Chance, over the draw of the labels, that the bound is false.
-        kept: Rows of the population that are kept.
-        errored_kept: Rows without a score that are kept too, each counted as harmful.
-        labels: Fresh labels on the kept rows.
-        harmful_labels: Harmful ones among them.
-        most_harmful: The most harmful rows there can be, errored rows included.
+        threshold: rows with a score at or below it are kept; it must not have been chosen with these labels.
+        delta: chance, over the draw of the labels, that the bound is false.
+        kept: rows of the population that are kept.
+        errored_kept: rows without a score that are kept too, each counted as harmful.
+        labels: fresh labels on the kept rows.
+        harmful_labels: harmful ones among them.
+        most_harmful: the most harmful rows there can be, errored rows included.
     """
 
     threshold: float
@@ -56,17 +75,13 @@ class Bound:
         """The largest harmful share there can be."""
         return self.most_harmful / (self.kept + self.errored_kept)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The figures for JSON."""
-        return {**asdict(self), "share": self.share}
-
     def says(self) -> str:
         """One sentence for a report."""
         errored = f" and {_rows(self.errored_kept)} without a score, taken as harmful" if self.errored_kept else ""
         return (
-            f"With confidence {1 - self.delta:.0%}, at most {self.share:.2%} of the {_rows(self.kept)} kept at "
-            f"threshold {self.threshold:.6g}{errored} are harmful ({self.harmful_labels} of {self.labels} fresh "
-            "labels there are). This is a statement of its own, beside a certificate, with its own chance of error."
+            f"With confidence {1 - self.delta:.0%}, at most {self.share:.2%} of the {_rows(self.kept)} kept at threshold "
+            f"{self.threshold:.6g}{errored} are harmful ({self.harmful_labels} of {self.labels} fresh labels there are). "
+            "This is a statement of its own, beside a certificate, with its own chance of error."
         )
 
 
@@ -75,22 +90,21 @@ class Certificate:
     """What fresh labels say about the harmful share of a kept set, or that they say too little.
 
     Attributes:
-        alpha: Largest harmful share.
-        delta: Chance, over the draw of the labels, that a certificate is issued and false.
-        population: Rows the statement is about: those with a score, less those labelled for fitting.
-        labels: Fresh labels on them.
-        harmful_labels: Harmful ones among those.
-        unscored_labels: Fresh labels on rows without a score, left out.
-        strata: Independent samples; 1 where labels were drawn from the whole population.
-        errored_kept: Rows without a score that are trained on all the same, each counted as harmful.
-        steps: The kept sets tested, smallest first; all but the last passed, and the last too where all did.
-        labels_needed: Where nothing is certified: about how many labels in all it would take at the harmful rates
-            seen (0 where none was seen); None where no number would do.
-        in_use: A bound at the threshold in use, a statement of its own with its own chance of error, where that was
-            asked for.
-        shares: Estimates of the harmful share before and after filtering at the threshold in use, likewise.
-        unanswered: Rows that were drawn to be labelled for this, and have no label.
-        informative: Rows that were suggested near the threshold: no part of the population.
+        alpha: largest harmful share.
+        delta: chance, over the draw of the labels, that a certificate is issued and false.
+        population: rows the statement is about: those with a score, less those labelled for fitting.
+        labels: fresh labels on them.
+        harmful_labels: harmful ones among those.
+        unscored_labels: fresh labels on rows without a score, left out.
+        strata: independent samples; 1 where labels were drawn from the whole population.
+        errored_kept: rows without a score that are trained on all the same, each counted as harmful.
+        steps: the kept sets tested, smallest first; all but the last passed, and the last too where all did.
+        labels_needed: where nothing is certified: about how many labels in all it would take at the harmful rates
+            seen; None where no number would do.
+        in_use: a bound at the threshold in use, a statement of its own.
+        shares: estimates of the harmful share before and after filtering at the threshold in use.
+        unanswered: rows that were drawn to be labelled for this, and have no label.
+        informative: rows that were suggested near the threshold: no part of the population.
     """
 
     alpha: float
@@ -129,20 +143,27 @@ class Certificate:
         """Rows of the population in the certified set."""
         return self.certified.kept if self.certified else 0
 
-    def as_dict(self) -> dict[str, Any]:
-        """The figures for JSON; no row numbers, no text."""
-        certified = asdict(self.certified) if self.certified else None
-        in_use = self.in_use.as_dict() if self.in_use else None
-        steps = [asdict(step) for step in self.steps]
-        return {**asdict(self), "steps": steps, "certified": certified, "in_use": in_use, "says": self.says()}
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types: all fields, what is certified, and the text; no row numbers."""
+        plain = to_plain(self)
+        if self.in_use:
+            plain["in_use"]["share"] = self.in_use.share
+        return {**plain, "certified": to_plain(self.certified), "threshold": self.threshold, "text": self.says()}
+
+    def summary(self, trained_on: bool | None = None) -> CertificateSummary:
+        """What goes into a summary.
+
+        Args:
+            trained_on: whether the rows that are kept in this run are a certified set; None where that is not known.
+        """
+        names = ("issued", "alpha", "delta", "labels", "harmful_labels", "threshold", "kept")
+        return CertificateSummary(
+            **{name: getattr(self, name) for name in names}, text=self.says(), trained_on=trained_on
+        )
 
     def says(self) -> str:
         """What it bounds and what not, for a report; then what is known of the rows kept at the threshold in use."""
-        parts = [self._verdict()]
-        if self.in_use:
-            parts.append(self.in_use.says())
-        if self.shares:
-            parts.append(self.shares.says())
+        parts = [self._verdict(), *(part.says() for part in (self.in_use, self.shares) if part)]
         if self.unanswered:
             parts.append(
                 f"{_rows(self.unanswered)} drawn for this without a label: what is said holds only where it is chance "

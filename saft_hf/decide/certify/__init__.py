@@ -1,0 +1,7 @@
+"""What fresh labels say about the rows that are kept: certificates, bounds, harmful shares."""
+
+from saft_hf.decide.certify.fresh import FreshLabels
+from saft_hf.decide.certify.shares import clopper_pearson
+from saft_hf.decide.certify.statements import Bound, Certificate, ShareReport
+
+__all__ = ["Bound", "Certificate", "FreshLabels", "ShareReport", "clopper_pearson"]
