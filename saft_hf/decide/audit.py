@@ -91,7 +91,8 @@ def write_audit(
     trained = np.zeros(total, dtype=np.bool_)
     trained[decisions.train_rows()] = True
     of_input, of_kept = hashlib.sha256(), hashlib.sha256()
-    with replacing(path) as (file,), pq.ParquetWriter(file, _SCHEMA) as writer:
+    # Without Arrow's own copy of the schema, which is written first and would hide metadata that come last.
+    with replacing(path) as (file,), pq.ParquetWriter(file, _SCHEMA, store_schema=False) as writer:
         for start in range(0, total, _CHUNK_ROWS):
             stop = min(start + _CHUNK_ROWS, total)
             digests = [row_digest(row) for row in islice(stream, stop - start)]

@@ -66,9 +66,9 @@ def read_batch(
 ) -> dict[str, Tensor]:
     """Feed one batch and pool its hidden states.
 
-    Rows are padded on the right, or packed where the model keeps packed rows apart, and no attention mask is built: in
-    a causal model nothing before the padding can see it. A batch that does not fit in memory is halved, and halved
-    again: always at the same rows. On a GPU the vectors stay there, and nothing waits for them.
+    Rows are padded on the right, and no attention mask is built: in a causal model nothing before the padding can see
+    it. A batch that does not fit in memory is halved, and halved again: always at the same rows. On a GPU the vectors
+    stay there, and nothing waits for them.
 
     Args:
         backbone: the model, open for reading.
@@ -85,6 +85,7 @@ def read_batch(
         if len(renderings) == 1:
             raise
         middle = len(renderings) // 2
+    # Outside the handler: inside it the traceback would still hold the failed batch's tensors.
     torch.cuda.empty_cache()
     halves = [read_batch(backbone, part, features, prefix) for part in (renderings[:middle], renderings[middle:])]
     return joined(halves)
@@ -104,13 +105,12 @@ def _forward(
     backbone: Backbone, renderings: Sequence[Rendering], features: Features, prefix: NDArray[np.int32] | None
 ) -> dict[str, Tensor]:
     device, skipped = backbone.device, 0 if prefix is None else len(prefix)
-
     needed = np.array([rendering.needed(features.readouts) - skipped for rendering in renderings])
     ids = torch.zeros((len(renderings), int(needed.max())), dtype=torch.int64, pin_memory=device.type == "cuda")
     filled = ids.numpy()
     for row, (rendering, length) in enumerate(zip(renderings, needed, strict=True)):
         filled[row, :length] = rendering.input_ids[skipped : skipped + length]
-    hidden = backbone.read(ids, features.layers, prefix, needed)
+    hidden = backbone.read(ids, features.layers, prefix)
     pooled = {}
     for readout in features.readouts:
         read = _pooler(renderings, readout, filled.shape, skipped, device)

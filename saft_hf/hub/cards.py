@@ -109,11 +109,9 @@ def dataset_card(
     """
     metadata = DatasetCardData(
         tags=_TAGS,
-        source_datasets=_hub_ids(summary.source and summary.source.dataset),
+        source_datasets=_hub_ids(summary.source.dataset if summary.source else None),
         dataset_info=dict(dataset_info),
-        configs=[
-            {"config_name": config, "data_files": [{"split": split, "path": f"{data_folder(config)}/{split}-*"}]}
-        ],
+        configs=[{"config_name": config, "data_files": [{"split": split, "path": f"{data_folder(config)}/{split}-*"}]}],
     )
     where = {"repo_id": repo_id, "title": repo_id.split("/")[-1], "config": config, "split": split}
     files = {"picture": picture, "audit": audit, "removed_rows": removed_rows}
@@ -134,7 +132,7 @@ def model_section(summary: Summary) -> str:
     Returns:
         Markdown with front matter, for `merge_cards` into the card that TRL wrote.
     """
-    datasets = _hub_ids(summary.source and summary.source.dataset, summary.dataset_repo)
+    datasets = _hub_ids(summary.source.dataset if summary.source else None, summary.dataset_repo)
     tags = ["saft"] if summary.filtered else None
     metadata = ModelCardData(tags=tags, datasets=datasets).to_yaml()
     text = _fill("model_section", summary, metadata=metadata, trained=True, picture=None)

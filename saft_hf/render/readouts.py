@@ -35,6 +35,9 @@ class MeanOf:
     ranges: Callable[[Spans], Spans]
 
 
+Pooling = OneToken | MeanOf
+
+
 @dataclass(frozen=True)
 class Readout:
     """How a sequence of hidden states becomes one vector.
@@ -54,7 +57,7 @@ class Readout:
     note: str
     sees_response: bool
     needs_boundary: bool
-    pooling: OneToken | MeanOf
+    pooling: Pooling
 
 
 READOUTS: dict[str, Readout] = {

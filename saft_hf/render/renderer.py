@@ -46,11 +46,11 @@ class Renderer:
     named `text`; later versions, and this class, do so whatever its name.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): Never changed. Of a processor, pass `processor.tokenizer`.
-        config (`RenderConfig`, *optional*): Maximum length in tokens, truncation mode and text column.
-        chat_template (`str`, *optional*): A Jinja template, or the name of one of the tokenizer's, in place
+        tokenizer (`PreTrainedTokenizerBase`): never changed. Of a processor, pass `processor.tokenizer`.
+        config (`RenderConfig`, *optional*): maximum length in tokens, truncation mode and text column.
+        chat_template (`str`, *optional*): a Jinja template, or the name of one of the tokenizer's, in place
             of the tokenizer's own.
-        formatting_func (`Callable`, *optional*): Row (a dict) -> text, as SFTTrainer takes it.
+        formatting_func (`Callable`, *optional*): row (a dict) -> text, as SFTTrainer takes it.
 
     Raises:
         SAFTInputError: `tokenizer` is not a tokenizer.
@@ -86,23 +86,23 @@ class Renderer:
         """Render a batch.
 
         Args:
-            batch: Column -> values, one for each row, as `Dataset.map(batched=True)` gives it. Not changed.
+            batch: column -> values, one for each row, as `Dataset.map(batched=True)` gives it. Not changed.
 
         Returns:
             One `Rendering` for each row, in order. What a row becomes does not depend on the other rows.
 
         Raises:
-            SAFTInputError: The columns fit no shape or hold images; or the tokenizer lacks the chat template,
+            SAFTInputError: the columns fit no shape or hold images; or the tokenizer lacks the chat template,
                 or the end token, that the rows need.
         """
         rows = [self._read(row) for row in self._rows(batch)]
-        done: dict[int, Tokens | Rejected] = {}
+        encoded: dict[int, Tokens | Rejected] = {}
         chats = {i: row for i, row in enumerate(rows) if isinstance(row, Chat)}
         plain = {i: row for i, row in enumerate(rows) if isinstance(row, Plain)}
-        done |= zip(chats, ChatEncoder(self.tokenizer, self.chat_template)(list(chats.values())), strict=True)
-        done |= zip(plain, self._encode_plain(list(plain.values())), strict=True)
-        done |= {i: row for i, row in enumerate(rows) if isinstance(row, Tokens | Rejected)}
-        return [self._finish(done[i]) for i in range(len(rows))]
+        encoded |= zip(chats, ChatEncoder(self.tokenizer, self.chat_template)(list(chats.values())), strict=True)
+        encoded |= zip(plain, self._encode_plain(list(plain.values())), strict=True)
+        encoded |= {i: row for i, row in enumerate(rows) if isinstance(row, Tokens | Rejected)}
+        return [self._finish(encoded[i]) for i in range(len(rows))]
 
     def template_digest(self, readouts: Sequence[str]) -> str:
         """SHA-256 (hex) of the tokens that template and tokenizer make of a few fixed rows, as `readouts` see them.
@@ -112,7 +112,7 @@ class Renderer:
         missing, is left out.
 
         Args:
-            readouts: What is read of each row: `response_start` sees the tokens before the last response, the others
+            readouts: what is read of each row: `response_start` sees the tokens before the last response, the others
                 all of them, and where the responses are.
         """
         tokenizer = self.tokenizer
@@ -128,7 +128,7 @@ class Renderer:
 
     def _probe(self, readouts: Sequence[str]) -> list[str]:
         """What each of the fixed rows becomes: its status, and what decides its vectors."""
-        found = []
+        results = []
         for row in PROBES:
             try:
                 template = NO_CLOCK + self.tokenizer.get_chat_template(self.chat_template, row.get("tools"))
@@ -138,10 +138,10 @@ class Renderer:
             try:
                 (rendering,) = renderer({name: [value] for name, value in row.items()})
             except SAFTInputError:  # no template, or no end token: rows that need one say so when they come
-                found.append("refused")
+                results.append("refused")
             else:
-                found.append(f"{rendering.status} {rendering.key(readouts).hex()}")
-        return found
+                results.append(f"{rendering.status} {rendering.key(readouts).hex()}")
+        return results
 
     def columns(self, names: Iterable[str]) -> list[str]:
         """Those of a dataset's columns that decide what its rows become: all of them with a `formatting_func`."""

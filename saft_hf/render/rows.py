@@ -89,9 +89,9 @@ def check_columns(columns: Iterable[str], text_field: str, *, formatted: bool) -
     """Raise `SAFTInputError` where no row can be rendered with these columns.
 
     Args:
-        columns: The names that the dataset has.
-        text_field: The column of plain text.
-        formatted: Whether a `formatting_func` adds the column `text`.
+        columns: the names that the dataset has.
+        text_field: the column of plain text.
+        formatted: whether a `formatting_func` adds the column `text`.
     """
     found = list(columns)
     if images := [name for name in IMAGE_COLUMNS if name in found]:
@@ -123,10 +123,10 @@ def read_row(row: Mapping[str, Any], text_field: str, eos_token: str | None, voc
     left to read, the row is rejected.
 
     Args:
-        row: Column -> value. Not changed.
-        text_field: The column of plain text.
-        eos_token: What plain text and plain completions must end with.
-        vocab_size: Token ids of tokenised rows must be below it.
+        row: column -> value. Not changed.
+        text_field: the column of plain text.
+        eos_token: what plain text and plain completions must end with.
+        vocab_size: token ids of tokenised rows must be below it.
 
     Returns:
         The row in the form to render it from, or `Rejected`.
