@@ -79,9 +79,9 @@ class Bound:
         """One sentence for a report."""
         errored = f" and {_rows(self.errored_kept)} without a score, taken as harmful" if self.errored_kept else ""
         return (
-            f"With confidence {1 - self.delta:.0%}, at most {self.share:.2%} of the {_rows(self.kept)} kept at threshold "
-            f"{self.threshold:.6g}{errored} are harmful ({self.harmful_labels} of {self.labels} fresh labels there are). "
-            "This is a statement of its own, beside a certificate, with its own chance of error."
+            f"With confidence {1 - self.delta:.0%}, at most {self.share:.2%} of the {_rows(self.kept)} kept at "
+            f"threshold {self.threshold:.6g}{errored} are harmful ({self.harmful_labels} of {self.labels} fresh labels "
+            "there are). This is a statement of its own, beside a certificate, with its own chance of error."
         )
 
 
