@@ -96,8 +96,8 @@ def measure(model: str, layer: int, readout: str, pool: Dataset, labelled: np.nd
             outcome = ""
         except SAFTUndecidedError as error:
             kept, outcome = np.arange(len(pool)), f"refused: {error}"
-    if scorer.summary_["refusal"]:
-        outcome = f"refused: {scorer.summary_['refusal']}"
+    if scorer.summary_.undecided:
+        outcome = f"undecided: {scorer.summary_.undecided}"
     harmful = ~np.asarray(pool["is_safe"], dtype=bool)
     rest = np.setdiff1d(np.arange(len(pool)), labelled)
     kept_rest = np.intersect1d(kept, rest)

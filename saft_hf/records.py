@@ -6,7 +6,7 @@ import math
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -62,6 +62,10 @@ def from_plain(kind: type[T], value: Any, name: str = "") -> T:
 def _read(kind: Any, value: Any, name: str) -> Any:
     origin, args = get_origin(kind), get_args(kind)
     if kind is Any:
+        return value
+    if origin is Literal:
+        if value not in args:
+            raise ValueError(f"{name}: none of {list(args)}")
         return value
     if origin in (Union, UnionType):
         if value is None and NoneType in args:

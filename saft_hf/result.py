@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +15,12 @@ from datasets import Dataset
 from huggingface_hub import CommitInfo
 from numpy.typing import NDArray
 
-from saft_hf.decide import Decisions, write_audit
+from saft_hf.decide import AuditDigests, Decisions, write_audit
 from saft_hf.errors import SAFTInputError
-from saft_hf.files import replacing, replacing_folder
-from saft_hf.hub import Destination, push_files
-from saft_hf.hub.push import PRIVATE
-from saft_hf.hub.split import PushedSplit
+from saft_hf.files import replacing, replacing_folder, write_json
+from saft_hf.hub import PRIVATE, Destination, PushedSplit, push_files
+from saft_hf.records import to_plain
+from saft_hf.summary import Provenance, Summary
 
 AUDIT_FILE = "audit.parquet"
 SUMMARY_FILE = "saft_summary.json"
@@ -35,7 +37,7 @@ class FilterResult:
         scores: `float32 [N]`, NaN where a row has none.
         statuses: the status of each row, [N].
         decisions: the decision and the reason for each row.
-        summary: counts and figures, for people and cards.
+        summary: of the fit; what became of the rows is added to it.
 
     Example:
         >>> result = scorer.filter(train)  # doctest: +SKIP
@@ -49,18 +51,20 @@ class FilterResult:
         scores: NDArray[np.float32],
         statuses: list[str],
         decisions: Decisions,
-        summary: Mapping[str, Any],
+        summary: Summary,
     ) -> None:
         self._dataset = dataset
         self.scores = scores
         self.statuses = statuses
         self.decisions = decisions
-        self.summary: dict[str, Any] = {
-            **summary,
-            "rows": len(dataset),
-            **decisions.counts(),
-            "reasons": decisions.reason_counts(),
-        }
+        self.summary = replace(
+            summary,
+            rows=len(dataset),
+            kept=len(decisions.kept),
+            removed=len(decisions.removed),
+            errored=len(decisions.errored),
+            reasons=decisions.reason_counts(),
+        )
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{word}={count}" for word, count in self.decisions.counts().items())
@@ -126,17 +130,22 @@ class FilterResult:
         folder.mkdir(parents=True, exist_ok=True)
         self.save_audit(folder / AUDIT_FILE)
         save_rows(self.train_rows(), folder / KEPT, file_format)
-        with replacing(folder / SUMMARY_FILE) as [file]:
-            file.write(json.dumps(self.summary, indent=2, sort_keys=True).encode() + b"\n")
+        write_json(folder / SUMMARY_FILE, self.summary.to_dict())
         return folder
 
-    def save_audit(self, path: str | Path) -> None:
+    def save_audit(self, path: str | Path) -> AuditDigests:
         """Write the audit alone: a line for each input row (index, SHA-256, score, status, decision, reason; no text).
+
+        Its digest and those of the rows go into `summary.provenance`, and the provenance into the file's metadata.
 
         Args:
             path: the parquet file; its folder must exist.
+
+        Returns:
+            Digests of the rows that came in, of those that are kept, and of the decisions.
         """
-        write_audit(path, self._batches(), self.scores, self.statuses, self.decisions)
+        digests, self.summary = self._write_audit(Path(path), self.summary)
+        return digests
 
     def push_to_hub(
         self,
@@ -187,19 +196,44 @@ class FilterResult:
             >>> result.push_to_hub("me/filtered", source="me/rows")  # doctest: +SKIP
         """
         rows = self.train_rows()
-        place = PushedSplit.of(rows, repo_id, config_name, split, source or self.summary.get("source"))
-        shown = {**self.summary, "source": place.source}
+        place = PushedSplit.of(rows, repo_id, config_name, split, source or self.summary.source)
+        shown = replace(self.summary, source=place.source, dataset_repo=repo_id)
 
         def write(folder: Path) -> None:
             private_folder = folder / PRIVATE
             private_folder.mkdir()
-            self.save_audit(private_folder / f"audit-{place.name}.parquet")
+            # The audit's metadata is read by others too: no name of a folder here.
+            _, summary = self._write_audit(private_folder / f"audit-{place.name}.parquet", shown.public())
             if include_removed:
                 self.removed.with_format(None).to_parquet(private_folder / f"removed-{place.name}.parquet")
-            place.write(folder, rows, num_shards, self.scores, shown, removed_rows=include_removed)
+            place.write(folder, rows, num_shards, self.scores, summary, removed_rows=include_removed)
 
         to = Destination(repo_id, "dataset", revision, token, private, commit_message, create_pr, audit=include_indices)
-        return push_files(write, to, place.name)
+        pushed = push_files(write, to, place.name)
+        self.summary = shown
+        return pushed
+
+    def _write_audit(self, path: Path, summary: Summary) -> tuple[AuditDigests, Summary]:
+        """Write the audit; return the summary with the digests in its provenance."""
+        known = summary.provenance
+
+        def described(digests: AuditDigests, audit: str | None = None) -> Provenance | None:
+            return known and replace(
+                known,
+                input_rows=len(self._dataset),
+                input_sha256=digests.input_sha256,
+                kept_sha256=digests.kept_sha256,
+                audit_sha256=audit,
+            )
+
+        def metadata(digests: AuditDigests) -> Mapping[str, str]:
+            # The file's own digest cannot stand in it.
+            return {"saft_hf": json.dumps(to_plain(described(digests)), sort_keys=True)} if known else {}
+
+        digests = write_audit(path, self._batches(), self.scores, self.statuses, self.decisions, metadata=metadata)
+        with path.open("rb") as file:
+            audit = hashlib.file_digest(file, "sha256").hexdigest()
+        return digests, replace(summary, provenance=described(digests, audit))
 
     def _batches(self) -> Iterator[list[dict[str, Any]]]:
         plain = self._dataset.with_format(None)

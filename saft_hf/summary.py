@@ -91,6 +91,7 @@ class PublishedMetrics:
         spectral_gap: how much less variance direction k + 1 has than direction k, 0 to 1.
         variance_share: share of the pool's variance along the k directions, 0 to 1.
         f1: best F1 on the labels: what k and the threshold were chosen by, no estimate of quality.
+        f1_by_k: number of directions -> best F1, for those that were compared.
         separating_points: how many of the 100 candidate thresholds divide the pool differently.
     """
 
@@ -98,6 +99,7 @@ class PublishedMetrics:
     spectral_gap: float
     variance_share: float
     f1: float | None = None
+    f1_by_k: dict[str, float] = field(default_factory=dict)
     separating_points: int | None = None
 
 

@@ -22,12 +22,12 @@ from task import ROOT, Task
 from saft_hf.embed.features import Features, read_batch
 from saft_hf.embed.plan import make_plan
 from saft_hf.embed.survey import survey_renderings
-from saft_hf.render import Readout, Renderer, Rendering
+from saft_hf.render import Renderer, Rendering
 
 IN_ORDER, BY_LENGTH = "8 rows in order", "8 rows by length"
 
 
-def rules_of(renderings: list[Rendering], readout: Readout, budgets: list[int]) -> dict[str, list[list[int]]]:
+def rules_of(renderings: list[Rendering], readout: str, budgets: list[int]) -> dict[str, list[list[int]]]:
     """Each rule's batches, as indices of unique renderings."""
     survey = survey_renderings(renderings, (readout,))
     usable, rules = np.flatnonzero(survey.usable), {}
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--output", type=Path, default=ROOT / "out" / "batch_rules.json")
     options = parser.parse_args()
-    task, readout = Task.of(options), Readout(options.readout)
+    task, readout = Task.of(options), options.readout
     source, device = task.source(), torch.device(task.device)
     rows, features = task.read_rows(), Features((task.layer,), (readout,))
     renderings = Renderer(source.tokenizer)(rows[:])

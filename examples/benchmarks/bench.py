@@ -33,10 +33,10 @@ from task import ROOT, Task, alone
 from saft_hf.distributed import World
 from saft_hf.embed.extract import Extractor
 from saft_hf.embed.features import Features, feature_name
-from saft_hf.render import Readout, Renderer, Rendering
+from saft_hf.render import MEAN, START, Renderer, Rendering
 from saft_hf.status import RowStatus
 
-READOUTS = (Readout.START, Readout.MEAN)
+READOUTS = (START, MEAN)
 BATCH = 8
 TOLERANCE = 1e-4
 CHUNKS = len(READOUTS) + 1
@@ -57,9 +57,9 @@ class Part:
     vectors: dict[str, dict[int, np.ndarray]]
 
 
-def pool(states: np.ndarray, rendering: Rendering, readout: Readout) -> np.ndarray:
+def pool(states: np.ndarray, rendering: Rendering, readout: str) -> np.ndarray:
     """One readout of one row's hidden states (`float32 [T, d]`), written out plainly."""
-    if readout is Readout.START:
+    if readout == START:
         return states[rendering.spans[-1][0] - 1]
     return np.concatenate([states[start:end] for start, end in rendering.spans]).mean(axis=0)
 
@@ -103,7 +103,7 @@ def plain_way(task: Task, batches: tuple[int, ...]) -> Part:
     return Part(count, count, tokens, 1 - tokens / fed, *clock.read(), peak_mib(task.device), rate, vectors)
 
 
-def our_way(task: Task, readout: Readout) -> Part:
+def our_way(task: Task, readout: str) -> Part:
     """Embed all rows into an empty store."""
     rows = task.read_rows()
     source, device = task.source(), torch.device(task.device)
@@ -203,7 +203,7 @@ def measure(task: Task) -> dict[str, Any]:
     """Measure both ways in turn; the vectors are compared and not kept."""
     chunks = [task.batches[i::CHUNKS] for i in range(CHUNKS)]
     plain_parts = [alone(plain_way, task, chunks[0])]
-    ours: dict[Readout, Part] = {}
+    ours: dict[str, Part] = {}
     for readout, chunk in zip(READOUTS, chunks[1:], strict=True):
         ours[readout] = alone(our_way, task, readout)
         plain_parts.append(alone(plain_way, task, chunk))
@@ -214,7 +214,7 @@ def measure(task: Task) -> dict[str, Any]:
         "plain_rows_per_s_by_chunk": [part.rows / part.seconds for part in plain_parts],
         "plain": figures(plain, plain, weights["plain"]),
         **{
-            readout.value: figures(part, plain, weights["ours"])
+            readout: figures(part, plain, weights["ours"])
             | {"max_difference": difference(part.vectors[readout], plain.vectors[readout])}
             for readout, part in ours.items()
         },
@@ -239,7 +239,7 @@ COLUMNS = {
 def print_table(result: dict[str, Any]) -> None:
     """Print one line a way."""
     lines = [["", *COLUMNS]]
-    for way in ("plain", *(readout.value for readout in READOUTS)):
+    for way in ("plain", *READOUTS):
         found = result[way]
         lines.append([way, *(shown.format(found[key]) if key in found else "-" for key, shown in COLUMNS.items())])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -258,7 +258,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         return
-    ways = ["plain", *(readout.value for readout in READOUTS)]
+    ways = ["plain", *READOUTS]
     figure = Figure(figsize=(6, 2.4), layout="constrained")
     axes = figure.subplots()
     bars = axes.barh(ways, [result[way]["rows_per_s"] for way in ways], color=["#999999", "#2a6f97", "#61a5c2"])
@@ -287,7 +287,7 @@ def main() -> None:
     options.output.write_text(json.dumps(result, indent=2))
     plot(result, options.output.with_suffix(".png"))
     print(f"Written to {options.output}.")
-    worst = max(result[readout.value]["max_difference"] for readout in READOUTS)
+    worst = max(result[readout]["max_difference"] for readout in READOUTS)
     if options.dtype == "float32" and worst > TOLERANCE:
         sys.exit(f"The vectors differ from the plain way by {worst:.1e}, more than {TOLERANCE:.0e}.")
 

@@ -25,7 +25,7 @@ from task import ROOT, Task
 from saft_hf.distributed import World
 from saft_hf.embed.features import Features, feature_name
 from saft_hf.embed.source import ModelSource
-from saft_hf.render import Readout, Renderer
+from saft_hf.render import MEAN, START, Renderer
 
 TURNS = 2
 
@@ -44,7 +44,7 @@ def with_system_prompt(rows: Dataset, words: int) -> Dataset:
     return rows.map(dialogue, remove_columns=rows.column_names, load_from_cache_file=False)
 
 
-def measure(task: Task, source: ModelSource, rows: Dataset, readout: Readout) -> dict[str, Any]:
+def measure(task: Task, source: ModelSource, rows: Dataset, readout: str) -> dict[str, Any]:
     """Seconds of both ways, and how far their vectors are apart."""
     features, device = Features((task.layer,), (readout,)), torch.device(task.device)
     seconds: dict[bool, list[float]] = {True: [], False: []}
@@ -67,7 +67,7 @@ def measure(task: Task, source: ModelSource, rows: Dataset, readout: Readout) ->
                 found[shares] = embedded.states(feature_name(task.layer, readout)), embedded.plan
     (one, plan), (other, plain) = found[True], found[False]
     return {
-        "readout": readout.value,
+        "readout": readout,
         "prefix": len(plan.prefix),
         "tokens_each": float(plain.lengths.mean()),
         "rows_per_s": len(rows) / min(seconds[True]),
@@ -85,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     task, results = Task.of(options), []
     source, rows = task.source(), task.read_rows()
-    for readout in (Readout.START, Readout.MEAN):
+    for readout in (START, MEAN):
         for words in options.words:
             found = measure(task, source, with_system_prompt(rows, words), readout)
             results.append(found)

@@ -25,7 +25,7 @@ from task import ROOT, Task
 from saft_hf.distributed import World
 from saft_hf.embed.extract import Extractor
 from saft_hf.embed.features import Features
-from saft_hf.render import Readout, Renderer
+from saft_hf.render import Renderer
 
 WANTED = 1.8
 
@@ -39,7 +39,7 @@ class Alone(World):
 def work(task: Task, readout: str, turns: int, folder: Path) -> None:
     """One of the processes; the first one writes what it found, turn by turn."""
     world, source = World(), task.source()
-    features, device = Features((task.layer,), (Readout(readout),)), torch.device(task.device)
+    features, device = Features((task.layer,), (readout,)), torch.device(task.device)
     data = task.read_rows()
 
     def embed(store: str, among: World, rows: int = len(data)) -> tuple[float, float]:

@@ -24,7 +24,7 @@ from saft_hf.embed.features import Features, feature_name
 from saft_hf.embed.source import ModelSource
 from saft_hf.render import Readout, Renderer
 from saft_hf.score.reference import ReferenceScore, choose_reference, reference_threshold
-from saft_hf.scorer.referenced import laid_out_like
+from saft_hf.scorer.methods.reference import laid_out_like
 
 ROOT = Path(__file__).resolve().parents[2]
 READOUTS = (Readout.START, Readout.MEAN)

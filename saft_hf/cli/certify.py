@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from saft_hf.cli.arguments import CertifyArguments, parse_with
@@ -10,7 +9,7 @@ from saft_hf.cli.data import load_pool_and_labels, load_rows
 from saft_hf.cli.pipeline import SCORER, fit_lines, fitted_scorer, output_folder, print_table
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
-from saft_hf.files import replacing
+from saft_hf.files import write_json
 
 CERTIFICATE_FILE = "certificate.json"
 
@@ -43,8 +42,7 @@ def run(argv: Sequence[str]) -> None:
     with world.sync_errors("saving"):
         if not world.is_main:
             return
-        with replacing(folder / CERTIFICATE_FILE) as [file]:
-            file.write(json.dumps(found.as_dict(), indent=2, sort_keys=True).encode() + b"\n")
+        write_json(folder / CERTIFICATE_FILE, found.to_dict())
         scorer.save_pretrained(folder / SCORER)
         print_table({**fit_lines(scorer), "files": folder})
         print(found.says())

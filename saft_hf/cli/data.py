@@ -12,8 +12,8 @@ from datasets.exceptions import DatasetsError
 
 from saft_hf.cli.arguments import DatasetArguments
 from saft_hf.errors import SAFTInputError
-from saft_hf.hub import Repository, Source, with_retries
-from saft_hf.hub.network import redact
+from saft_hf.hub import Repository, redact, with_retries
+from saft_hf.summary import DatasetSource
 
 _READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 _COMPRESSED = {".gz", ".zst", ".bz2", ".xz"}
@@ -84,17 +84,17 @@ def is_on_hub(name: str) -> bool:
     return not local
 
 
-def source_of(arguments: DatasetArguments) -> Source | None:
+def source_of(arguments: DatasetArguments) -> DatasetSource | None:
     """Where the rows come from, for summaries and cards; None for folders and files, whose names are nobody else's."""
     name = arguments.dataset_name
     if name is None or not is_on_hub(name):
         return None
-    return {
-        "dataset": name,
-        "revision": arguments.dataset_revision,
-        "config": arguments.dataset_config,
-        "split": arguments.dataset_train_split,
-    }
+    return DatasetSource(
+        dataset=name,
+        revision=arguments.dataset_revision,
+        config=arguments.dataset_config,
+        split=arguments.dataset_train_split,
+    )
 
 
 def is_one_table(name: str) -> bool:

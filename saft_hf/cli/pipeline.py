@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.result import FilterResult
 from saft_hf.scorer import SAFTScorer
+from saft_hf.summary import Summary
 
 SCORER = "scorer"
 
@@ -96,14 +98,18 @@ def filter_and_save(arguments: Arguments) -> tuple[FilterResult, SAFTScorer, Dat
         on_error=options.on_error,  # type: ignore[arg-type] # filter says what it takes
         refusal_column=options.refusal_column,
     )
-    result.summary |= {"source": source_of(dataset)} if source_of(dataset) else {}
+    known = result.summary.provenance
+    if known is not None:
+        revision, seed = dataset.dataset_revision, dataset.seed if dataset.labelled_rows else None
+        known = replace(known, input=dataset.dataset_name, input_revision=revision, seed=seed)
+    result.summary = replace(result.summary, source=source_of(dataset), provenance=known)
     with world.sync_errors("saving"):
         if world.is_main:
             result.save(folder, file_format=output.output_format)  # type: ignore[arg-type]
             scorer.save_pretrained(folder / SCORER)
     with world.sync_errors("pushing"):
         if world.is_main:
-            push_scorer(scorer, output, result.summary)
+            result.summary = push_scorer(scorer, output, result.summary)
             if output.push_to_hub:
                 pushed = result.push_to_hub(
                     output.push_to_hub,
@@ -116,11 +122,12 @@ def filter_and_save(arguments: Arguments) -> tuple[FilterResult, SAFTScorer, Dat
     return result, scorer, pool, labelled
 
 
-def push_scorer(scorer: SAFTScorer, output: OutputArguments, summary: dict[str, Any]) -> None:
+def push_scorer(scorer: SAFTScorer, output: OutputArguments, summary: Summary) -> Summary:
     """Push the scorer where that is asked for, and note in the summary where it is."""
-    if output.hub_scorer:
-        print(f"Pushed the scorer to {scorer.push_to_hub(output.hub_scorer, **hub_options(output))}.")
-        summary["scorer_repo"] = output.hub_scorer
+    if not output.hub_scorer:
+        return summary
+    print(f"Pushed the scorer to {scorer.push_to_hub(output.hub_scorer, **hub_options(output))}.")
+    return replace(summary, scorer_repo=output.hub_scorer)
 
 
 def hub_options(output: OutputArguments) -> dict[str, Any]:
@@ -138,23 +145,21 @@ def print_table(rows: dict[str, Any]) -> None:
 def fit_lines(scorer: SAFTScorer) -> dict[str, Any]:
     """What a person wants to know of a scorer."""
     summary = scorer.summary_
-    lines = {
-        "method": scorer.method_,
-        "layers": ", ".join(map(str, scorer.layers_)),
-        "readouts": ", ".join(scorer.readouts_),
-        **({} if scorer.k_ is None else {"k": scorer.k_}),
-        "threshold": "none"
-        if scorer.threshold_ is None
-        else f"{scorer.threshold_:.6g} (from {summary['threshold_from']})",
+    fit = summary.fit
+    threshold = "none" if summary.threshold is None else f"{summary.threshold:.6g} (from {summary.threshold_from})"
+    lines: dict[str, Any] = {
+        "method": summary.method,
+        "layers": ", ".join(map(str, summary.layers)),
+        "readouts": ", ".join(summary.readouts),
+        **({} if summary.k is None else {"k": summary.k}),
+        "threshold": threshold,
     }
-    if summary["labels"]:
-        lines["labels"] = summary["labels"]["says"]
-    if selection := summary.get("selection"):
-        best = selection["candidates"][0]
-        lines["in use"] = f"{selection['winner']} (p = {selection['p_value']:.3g} for the whole choice)"
-        lines["best AUROC, out of fold"] = f"{best['auroc']:.3f} ({best['name']})"
-    if summary["undecided"]:
-        lines["cannot tell"] = summary["undecided"]
+    if fit and fit.labels:
+        lines["labels"] = str(fit.labels)
+    if fit and fit.test:
+        lines["AUROC, out of fold"] = f"{fit.test.auroc:.3f} (p = {fit.test.p_value:.3g})"
+    if summary.undecided:
+        lines["cannot tell"] = summary.undecided
     return lines
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 from datasets import Dataset
 
@@ -13,8 +13,7 @@ from saft_hf.cli.data import load_pool_and_labels, source_of
 from saft_hf.cli.pipeline import SCORER, fit_lines, fitted_scorer, output_folder, print_table, push_scorer
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
-from saft_hf.hub import Destination
-from saft_hf.hub.split import push_scored
+from saft_hf.hub import Destination, push_scored
 from saft_hf.result import save_rows
 from saft_hf.scorer import SCORE, STATUS, SAFTScorer
 
@@ -54,13 +53,9 @@ def run(argv: Sequence[str]) -> None:
 def _push(scored: Dataset, scorer: SAFTScorer, arguments: Arguments) -> None:
     """Push what was scored, and the scorer, where that is asked for."""
     _, dataset, _, output = arguments
-    summary: dict[str, Any] = {
-        "filtered": False,
-        "rows": len(scored),
-        "statuses": dict(Counter(scored[STATUS])),
-        "source": source_of(dataset),
-    }
-    push_scorer(scorer, output, summary)
+    statuses = dict(Counter(scored[STATUS]))
+    summary = replace(scorer.summary_, rows=len(scored), statuses=statuses, source=source_of(dataset))
+    summary = push_scorer(scorer, output, summary)
     if output.push_to_hub:
         to = Destination(
             output.push_to_hub, "dataset", output.hub_revision, private=True, create_pr=output.hub_create_pr

@@ -23,9 +23,8 @@ from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
 from saft_hf.cli.data import is_on_hub, is_one_table, load_rows, pin
 from saft_hf.errors import SAFTInputError
-from saft_hf.hub import Source
+from saft_hf.summary import DatasetSource
 from saft_hf.train import SAFTSFTConfig, SAFTSFTTrainer
-from saft_hf.train.record import write_summary
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ def train(script: Any, args: SAFTSFTConfig, model: Any, mixture: Any, labels: La
     if model.model_name_or_path is None:
         raise SAFTInputError("`--model_name_or_path` is needed: the model to tune.")
     source = _source(script, mixture)
-    rows, eval_rows = _datasets(script, args, mixture, source["revision"] if source else None)
+    rows, eval_rows = _datasets(script, args, mixture, source.revision if source else None)
     args.model_init_kwargs = {
         "revision": model.model_revision,
         "trust_remote_code": args.trust_remote_code,
@@ -119,20 +118,20 @@ def train(script: Any, args: SAFTSFTConfig, model: Any, mixture: Any, labels: La
     trainer.accelerator.print(f"Model saved to {args.output_dir}.")
     if args.push_to_hub:
         # A folder on this machine is nobody else's dataset.
-        trainer.push_to_hub(dataset_name=source["dataset"] if source else None)
+        trainer.push_to_hub(dataset_name=source.dataset if source else None)
         trainer.accelerator.print(f"Model pushed to https://huggingface.co/{trainer.hub_model_id}.")
     if hasattr(trainer, "end"):  # transformers 5.18: closes the trackers
         trainer.end()
     return trainer
 
 
-def _source(script: Any, mixture: Any) -> Source | None:
+def _source(script: Any, mixture: Any) -> DatasetSource | None:
     """Where the rows come from, pinned to a commit; None for files, folders and mixtures."""
     name = script.dataset_name
     if mixture.datasets or not name or not is_on_hub(name):
         return None
     split, config = script.dataset_train_split, script.dataset_config
-    return {"dataset": name, "revision": pin(name, None), "config": config, "split": split}
+    return DatasetSource(dataset=name, revision=pin(name, None), config=config, split=split)
 
 
 def _datasets(script: Any, args: SAFTSFTConfig, mixture: Any, revision: str | None) -> tuple[Any, Any]:

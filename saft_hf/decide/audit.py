@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -52,7 +52,7 @@ def write_audit(
     status: Sequence[str],
     decisions: Decisions,
     *,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Callable[[AuditDigests], Mapping[str, str]] | None = None,
 ) -> AuditDigests:
     """Write the audit file, parquet, in chunks: memory does not grow with what the rows hold.
 
@@ -65,13 +65,12 @@ def write_audit(
         scores: scores, [N], NaN where there is none.
         status: statuses, [N].
         decisions: the decisions for the same N rows.
-        metadata: of the parquet schema, key -> text, such as `saft_hf` -> the provenance in JSON.
+        metadata: the digests -> what goes into the parquet schema's metadata, key -> text.
 
     Raises:
         SAFTInputError: fewer or more rows than decisions, or a row that has no canonical form.
         OSError: the file cannot be written: no permission, disk full.
     """
-    path = Path(path)
     values, total = np.asarray(scores, dtype=np.float32), len(decisions)
     if values.shape != (total,) or len(status) != total:
         both = f"{values.shape} and {len(status)}"
@@ -79,8 +78,8 @@ def write_audit(
     stream = _one_by_one(rows)
     trained = np.isin(np.arange(total), decisions.train_rows())
     of_input, of_kept = hashlib.sha256(), hashlib.sha256()
-    schema = _SCHEMA.with_metadata(dict(metadata or {}))
-    with replacing(path) as (file,), pq.ParquetWriter(file, schema) as writer:
+    # Without Arrow's own copy of the schema, which is written first and would hide metadata that come last.
+    with replacing(Path(path)) as (file,), pq.ParquetWriter(file, _SCHEMA, store_schema=False) as writer:
         for start in range(0, total, _CHUNK_ROWS):
             stop = min(start + _CHUNK_ROWS, total)
             digests = [row_digest(row) for row in islice(stream, stop - start)]
@@ -96,11 +95,14 @@ def write_audit(
                 pa.array(decisions.words(start, stop)),
                 pa.array(list(decisions.reasons[start:stop])),
             ]
-            writer.write_batch(pa.record_batch(columns, schema=schema))
+            writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
         if next(stream, None) is not None:
             raise SAFTInputError(f"the data has more rows than the decisions, {total}")
-    of_decisions = hashlib.sha256(decisions.codes.tobytes() + bytes([decisions.train_on_errored]))
-    return AuditDigests(*(digest.hexdigest() for digest in (of_input, of_kept, of_decisions)))
+        of_decisions = hashlib.sha256(decisions.codes.tobytes() + bytes([decisions.train_on_errored]))
+        digests_of_all = AuditDigests(*(digest.hexdigest() for digest in (of_input, of_kept, of_decisions)))
+        if metadata is not None:  # in the footer, which is written last: the rows are known by then
+            writer.add_key_value_metadata(dict(metadata(digests_of_all)))
+    return digests_of_all
 
 
 def _one_by_one(rows: Iterable[Mapping[str, Any] | Iterable[Mapping[str, Any]]]) -> Iterator[Mapping[str, Any]]:

@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 
 GRID_POINTS = 100  # candidates for tau (arXiv 2410.10014)
-_NEAR = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,4 +163,4 @@ def near_threshold(scores: ArrayLike, threshold: float) -> int:
     """
     values = np.asarray(scores, dtype=np.float64)
     values = values[~np.isnan(values)]
-    return int(np.count_nonzero(np.abs(values - threshold) <= _NEAR * np.abs(values).max(initial=0)))
+    return int(np.count_nonzero(np.abs(values - threshold) <= 1e-5 * np.abs(values).max(initial=0)))

@@ -233,7 +233,7 @@ class Backbone:
                     module.training = flag
                 forward.forget()
 
-    def twin(self) -> Self | None:
+    def replica(self) -> Self | None:
         """Another reader of the same weights, for another thread: what a forward writes into a model is its own.
 
         To be used while this one is `reading`.
@@ -247,16 +247,12 @@ class Backbone:
         shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
         copied = copy.deepcopy(model, cast(Any, shared))
         text, blocks = (copied.get_submodule(path_of(model, part)) for part in (self._text, self._blocks))
-        twin = type(self)(copied, text, cast(nn.ModuleList, blocks), self.layers)
-        twin._is_reading = self._is_reading
-        return twin
+        replica = type(self)(copied, text, cast(nn.ModuleList, blocks), self.layers)
+        replica._is_reading = self._is_reading
+        return replica
 
     def read(
-        self,
-        input_ids: Tensor,
-        layers: Sequence[int],
-        prefix: NDArray[np.int32] | None = None,
-        lengths: NDArray[np.int64] | None = None,
+        self, input_ids: Tensor, layers: Sequence[int], prefix: NDArray[np.int32] | None = None
     ) -> dict[int, Tensor]:
         """Hidden states of a batch; the forward stops after the last layer that is asked for.
 
@@ -269,8 +265,6 @@ class Backbone:
             layers: some of `self.layers`.
             prefix: int32 [P], tokens that stand before every row: read once while this is `reading`. For models that
                 `can_share` one.
-            lengths: int64 [B], tokens of each row that are no padding: where the attention can tell rows apart that
-                stand one after the other, and there is no prefix, padding is not computed at all.
 
         Returns:
             Layer -> hidden states [B, T, d] on `device`, in the model's dtype.
@@ -284,13 +278,11 @@ class Backbone:
         with contextlib.nullcontext() if self._is_reading else self.reading(), torch.no_grad():
             if prefix is not None and len(prefix):
                 return self._forward.after(prefix, input_ids, layers)
-            if lengths is not None and lengths.min() < input_ids.shape[1] and self._forward.keeps_rows_apart:
-                return self._forward.packed(input_ids, layers, lengths)
             return self._forward(input_ids, layers)
 
     @cached_property
     def _forward(self) -> Forward:
-        return Forward(unwrap(self._open), self._text, self._blocks, deepest=max(1, *self.layers))
+        return Forward(unwrap(self._open), self._text, self._blocks)
 
     def close(self) -> None:
         """Let go of the model; memory of one that `load` made is given back."""

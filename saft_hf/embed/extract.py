@@ -19,7 +19,7 @@ from saft_hf.embed.cache import limit_from_environment, shrink, touch
 from saft_hf.embed.features import Features, as_arrays, joined, read_batch
 from saft_hf.embed.fill import Filler
 from saft_hf.embed.plan import Plan, make_plan
-from saft_hf.embed.stealing import dealt
+from saft_hf.embed.stealing import steal_shards
 from saft_hf.embed.store import Store, Vectors
 from saft_hf.embed.survey import Kept, Survey, survey_dataset, survey_renderings
 from saft_hf.errors import SAFTInputError
@@ -28,16 +28,16 @@ from saft_hf.render import Renderer, Rendering
 OpenBackbone = Callable[[], AbstractContextManager[Backbone]]
 """Opens the model for reading, and puts it back."""
 
-Work = Callable[[Vectors], NDArray[np.floating]]
+RowFunction = Callable[[Vectors], NDArray[np.floating]]
 """Vectors of n rows, `[n, d]` at each feature -> values, `[n, ...]`."""
 
 
-def where_finite(work: Work, vectors: Vectors) -> NDArray[np.float32]:
-    """Apply `work` to the rows whose vectors hold neither NaN nor infinity, at any feature; NaN for the others."""
+def where_finite(function: RowFunction, vectors: Vectors) -> NDArray[np.float32]:
+    """Apply a function to the rows whose vectors hold neither NaN nor infinity, at any feature; NaN for the others."""
     finite = np.logical_and.reduce([np.isfinite(states).all(axis=1) for states in vectors.values()])
-    found = work({feature: states[finite] for feature, states in vectors.items()})
-    values = np.full((len(finite), *found.shape[1:]), np.nan, dtype=np.float32)
-    values[finite] = found
+    computed = function({feature: states[finite] for feature, states in vectors.items()})
+    values = np.full((len(finite), *computed.shape[1:]), np.nan, dtype=np.float32)
+    values[finite] = computed
     return values
 
 
@@ -59,13 +59,13 @@ class Embedded:
         return {feature: self.store.read(shard, feature) for feature in features}
 
     def compute(
-        self, features: Sequence[str], work: Work, columns: int, *, only: NDArray[np.int64] | None = None
+        self, features: Sequence[str], function: RowFunction, columns: int, *, only: NDArray[np.int64] | None = None
     ) -> NDArray[np.float32]:
-        """Apply `work` to unique renderings.
+        """Apply a function to unique renderings.
 
         Args:
             features: the vectors that it needs.
-            work: vectors of n renderings -> `[n, columns]`.
+            function: vectors of n renderings -> `[n, columns]`.
             columns: how many values there are for each.
             only: which renderings, `int64 [m]`; by default every one.
 
@@ -83,9 +83,10 @@ class Embedded:
                 elif len(own := wanted[(wanted >= where.start) & (wanted < where.stop)] - where.start):
                     vectors = {feature: states[own] for feature, states in self.vectors(shard, features).items()}
                 if vectors is not None:
-                    parts.append(where_finite(work, vectors))
-        found = np.concatenate(self._world.gather(np.concatenate(parts)))
-        return found if only is None else found[np.searchsorted(np.unique(only), only)]
+                    parts.append(where_finite(function, vectors))
+        # Each process has neighbouring shards, so the parts in rank order are in plan order.
+        values = np.concatenate(self._world.gather(np.concatenate(parts)))
+        return values if wanted is None else values[np.searchsorted(wanted, only)]
 
     def states(self, feature: str) -> NDArray[np.float32]:
         """The vectors of every row at one feature, `float32 [N, d]`, in memory; NaN where there is none."""
@@ -137,16 +138,23 @@ class Extractor:
         self.folder = folder
         self.world = world
 
-    def embed(self, dataset: Dataset) -> Embedded:
+    def embed(self, dataset: Dataset, *, sample: bool = False, prompts: bool = False) -> Embedded:
         """Bring every row's vectors into the store, and answer with them.
 
         A shard that is already there, whole, is not embedded again. The plan is made over all rows, so a run that was
         interrupted goes on with the same batches, with any number of processes.
+
+        Args:
+            dataset: the rows.
+            sample: keep the renderings of a random sample of rows in the survey.
+            prompts: keep a key of each row's prompt in the survey.
         """
         limit = limit_from_environment()
         dataset = dataset.with_format(None)
         kept = Kept()
-        survey = survey_dataset(dataset, self.renderer, self.features.readouts, self.world, kept)
+        survey = survey_dataset(
+            dataset, self.renderer, self.features.readouts, self.world, kept, sample=sample, prompts=prompts
+        )
         plan = self.plan(survey)
         store = self.store(plan.digest)
 
@@ -160,7 +168,7 @@ class Extractor:
         def fill(shards: Iterator[int], expected: list[int]) -> None:
             with self.world.sync_errors("embedding"):
                 try:
-                    if (first := next(shards, None)) is not None:
+                    if (first := next(shards, None)) is not None:  # else the model is not even loaded
                         with self.open_backbone() as backbone:
                             rows = sum(len(plan.shard_keys(shard)) for shard in expected)
                             filler.fill(chain([first], shards), rows, dataset, plan, store, backbone)
@@ -169,7 +177,7 @@ class Extractor:
                     raise
 
         own = missing()
-        with dealt(own, store, self.world) as shards:
+        with steal_shards(own, store, self.world) as shards:
             fill(shards, own)
         # Nothing, unless another process's files cannot be seen here after all.
         own = missing()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 from saft_hf.embed.backbone import Backbone
 from saft_hf.embed.forward import moved
 from saft_hf.errors import SAFTInputError
-from saft_hf.render import Readout, Rendering
+from saft_hf.render import READOUTS, Rendering
+from saft_hf.render.readouts import MeanOf, OneToken
 
 _DTYPES = ("float32", "float16")
 
@@ -24,17 +26,19 @@ class Features:
 
     Attributes:
         layers: indices into transformers' `hidden_states`.
-        readouts: where a row is read.
+        readouts: names of entries of `READOUTS`.
         dtype: what vectors are rounded to as soon as they are read: float32, or float16 for half of the bytes.
     """
 
     layers: tuple[int, ...]
-    readouts: tuple[Readout, ...]
+    readouts: tuple[str, ...]
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
             raise SAFTInputError(f"vector_dtype={self.dtype!r}: vectors are kept as 'float32' or 'float16'.")
+        if unknown := [readout for readout in self.readouts if readout not in READOUTS]:
+            raise SAFTInputError(f"`readout` must be one of {list(READOUTS)}, not {unknown[0]!r}.")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -42,14 +46,14 @@ class Features:
         return tuple(feature_name(layer, readout) for layer in self.layers for readout in self.readouts)
 
 
-def feature_name(layer: int, readout: Readout) -> str:
+def feature_name(layer: int, readout: str) -> str:
     """Name of one feature in the store."""
-    return f"{layer}.{readout.value}"
+    return f"{layer}.{readout}"
 
 
-def readouts_of(features: Sequence[str]) -> tuple[Readout, ...]:
+def readouts_of(features: Sequence[str]) -> tuple[str, ...]:
     """The readouts of named features, each once."""
-    return tuple(dict.fromkeys(Readout(feature.partition(".")[2]) for feature in features))
+    return tuple(dict.fromkeys(feature.partition(".")[2] for feature in features))
 
 
 def layers_of(features: Sequence[str]) -> tuple[int, ...]:
@@ -62,9 +66,9 @@ def read_batch(
 ) -> dict[str, Tensor]:
     """Feed one batch and pool its hidden states.
 
-    Rows are padded on the right, or packed where the model keeps packed rows apart, and no attention mask is built: in
-    a causal model nothing before the padding can see it. A batch that does not fit in memory is halved, and halved
-    again: always at the same rows. On a GPU the vectors stay there, and nothing waits for them.
+    Rows are padded on the right, and no attention mask is built: in a causal model nothing before the padding can see
+    it. A batch that does not fit in memory is halved, and halved again: always at the same rows. On a GPU the vectors
+    stay there, and nothing waits for them.
 
     Args:
         backbone: the model, open for reading.
@@ -81,6 +85,7 @@ def read_batch(
         if len(renderings) == 1:
             raise
         middle = len(renderings) // 2
+    # Outside the handler: inside it the traceback would still hold the failed batch's tensors.
     torch.cuda.empty_cache()
     halves = [read_batch(backbone, part, features, prefix) for part in (renderings[:middle], renderings[middle:])]
     return joined(halves)
@@ -100,46 +105,38 @@ def _forward(
     backbone: Backbone, renderings: Sequence[Rendering], features: Features, prefix: NDArray[np.int32] | None
 ) -> dict[str, Tensor]:
     device, skipped = backbone.device, 0 if prefix is None else len(prefix)
-
     needed = np.array([rendering.needed(features.readouts) - skipped for rendering in renderings])
     ids = torch.zeros((len(renderings), int(needed.max())), dtype=torch.int64, pin_memory=device.type == "cuda")
     filled = ids.numpy()
     for row, (rendering, length) in enumerate(zip(renderings, needed, strict=True)):
         filled[row, :length] = rendering.input_ids[skipped : skipped + length]
-    hidden = backbone.read(ids, features.layers, prefix, needed)
+    hidden = backbone.read(ids, features.layers, prefix)
     pooled = {}
     for readout in features.readouts:
-        defined = np.array([rendering.status_for(readout) == "ok" for rendering in renderings])
-        undefined = moved(~defined, device)[:, None]
-        if readout is Readout.MEAN:
-            weights = moved(_weights(renderings, defined, filled.shape, skipped), device)
-        else:
-            read_at = np.array([_place(rendering, readout) - skipped for rendering in renderings])
-            places = moved(read_at * defined, device)
-            rows = torch.arange(len(renderings), device=device)
+        read = _pooler(renderings, readout, filled.shape, skipped, device)
         for layer in features.layers:
-            if readout is Readout.MEAN:
-                vectors = torch.bmm(weights[:, None], hidden[layer].float())[:, 0]
-            else:
-                vectors = hidden[layer][rows, places].float()
-            vectors = vectors.masked_fill(undefined, float("nan"))
-            pooled[feature_name(layer, readout)] = vectors.to(getattr(torch, features.dtype))
+            pooled[feature_name(layer, readout)] = read(hidden[layer]).to(getattr(torch, features.dtype))
     return pooled
 
 
-def _place(rendering: Rendering, readout: Readout) -> int:
-    """The one token that is read."""
-    start, end = rendering.spans[-1]
-    return (start if readout is Readout.START else end) - 1
-
-
-def _weights(
-    renderings: Sequence[Rendering], defined: NDArray[np.bool_], shape: tuple[int, ...], skipped: int
-) -> NDArray[np.float32]:
-    """How much each token counts in the mean, `float32 [n, T]`; all zero where it is not defined."""
-    weights = np.zeros(shape, dtype=np.float32)
-    for row in np.flatnonzero(defined).tolist():
-        spans = renderings[row].spans
-        for start, end in spans:
-            weights[row, start - skipped : end - skipped] = 1 / sum(end - start for start, end in spans)
-    return weights
+def _pooler(
+    renderings: Sequence[Rendering], readout: str, shape: tuple[int, ...], skipped: int, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """How a layer's states `[n, T, d]`, read after `skipped` tokens, become `float32 [n, d]`; NaN where undefined."""
+    defined = np.array([rendering.status_for(readout) == "ok" for rendering in renderings])
+    undefined = moved(~defined, device)[:, None]
+    match READOUTS[readout].pooling:
+        case OneToken(position):
+            positions = np.array([position(rendering.spans) - skipped for rendering in renderings]) * defined
+            at, rows = moved(positions, device), torch.arange(len(renderings), device=device)
+            return lambda states: states[rows, at].float().masked_fill(undefined, float("nan"))
+        case MeanOf(ranges):
+            weights = np.zeros(shape, dtype=np.float32)
+            for row in np.flatnonzero(defined).tolist():
+                spans = ranges(renderings[row].spans)
+                for start, end in spans:
+                    weights[row, start - skipped : end - skipped] = 1 / sum(end - start for start, end in spans)
+            on = moved(weights, device)[:, None]
+            return lambda states: torch.bmm(on, states.float())[:, 0].masked_fill(undefined, float("nan"))
+        case other:
+            assert_never(other)

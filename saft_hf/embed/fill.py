@@ -25,6 +25,9 @@ from saft_hf.errors import SAFTInputError
 from saft_hf.render import Renderer, Rendering
 
 _SHARDS_AHEAD = 2
+"""Shards that are rendered while the model is busy: enough to keep it so, few enough to hold in memory."""
+_RENDERED_AGAIN = 64
+"""Rows of the first shard that are rendered again though they were kept, to see whether they come out alike."""
 
 Submit = Callable[[Sequence[Rendering]], "Future[dict[str, Tensor]]"]
 
@@ -90,28 +93,29 @@ class Filler:
     def _tokens(self, dataset: Dataset, plan: Plan, where: slice, *, again: bool) -> list[Rendering]:
         """Tokens of a shard: those kept, and those of other rows rendered a second time.
 
+        What does not fit into `Kept` is rendered twice: to hold the tokens of any pool would take any memory.
+
         Args:
             dataset: the rows.
             plan: the plan.
             where: the shard's unique renderings.
-            again: render all of them, to find rows that come out differently each time.
+            again: render some that were kept, too, to find rows that come out differently each time.
         """
         rows = plan.first_row[where].tolist()
-        found: dict[int, Rendering] = {}
-        if not again:
-            found = {row: rendering for row in rows if (rendering := self._kept.get(row)) is not None}
-        missing = [row for row in rows if row not in found]
+        trusted = rows[_RENDERED_AGAIN:] if again else rows
+        tokens = {row: rendering for row in trusted if (rendering := self._kept.get(row)) is not None}
+        missing = [row for row in rows if row not in tokens]
         for first in range(0, len(missing), RENDER_ROWS):
             some = missing[first : first + RENDER_ROWS]
-            found |= zip(some, self._renderer(dataset[some]), strict=True)
+            tokens |= zip(some, self._renderer(dataset[some]), strict=True)
         for row, key in zip(rows, plan.keys[where], strict=True):
-            if found[row].key(self._features.readouts) != key.tobytes():
+            if tokens[row].key(self._features.readouts) != key.tobytes():
                 raise SAFTInputError(
                     f"row {row} was rendered to other tokens the second time: a `formatting_func`, a transform or "
                     "a chat template that draws at random or reads the clock cannot be scored. Make it "
                     "deterministic, or write its output into the dataset first."
                 )
-        return [found[row] for row in rows]
+        return [tokens[row] for row in rows]
 
 
 @contextmanager
@@ -131,12 +135,12 @@ def side_by_side(backbone: Backbone, features: Features, prefix: NDArray[np.int3
     """
     threads = torch.get_num_threads()
     on_cpu = backbone.device.type == "cpu"
-    twins = [backbone.twin() for _ in range(threads)] if on_cpu and threads > 1 else []
-    if None in twins or (on_cpu and threads == 1):
+    replicas = [backbone.replica() for _ in range(threads)] if on_cpu and threads > 1 else []
+    if None in replicas or (on_cpu and threads == 1):
         with _Inline() as inline:
             yield lambda part: inline.submit(read_batch, backbone, part, features, prefix)
         return
-    free: deque[Any] = deque(twins or [backbone])
+    free: deque[Any] = deque(replicas or [backbone])
     own = threading.local()
 
     def start() -> None:
@@ -155,7 +159,7 @@ def side_by_side(backbone: Backbone, features: Features, prefix: NDArray[np.int3
 
 
 class _Inline(Executor):
-    """Does the work where it is asked for."""
+    """Runs what is submitted at once, in the caller's thread."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()

@@ -1,10 +1,8 @@
-"""One forward up to the last layer needed: of a padded batch, after a kept prefix, or without padding."""
+"""One forward up to the last layer needed: of a padded batch, or of rows after a kept prefix."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -17,19 +15,12 @@ from saft_hf.embed.added import mean_for_added
 from saft_hf.embed.architecture import forward_options, text_config
 from saft_hf.embed.prefix import as_ids, for_rows
 
-_PROBE_TOKENS = 8
-_SAME = 0.02
-"""How far a token's state, in 16 bits, may lie from that of its equal in another row, relative to its norm."""
-
-
-def pinned(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on the CPU, in memory from which nothing waits for a copy to the device."""
-    return tensor.pin_memory() if device.type == "cuda" else tensor
-
 
 def moved(array: NDArray[Any], device: torch.device) -> Tensor:
     """An array as a tensor on the device; nothing waits for it on a CUDA device."""
-    return pinned(torch.from_numpy(array), device).to(device, non_blocking=device.type == "cuda")
+    tensor, on_cuda = torch.from_numpy(array), device.type == "cuda"
+    # Only from pinned memory is a copy made while the host goes on.
+    return (tensor.pin_memory() if on_cuda else tensor).to(device, non_blocking=on_cuda)
 
 
 class _StopForwardError(Exception):
@@ -43,14 +34,12 @@ class Forward:
         model: the causal language model.
         text: its text part, without the head.
         blocks: the blocks of the text part.
-        deepest: the last layer that is ever read, at least 1.
     """
 
-    def __init__(self, model: nn.Module, text: nn.Module, blocks: nn.ModuleList, deepest: int) -> None:
+    def __init__(self, model: nn.Module, text: nn.Module, blocks: nn.ModuleList) -> None:
         self._model = model
         self._text = text
         self._blocks = blocks
-        self._deepest = deepest
         self._config = text_config(model.config)
         self._options = forward_options(text)
         self._past: tuple[tuple[bytes, int], DynamicCache] | None = None
@@ -69,25 +58,26 @@ class Forward:
 
     def __call__(self, input_ids: Tensor, layers: Sequence[int], **options: Any) -> dict[int, Tensor]:
         """States of rows that are padded on the right, `int64 [B, T]`; `options` go to the model."""
-        found: dict[int, Tensor] = {}
+        states: dict[int, Tensor] = {}
         last, top, device = max(layers), int(self._config.num_hidden_layers), self.device
-        handles = [self._watch(layer, found, last) for layer in set(layers) - {top}]
+        handles = [self._watch(layer, states, last) for layer in set(layers) - {top}]
         try:
             with mean_for_added(self._embeddings, input_ids, device) as ids:
                 output = self._text(ids.to(device, non_blocking=True), **self._options | options)
-            found[top] = output[0]
+            states[top] = output[0]
         except _StopForwardError:
-            pass
+            pass  # all that is asked for is there: later blocks, the final norm and the head are not run
         finally:
             for handle in handles:
                 handle.remove()
-        return {layer: self._stream(found[layer]).detach().to(device) for layer in layers}
+        return {layer: self._stream(states[layer]).detach().to(device) for layer in layers}
 
     def after(self, prefix: NDArray[np.int32], input_ids: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
         """States of rows that stand after a prefix (`int32 [P]`), whose keys and values are kept until `forget`."""
         key = (prefix.tobytes(), max(layers))
         if self._past is None or self._past[0] != key:
             past = DynamicCache(config=self._text.config)
+            # Layer 0 is what block 0 is given, and only blocks keep keys: one must run.
             self(as_ids(prefix), [max(1, *layers)], use_cache=True, past_key_values=past)
             self._past = key, past
         past = for_rows(self._past[1], len(input_ids))  # the rows' own are written into it
@@ -97,68 +87,15 @@ class Forward:
         """Let go of a kept prefix."""
         self._past = None
 
-    def packed(self, input_ids: Tensor, layers: Sequence[int], lengths: NDArray[np.int64]) -> dict[int, Tensor]:
-        """States of padded rows, of which only the first `lengths` (`int64 [B]`) are fed; 0 where there is padding.
-
-        Args:
-            input_ids: `int64 [B, T]`, on the CPU.
-            layers: which.
-            lengths: at least 1 each.
-        """
-        rows, width = input_ids.shape
-        places = np.flatnonzero(np.arange(width) < lengths[:, None])
-        flat, ids = moved(places, self.device), input_ids.flatten()[torch.from_numpy(places)]
-        found = self(pinned(ids, self.device)[None], layers, **self._apart(lengths))
-
-        def padded(states: Tensor) -> Tensor:
-            whole = states.new_zeros(rows * width, states.shape[-1])
-            return whole.index_copy_(0, flat, states[0]).view(rows, width, -1)
-
-        return {layer: padded(states) for layer, states in found.items()}
-
-    @cached_property
-    def keeps_rows_apart(self) -> bool:
-        """Whether rows may stand one after the other without seeing one another, as flash attention keeps them apart.
-
-        Asked of the model itself: a row after another one must have the same states, to the last bit, whatever that
-        one says, and about those of its equal that stands first.
-        """
-        parameters = inspect.signature(self._text.forward).parameters
-        takes_all = "position_ids" in parameters and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        if "flash" not in str(self._config._attn_implementation) or not takes_all:
-            return False
-        row, other = torch.arange(2 * _PROBE_TOKENS).chunk(2)
-        options = self._apart(np.array([_PROBE_TOKENS] * 2))
-        twice, after = (
-            self(torch.cat([before, row])[None], [self._deepest], **options)[self._deepest][0].float()
-            for before in (row, other)
-        )
-        first, second = twice.chunk(2)
-        differs = ((first - second).norm(dim=-1) > _SAME * second.norm(dim=-1)).any()
-        return torch.equal(second, after.chunk(2)[1]) and not differs
-
-    def _apart(self, lengths: NDArray[np.int64]) -> dict[str, Any]:
-        """What tells a model where packed rows begin; bounds too, which it would else wait for in every layer."""
-        bounds, longest = np.concatenate([[0], np.cumsum(lengths)]), int(lengths.max())
-        positions = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
-        starts = moved(bounds.astype(np.int32), self.device)
-        return {
-            "position_ids": moved(positions, self.device)[None],
-            "cu_seq_lens_q": starts,
-            "cu_seq_lens_k": starts,
-            "max_length_q": longest,
-            "max_length_k": longest,
-        }
-
-    def _watch(self, layer: int, found: dict[int, Tensor], last: int) -> Any:
+    def _watch(self, layer: int, states: dict[int, Tensor], last: int) -> Any:
         """Hook that keeps one layer's states, and stops the forward where it is the last one."""
 
-        def keep(states: Tensor) -> None:
-            found[layer] = states
+        def keep(output: Tensor) -> None:
+            states[layer] = output
             if layer == last:
                 raise _StopForwardError
 
-        if layer == 0:
+        if layer == 0:  # not the output of the embedding table: a model may scale it, or add positions
             return self._blocks[0].register_forward_pre_hook(
                 lambda _, args, kwargs: keep(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
             )

@@ -44,13 +44,13 @@ class RowReader:
         survey = survey_renderings(renderings, self._extractor.features.readouts)
         vectors = {feature: np.full((len(renderings), self._width), np.nan, dtype=np.float32) for feature in features}
         rows = np.flatnonzero(survey.usable)
-        with self._lock:
-            # A shard holds every feature, so what is found at one is found at all; `&` guards against a lost file.
-            found = np.ones(len(rows), dtype=np.bool_)
+        with self._lock:  # a model is read by one thread at a time
+            # A shard holds every feature, so what is there at one is there at all; `&` guards against a lost file.
+            stored = np.ones(len(rows), dtype=np.bool_)
             for feature, states in vectors.items():
                 states[rows], here = self._store.lookup(survey.keys[rows], feature, self._width)
-                found &= here
-            missing = rows[~found]
+                stored &= here
+            missing = rows[~stored]
             if len(missing):
                 _make_forward_safe()
                 new = self._extractor.embed_renderings([renderings[row] for row in missing])

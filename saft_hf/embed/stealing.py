@@ -12,7 +12,7 @@ from saft_hf.embed.store import Store
 
 
 @contextmanager
-def dealt(missing: list[int], store: Store, world: World) -> Iterator[Iterator[int]]:
+def steal_shards(missing: list[int], store: Store, world: World) -> Iterator[Iterator[int]]:
     """The shards that this process is to fill, each taken when it is asked for. Collective.
 
     Where all processes see the same files, one that has filled its own shards goes on with the others' last ones: a

@@ -112,16 +112,16 @@ class Store:
 
     def is_shared(self, world: World) -> bool:
         """Whether all processes see the same files: each looks for one that the first has just made. Collective."""
-        mark: Path | None = None
-        with world.sync_errors("looking at the store"):
-            if world.is_main:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                mark = self._mark(secrets.token_hex(8))
-                mark.touch()
-        shared = world.broadcast(mark)
-        assert shared is not None  # noqa: S101 - for the type checker
-        seen = world.gather(shared.name in {path.name for path in self.folder.glob(".*.tmp")})
-        if mark is not None:
+
+        def make_mark() -> Path:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            mark = self._mark(secrets.token_hex(8))
+            mark.touch()
+            return mark
+
+        mark = world.on_main("looking at the store", make_mark)
+        seen = world.gather(mark.name in {path.name for path in self.folder.glob(".*.tmp")})
+        if world.is_main:
             mark.unlink()
         return all(seen)
 
@@ -163,7 +163,7 @@ class Store:
     def lookup(
         self, keys: NDArray[np.uint8], feature: str, width: int
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Vectors of single renderings, wherever they stand.
+        """Vectors of single renderings, wherever they are.
 
         Args:
             keys: `uint8 [m, 16]`.
@@ -175,28 +175,28 @@ class Store:
         """
         if self._index is None:
             self._index = self._load_index()
-        table, shards, places = self._index
+        table, shards, positions = self._index
         vectors = np.zeros((len(keys), width), dtype=np.float32)
-        found = find_keys(table, keys)
-        hit = found >= 0
-        for shard in np.unique(shards[found[hit]]).tolist():
-            rows = np.flatnonzero(hit & (shards[np.maximum(found, 0)] == shard))
+        at = find_keys(table, keys)
+        hit = at >= 0
+        for shard in np.unique(shards[at[hit]]).tolist():
+            rows = np.flatnonzero(hit & (shards[np.maximum(at, 0)] == shard))
             if self.has(shard, table[shards == shard]):
-                vectors[rows] = _mapped(self.path(shard), feature)[places[found[rows]]]
+                vectors[rows] = _mapped(self.path(shard), feature)[positions[at[rows]]]
             else:
                 hit[rows] = False
         return vectors, hit
 
     def _load_index(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
-        """Every key with its shard and place; what stands in a shard is checked when it is first read."""
+        """Every key with its shard and position; the content of a shard is checked when it is first read."""
         touch(self.folder)
-        keys, shards, places = [np.zeros((0, KEY_BYTES), np.uint8)], [np.zeros(0, int)], [np.zeros(0, int)]
+        keys, shards, positions = [np.zeros((0, KEY_BYTES), np.uint8)], [np.zeros(0, int)], [np.zeros(0, int)]
         for shard in sorted(self.shards()):
             own = np.array(_mapped(self.path(shard), _KEYS))
             keys.append(own)
             shards.append(np.full(len(own), shard))
-            places.append(np.arange(len(own)))
-        return np.concatenate(keys), np.concatenate(shards), np.concatenate(places)
+            positions.append(np.arange(len(own)))
+        return np.concatenate(keys), np.concatenate(shards), np.concatenate(positions)
 
 
 def _mapped(path: Path, name: str) -> NDArray[Any]:

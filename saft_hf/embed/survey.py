@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 import numpy as np
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from saft_hf.distributed import World, progress_bar
 from saft_hf.embed.plan import KEY_BYTES
 from saft_hf.embed.prefix import common_prefix, shared_start
-from saft_hf.render import Readout, Renderer, Rendering
+from saft_hf.render import READOUTS, Renderer, Rendering
 from saft_hf.status import RowStatus
 
 RENDER_ROWS = 1024
 KEPT_BYTES = 64 * 2**20
+SAMPLE = 2000
+"""Rows, drawn at random, whose renderings a survey keeps on request: enough to see what scores follow besides harm."""
 
 _STATUSES = tuple(RowStatus)
 _CODES = {status: code for code, status in enumerate(_STATUSES)}
@@ -34,13 +36,17 @@ class Survey:
         lengths: `int32 [N]`, tokens to feed.
         codes: for each readout `uint8 [N]`, index into the statuses.
         prefix: `int32 [P]`, tokens with which all rows start that have any; None where none has.
+        sample: row -> rendering, of up to `SAMPLE` rows drawn at random from all, where they can be read; on request.
+        prompts: `uint8 [N, 16]`; rows with equal ones have the same prompt; on request.
     """
 
     keys: NDArray[np.uint8]
     identities: NDArray[np.uint8]
     lengths: NDArray[np.int32]
-    codes: Mapping[Readout, NDArray[np.uint8]]
+    codes: Mapping[str, NDArray[np.uint8]]
     prefix: NDArray[np.int32] | None
+    sample: dict[int, Rendering] = field(default_factory=dict)
+    prompts: NDArray[np.uint8] | None = None
 
     @property
     def usable(self) -> NDArray[np.bool_]:
@@ -48,20 +54,20 @@ class Survey:
         ok = _CODES[RowStatus.OK]
         return np.asarray(np.stack([codes == ok for codes in self.codes.values()]).any(axis=0))
 
-    def statuses(self, readouts: Sequence[Readout]) -> list[RowStatus]:
+    def statuses(self, readouts: Sequence[str]) -> list[RowStatus]:
         """The status of every row where all these readouts are needed: the first that is not `ok`."""
         return [_STATUSES[code] for code in self._codes_of(readouts).tolist()]
 
-    def status_counts(self, readouts: Sequence[Readout]) -> Counter[str]:
+    def status_counts(self, readouts: Sequence[str]) -> Counter[str]:
         """How many rows have each status where all these readouts are needed."""
         counts = np.bincount(self._codes_of(readouts), minlength=len(_STATUSES)).tolist()
         return Counter({status.value: count for status, count in zip(_STATUSES, counts, strict=True) if count})
 
-    def _codes_of(self, readouts: Sequence[Readout]) -> NDArray[np.uint8]:
-        found = self.codes[readouts[0]]
+    def _codes_of(self, readouts: Sequence[str]) -> NDArray[np.uint8]:
+        codes = self.codes[readouts[0]]
         for readout in readouts[1:]:
-            found = np.where(found == _CODES[RowStatus.OK], self.codes[readout], found)
-        return found
+            codes = np.where(codes == _CODES[RowStatus.OK], self.codes[readout], codes)
+        return codes
 
 
 class Kept:
@@ -84,26 +90,47 @@ class Kept:
         return self._rows.get(row)
 
 
-def survey_renderings(renderings: Sequence[Rendering], readouts: Sequence[Readout]) -> Survey:
+def survey_renderings(renderings: Sequence[Rendering], readouts: Sequence[str], *, prompts: bool = False) -> Survey:
     """Take from renderings what planning needs."""
-    survey = _blank(len(renderings), readouts)
+    survey = _blank(len(renderings), readouts, prompts)
     for row, rendering in enumerate(renderings):
         for readout in readouts:
             survey.codes[readout][row] = _CODES[rendering.status_for(readout)]
         if rendering.status is RowStatus.OK:
-            survey.keys[row] = np.frombuffer(rendering.key(readouts), dtype=np.uint8)
-            survey.identities[row] = np.frombuffer(rendering.key(tuple(Readout)), dtype=np.uint8)
+            survey.keys[row] = _as_array(rendering.key(readouts))
+            survey.identities[row] = _as_array(rendering.key(READOUTS))
             survey.lengths[row] = rendering.needed(readouts)
-    some = [one for one in renderings if any(one.status_for(readout) is RowStatus.OK for readout in readouts)]
-    return replace(survey, prefix=common_prefix(some))
+        if survey.prompts is not None:
+            survey.prompts[row] = _as_array(rendering.prompt_key())
+    return replace(survey, prefix=common_prefix([one for one in renderings if _is_usable(one, readouts)]))
 
 
 def survey_dataset(
-    dataset: Dataset, renderer: Renderer, readouts: Sequence[Readout], world: World, kept: Kept | None = None
+    dataset: Dataset,
+    renderer: Renderer,
+    readouts: Sequence[str],
+    world: World,
+    kept: Kept | None = None,
+    *,
+    sample: bool = False,
+    prompts: bool = False,
 ) -> Survey:
-    """Render every row once, each process its share, and keep what it can; all get the whole survey."""
-    dataset = dataset.with_format(None)
-    begin, end = (len(dataset) * r // world.size for r in (world.rank, world.rank + 1))
+    """Render every row once, each process its part; all get the whole survey.
+
+    Args:
+        dataset: the rows.
+        renderer: rows -> tokens.
+        readouts: where rows are to be read.
+        world: the processes that work together.
+        kept: takes renderings of this process's rows, as far as it can.
+        sample: fill `Survey.sample`.
+        prompts: fill `Survey.prompts`.
+    """
+    dataset, total = dataset.with_format(None), len(dataset)
+    begin, end = (total * r // world.size for r in (world.rank, world.rank + 1))
+    # Drawn from all rows before any is rendered: the same ones whatever the number of processes, and in every run.
+    drawn = np.random.default_rng(0).choice(total, min(SAMPLE, total), replace=False).tolist() if sample else []
+    chosen, sampled = set(drawn), dict[int, Rendering]()
 
     def parts() -> Iterator[Survey]:
         steps = range(begin, end, RENDER_ROWS)
@@ -112,23 +139,26 @@ def survey_dataset(
                 renderings = renderer(dataset[first : min(first + RENDER_ROWS, end)])
                 if kept is not None:
                     kept.put(first, renderings)
-                yield survey_renderings(renderings, readouts)
+                for row, rendering in enumerate(renderings, first):
+                    if row in chosen and _is_usable(rendering, readouts):
+                        sampled[row] = rendering
+                yield survey_renderings(renderings, readouts, prompts=prompts)
                 bar.update()
 
     with world.sync_errors("rendering"):
-        own = _joined(parts(), end - begin, readouts)
-    return own if world.size == 1 else _joined(world.gather(own), len(dataset), readouts)
+        own = replace(_joined(parts(), end - begin, readouts, prompts), sample=sampled)
+    return own if world.size == 1 else _joined(world.gather(own), total, readouts, prompts)
 
 
-def _joined(parts: Iterable[Survey], rows: int, readouts: Sequence[Readout]) -> Survey:
+def _joined(parts: Iterable[Survey], rows: int, readouts: Sequence[str], prompts: bool) -> Survey:
     """The surveys of neighbouring rows as one, filled part by part: a generator's never lie in memory together."""
-    whole, first = _blank(rows, readouts), 0
+    whole, first = _blank(rows, readouts, prompts), 0
     prefixes = []
     for part in parts:
         where = slice(first, first + len(part.lengths))
-        whole.keys[where], whole.identities[where], whole.lengths[where] = part.keys, part.identities, part.lengths
-        for readout, codes in part.codes.items():
-            whole.codes[readout][where] = codes
+        for filled, new in zip(_columns(whole), _columns(part), strict=True):
+            filled[where] = new
+        whole.sample.update(part.sample)
         if part.prefix is not None:
             prefixes.append(part.prefix)
         first = where.stop
@@ -137,11 +167,26 @@ def _joined(parts: Iterable[Survey], rows: int, readouts: Sequence[Readout]) -> 
     return replace(whole, prefix=reduce(shared_start, prefixes) if prefixes else None)
 
 
-def _blank(rows: int, readouts: Sequence[Readout]) -> Survey:
+def _columns(survey: Survey) -> list[NDArray[np.generic]]:
+    """What a survey holds for each row."""
+    columns = [survey.keys, survey.identities, survey.lengths, *survey.codes.values()]
+    return columns if survey.prompts is None else [*columns, survey.prompts]
+
+
+def _is_usable(rendering: Rendering, readouts: Sequence[str]) -> bool:
+    return any(rendering.status_for(readout) is RowStatus.OK for readout in readouts)
+
+
+def _as_array(key: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(key, dtype=np.uint8)
+
+
+def _blank(rows: int, readouts: Sequence[str], prompts: bool) -> Survey:
     return Survey(
         keys=np.zeros((rows, KEY_BYTES), dtype=np.uint8),
         identities=np.zeros((rows, KEY_BYTES), dtype=np.uint8),
         lengths=np.zeros(rows, dtype=np.int32),
         codes={readout: np.zeros(rows, dtype=np.uint8) for readout in readouts},
         prefix=None,
+        prompts=np.zeros((rows, KEY_BYTES), dtype=np.uint8) if prompts else None,
     )

@@ -91,13 +91,13 @@ def _scored(arm: str, pool: Pool, config: ExperimentConfig) -> Selection:
     scorer.fit(rows, None if arm == "reference" else pool.labelled_dataset, on_undecided="keep")
     result = scorer.filter(rows, on_undecided="keep")
     summary = result.summary
-    refusal = summary["refusal"] or (None if summary["filtered"] else "no threshold could be chosen")
+    refusal = summary.undecided or (None if summary.filtered else "no threshold could be chosen")
     return Selection(
         kept=np.asarray(result.kept_indices),
         seconds=time.perf_counter() - begin,
         note=f"refused, every row is kept: {refusal}" if refusal else "",
         scores=result.scores,
-        threshold=summary["threshold"],
+        threshold=summary.threshold,
         settings={"layers": list(scorer.layers_), "readouts": list(scorer.readouts_), "method": scorer.method_},
     )
 

@@ -14,7 +14,7 @@ from saft_hf.evaluate.config import ExperimentConfig
 from saft_hf.evaluate.generate import evaluating
 from saft_hf.evaluate.pools import Pool
 from saft_hf.evaluate.tuning import Tuned
-from saft_hf.render import Readout, RenderConfig, Renderer
+from saft_hf.render import END, MEAN, READOUTS, START, RenderConfig, Renderer
 
 _LAYERS_AT_MOST = 12
 
@@ -46,15 +46,15 @@ def probe(model: Tuned, pool: Pool, config: ExperimentConfig) -> dict[str, Any]:
     projected: dict[str, Any] = {}
     for readout, by_layer in states.items():
         for name in auroc:
-            auroc[name][readout.value] = []
+            auroc[name][readout] = []
         for layer, vectors in zip(layers, by_layer, strict=True):
             centred = vectors - vectors[usable].mean(axis=0)
             _, sizes, directions = randomized_svd(centred[usable], 2, random_state=0)
             along = centred @ directions.T
-            auroc["energy"][readout.value].append(_auroc(pool.harmful, along[:, 0] ** 2, fresh))
+            auroc["energy"][readout].append(_auroc(pool.harmful, along[:, 0] ** 2, fresh))
             difference = _difference(centred, pool.harmful, labelled)
-            auroc["difference"][readout.value].append(_auroc(pool.harmful, centred @ difference, fresh))
-            if readout is Readout.START and layer == half:
+            auroc["difference"][readout].append(_auroc(pool.harmful, centred @ difference, fresh))
+            if readout == START and layer == half:
                 projected = {
                     "projection": along[usable].round(4).tolist(),
                     "truth": pool.harmful[usable].astype(int).tolist(),
@@ -65,7 +65,7 @@ def probe(model: Tuned, pool: Pool, config: ExperimentConfig) -> dict[str, Any]:
 
 def read_states(
     model: Tuned, pool: Pool, layers: list[int], batch_size: int, max_length: int
-) -> tuple[dict[Readout, NDArray[np.float32]], NDArray[np.bool_]]:
+) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.bool_]]:
     """Hidden states of every row.
 
     Returns:
@@ -74,9 +74,9 @@ def read_states(
     rendered = Renderer(model.tokenizer, RenderConfig(max_length=max_length))(
         {"messages": [row.messages for row in pool.rows]}
     )
-    usable = np.array([row.status_for(Readout.START) == "ok" for row in rendered])
+    usable = np.array([row.status_for(START) == "ok" for row in rendered])
     width = model.model.config.get_text_config().hidden_size
-    states = {readout: np.zeros((len(layers), len(rendered), width), dtype=np.float32) for readout in Readout}
+    states = {readout: np.zeros((len(layers), len(rendered), width), dtype=np.float32) for readout in READOUTS}
     order = sorted(np.flatnonzero(usable).tolist(), key=lambda i: len(rendered[i].input_ids))
     with evaluating(model.model):
         for first in range(0, len(order), batch_size):
@@ -96,9 +96,9 @@ def read_states(
                 hidden = output.hidden_states[layer].float().cpu().numpy()
                 for line, place in enumerate(places):
                     start, end = rendered[place].spans[-1]
-                    states[Readout.START][number, place] = hidden[line, start - 1]
-                    states[Readout.MEAN][number, place] = hidden[line, start:end].mean(axis=0)
-                    states[Readout.END][number, place] = hidden[line, end - 1]
+                    states[START][number, place] = hidden[line, start - 1]
+                    states[MEAN][number, place] = hidden[line, start:end].mean(axis=0)
+                    states[END][number, place] = hidden[line, end - 1]
     return states, usable
 
 

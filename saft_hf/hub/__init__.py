@@ -1,29 +1,26 @@
-"""What people and the Hub read: cards made from plain summaries, and pushes that land."""
+"""What people and the Hub read: cards made from a `Summary`, and pushes that land."""
 
 from __future__ import annotations
 
-from saft_hf.hub.cards import LabelsUsed, PoolCounts, ScorerCard, render_card
-from saft_hf.hub.filtered import Filtered, RowsCard, Source, dataset_card, filtered_values, model_section
+from saft_hf.hub.cards import model_section, scorer_card
 from saft_hf.hub.merge import merge_cards
-from saft_hf.hub.network import Repository, with_retries
-from saft_hf.hub.push import CARD, Destination, push_files, push_folder
+from saft_hf.hub.network import Repository, redact, with_retries
+from saft_hf.hub.push import CARD, PRIVATE, Destination, is_public, push_files, push_folder
+from saft_hf.hub.split import PushedSplit, push_scored
 
 __all__ = [
     "CARD",
+    "PRIVATE",
     "Destination",
-    "Filtered",
-    "LabelsUsed",
-    "PoolCounts",
+    "PushedSplit",
     "Repository",
-    "RowsCard",
-    "ScorerCard",
-    "Source",
-    "dataset_card",
-    "filtered_values",
+    "is_public",
     "merge_cards",
     "model_section",
     "push_files",
     "push_folder",
-    "render_card",
+    "push_scored",
+    "redact",
+    "scorer_card",
     "with_retries",
 ]

@@ -1,160 +1,222 @@
-"""Cards for the Hub, from the Jinja templates in `model_cards/`."""
+"""Cards for the Hub: a `Summary`, put into the Jinja templates of `model_cards/`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from saft_hf.summary import DatasetSource, Summary
+from saft_hf.version import versions
 
 _HERE = Path(__file__).resolve()
 # In a wheel the templates lie inside the package; in a checkout, at its top level.
 _FOLDERS = (_HERE.parents[1] / "model_cards", _HERE.parents[2] / "model_cards")
 
+_TAGS = ["saft", "data-filtering"]
+_REASONS = {
+    ("kept", "score"): "kept: score up to the threshold",
+    ("kept", "label"): "kept: a person labelled them harmless",
+    ("kept", "no_decision"): "kept: nothing was decided",
+    ("removed", "score"): "removed: score above the threshold",
+    ("removed", "label"): "removed: a person labelled them harmful",
+}
+_STATUSES = {
+    "bad_row": "a value is missing or of the wrong type",
+    "template_error": "the chat template refuses them",
+    "no_response": "there is no response",
+    "empty_response": "the response is empty",
+    "truncated": "the response lies behind the longest length",
+    "no_response_start": "the response has no start",
+    "packed": "several examples in one row",
+    "non_finite": "the model gave no number",
+}
+_THRESHOLDS = {
+    "f1": "the best F1 on labelled rows",
+    "given": "given by hand",
+    "certificate": "the largest set of rows that fresh labels certify",
+    "reference": "a reference set of rows known to be harmful or benign, not labels of these rows",
+    "none": "no threshold was chosen",
+}
 
-class LabelsUsed(TypedDict):
-    """The labelled rows that score and threshold were chosen on."""
-
-    rows: int
-    """Labelled rows."""
-    harmful: int
-    """How many of them are harmful."""
-    column: str
-    """Column that holds the label."""
-
-
-class PoolCounts(TypedDict):
-    """The rows that the scorer was fitted on."""
-
-    rows: int
-    """All of them."""
-    scored: int
-    """Those that have a score."""
-    unscored: Mapping[str, int]
-    """Status -> rows, for the others."""
-    flagged: int | None
-    """Scored rows above the threshold; None without a threshold."""
-
-
-class ScorerCard(TypedDict):
-    """What `scorer.md.jinja` says about a saved scorer."""
-
-    title: str
-    """First heading."""
-    repo_id: str | None
-    """Where the scorer is pushed to; None for a local folder."""
-    model: str | None
-    """Hub id of the model that is read; None for a local folder or an object, whose name is kept out."""
-    revision: str | None
-    """Commit of the model, where known."""
-    model_fingerprint: str
-    """SHA-256 of the weights that are read."""
-    template_digest: str
-    """SHA-256 of chat template and tokenizer."""
-    layers: Sequence[int]
-    """Indices into transformers' `hidden_states` that the score reads."""
-    num_layers: int
-    """Layers of the whole model."""
-    readouts: Sequence[str]
-    """`response_start`, `response_mean` or `response_end`."""
-    method: str
-    """`saft` is the published score; `directed`, `auto` or `reference`."""
-    k: int | None
-    """Principal directions summed by the published score; None for a learned direction."""
-    threshold: float | None
-    """Rows above it are removed; None where no decision can be taken."""
-    threshold_from: str
-    """`f1`, `contamination`, `given`, `reference`, an aim such as `recall=0.9`, or `none`."""
-    contamination: float | None
-    """Expected harmful share between 0 and 1, for `threshold_from="contamination"`."""
-    undecided: str | None
-    """Why no decision is taken although labels were given."""
-    labels: LabelsUsed | None
-    """The labels that the choice was made on; None where none were used."""
-    pool: PoolCounts
-    """Counts of the fit."""
-    variance_share: float | None
-    """Share of the pool's variance along the k directions, between 0 and 1; for `method="saft"`."""
-    spectral_gap: float | None
-    """(variance along direction k - that along k + 1) / the former, between 0 and 1; for `method="saft"`."""
-    f1: float | None
-    """Best F1 on the labels, for `method="saft"`: what the choice was made by, not an estimate of quality."""
-    separating_points: int | None
-    """Of the 100 candidate thresholds, how many split the scored rows of the pool differently."""
-    selection: Mapping[str, Any] | None
-    """The comparison of candidates (`winner`, `p_value`, `permutations`, `candidates`), for learned directions."""
-    expected: Mapping[str, Any] | None
-    """`fpr` and `recall` that cross-validation expects at the threshold."""
-    versions: Mapping[str, str]
-    """Package -> version that fitted the scorer."""
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+_MARKUP = re.compile(r"[\\`*_{}\[\]()<>#|!~$&]")
+# Renderers make links of bare addresses even where their signs are escaped; in code they do not.
+_LITERAL = re.compile(r"(`[^`]+`|\S*(?:://|www\.|@)\S*)")
 
 
-def render_card(name: str, values: Mapping[str, Any]) -> str:
-    """Fill a card template.
+def scorer_card(summary: Summary, *, repo_id: str | None = None) -> str:
+    """The card of a fitted scorer: `model_cards/scorer.md.jinja`.
 
     Args:
-        name: of the template: `scorer` for `model_cards/scorer.md.jinja`.
-        values: what the template asks for; for `scorer` a `ScorerCard`.
+        summary: of the fit.
+        repo_id: where the scorer is pushed to; None for a local folder.
 
     Returns:
         Markdown with YAML front matter, ready to be saved as `README.md`.
 
     Raises:
-        jinja2.TemplateNotFound: there is no such template.
-        jinja2.UndefinedError: the template asks for a value that is not there.
+        jinja2.UndefinedError: the summary is not of a fit.
 
     Example:
-        >>> Path("README.md").write_text(render_card("scorer", card))  # doctest: +SKIP
+        >>> Path("README.md").write_text(scorer_card(scorer.summary_))  # doctest: +SKIP
     """
-    metadata = ModelCardData(
-        base_model=values.get("model"),
-        library_name="saft_hf",
-        tags=["saft", "data-filtering"],
-        **_results(values),
+    title = "SAFT scorer" + (f" for {summary.model}" if summary.model else "")
+    shown: dict[str, Any] = {}
+    if summary.fit and summary.fit.test and summary.fit.labels:
+        result = EvalResult(
+            task_type="text-classification",
+            dataset_type="labelled-rows",
+            dataset_name=f"{summary.fit.labels.rows} labelled rows of the pool",
+            metric_type="roc_auc",
+            metric_name="AUROC, out of fold",
+            metric_value=summary.fit.test.auroc,
+        )
+        shown = {"model_name": title, "eval_results": [result]}
+    metadata = ModelCardData(base_model=_hub_id(summary.model), library_name="saft_hf", tags=_TAGS, **shown)
+    return _fill("scorer", summary, metadata=metadata.to_yaml(), title=title, repo_id=repo_id)
+
+
+def dataset_card(
+    summary: Summary,
+    repo_id: str,
+    *,
+    config: str,
+    split: str,
+    dataset_info: Mapping[str, Any],
+    picture: str | None = None,
+    audit: str | None = None,
+    removed_rows: str | None = None,
+) -> str:
+    """The card of rows that are pushed: `model_cards/dataset.md.jinja`.
+
+    Args:
+        summary: of the filter; one with `statuses` says that the rows were scored, and none was removed.
+        repo_id: where they go.
+        config: their configuration.
+        split: their split.
+        dataset_info: columns, splits and sizes of this configuration, as `datasets` writes them into a card.
+        picture: path of the histogram in the repository; None, here and below, where there is none.
+        audit: path of the audit.
+        removed_rows: path of the removed rows.
+
+    Returns:
+        Markdown with front matter that names the split's files, ready for `merge_cards`.
+    """
+    metadata = DatasetCardData(
+        tags=_TAGS,
+        source_datasets=_hub_ids(summary.source.dataset if summary.source else None),
+        dataset_info=dict(dataset_info),
+        configs=[{"config_name": config, "data_files": [{"split": split, "path": f"{data_folder(config)}/{split}-*"}]}],
     )
-    return fill(name, {**values, "metadata": metadata.to_yaml()})
+    where = {"repo_id": repo_id, "title": repo_id.split("/")[-1], "config": config, "split": split}
+    files = {"picture": picture, "audit": audit, "removed_rows": removed_rows}
+    return _fill("dataset", summary, metadata=metadata.to_yaml(), trained=False, **where, **files)
 
 
-def _results(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the Hub shows as evaluation results: the AUROC of the score in use, on labelled rows, out of fold."""
-    selection, labels = values.get("selection") or {}, values.get("labels")
-    found = [row["auroc"] for row in selection.get("candidates", ()) if row["name"] == selection["winner"]]
-    if not found or not labels:
-        return {}
-    result = EvalResult(
-        task_type="text-classification",
-        dataset_type="labelled-rows",
-        dataset_name=f"{labels['rows']} labelled rows of the pool",
-        metric_type="roc_auc",
-        metric_name="AUROC, out of fold",
-        metric_value=found[0],
-    )
-    return {"model_name": values["title"], "eval_results": [result]}
+def data_folder(config: str) -> str:
+    """The folder that `datasets` puts the shards of a configuration in."""
+    return "data" if config == "default" else config
 
 
-def fill(name: str, values: Mapping[str, Any]) -> str:
+def model_section(summary: Summary) -> str:
+    """What a tuned model's card says about its rows: `model_cards/model_section.md.jinja`.
+
+    Args:
+        summary: of the training run.
+
+    Returns:
+        Markdown with front matter, for `merge_cards` into the card that TRL wrote.
+    """
+    datasets = _hub_ids(summary.source.dataset if summary.source else None, summary.dataset_repo)
+    tags = ["saft"] if summary.filtered else None
+    metadata = ModelCardData(tags=tags, datasets=datasets).to_yaml()
+    text = _fill("model_section", summary, metadata=metadata, trained=True, picture=None)
+    return text if tags or datasets else text[text.index("<!--") :]
+
+
+def _fill(name: str, summary: Summary, **values: Any) -> str:
     """Fill a template of `model_cards/`; a name that it asks for and that is not there is an error."""
-    environment = Environment(  # noqa: S701 - Markdown, not HTML: the Hub sanitises what it shows
+    environment = Environment(  # noqa: S701 - Markdown, not HTML: `text` and `code` escape what comes from outside
         loader=FileSystemLoader(_FOLDERS),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"code": _code, "place": _place}
-    return environment.get_template(f"{name}.md.jinja").render(values)
+    environment.filters |= {"code": _code, "text": _text, "link": _link, "origin": _origin}
+    known = {"counts": _counts(summary), "threshold_source": _threshold_source(summary), "versions": versions()}
+    return environment.get_template(f"{name}.md.jinja").render(summary=summary, fit=summary.fit, **known, **values)
+
+
+def _counts(summary: Summary) -> list[tuple[str, int]]:
+    """What became of the rows, and of how many."""
+    if summary.statuses:
+        return [
+            ("with a score" if status == "ok" else f"without: {_STATUSES.get(status, status)}", count)
+            for status, count in summary.statuses.items()
+        ]
+    if summary.reasons:
+        return [
+            (_REASONS.get((decision, reason)) or f"could not be scored: {_STATUSES.get(reason, reason)}", count)
+            for decision, reasons in summary.reasons.items()
+            for reason, count in reasons.items()
+        ]
+    totals = {"kept": summary.kept, "removed": summary.removed, "errored": summary.errored}
+    return [(decision, count) for decision, count in totals.items() if count]
+
+
+def _threshold_source(summary: Summary) -> str | None:
+    fit, source = summary.fit, summary.threshold_from
+    if source == "contamination" and fit and fit.contamination is not None:
+        share = f"an expected harmful share of {fit.contamination:.1%}"
+        return f"{share}, on labelled rows" if fit.expected else share
+    return _THRESHOLDS.get(source, f"the aim `{source}`, on labelled rows") if source else None
+
+
+# -- what comes from outside must not become Markdown ------------------------------------------------------------------
+
+
+def _line(value: object) -> str:
+    """One line of signs that can be seen: no line breaks, nothing that turns the direction of writing around."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in str(value)).split())
 
 
 def _code(value: object) -> str:
-    """Show a value as inline code: names from outside must not break out of it."""
-    return "`" + " ".join(str(value).replace("`", "'").split()) + "`"
+    """Show a value as inline code."""
+    # A bar ends a table's cell even in code, and a comment's start could be taken for that of a section.
+    return "`" + (_line(value).replace("`", "'").replace("|", "¦").replace("<!--", "<! --") or " ") + "`"
 
 
-def _place(source: Mapping[str, Any]) -> str:
+def _text(value: object) -> str:
+    """Show a value as plain text, code in it as code. It must not start a line: a dash there would be a list."""
+    parts = _LITERAL.split(_line(value))
+    return "".join(_code(part.strip("`")) if i % 2 else _escape(part) for i, part in enumerate(parts))
+
+
+def _escape(text: str) -> str:
+    return _MARKUP.sub(r"\\\g<0>", text)
+
+
+def _hub_id(name: str | None) -> str | None:
+    return name if name and _HUB_ID.fullmatch(name) else None
+
+
+def _hub_ids(*names: str | None) -> list[str] | None:
+    return [name for name in names if name and _hub_id(name)] or None
+
+
+def _link(name: str, kind: str = "") -> str:
+    """Link a repository of the Hub."""
+    return f"[{_escape(name)}](https://huggingface.co/{kind}{name})" if _hub_id(name) else _code(name)
+
+
+def _origin(source: DatasetSource) -> str:
     """Where rows come from, with a link."""
-    name = f"[{source['dataset']}](https://huggingface.co/datasets/{source['dataset']})"
-    parts = {"configuration": source["config"], "split": source["split"], "revision": source["revision"]}
-    told = ", ".join(f"{what} {_code(value)}" for what, value in parts.items() if value)
-    return f"{name} ({told})" if told else name
+    parts = {"configuration": source.config, "split": source.split, "revision": source.revision}
+    shown = ", ".join(f"{what} {_code(value)}" for what, value in parts.items() if value)
+    return _link(source.dataset, "datasets/") + (f" ({shown})" if shown else "")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from huggingface_hub import CommitInfo, DatasetCardData
 from numpy.typing import ArrayLike
 
 from saft_hf.errors import SAFTInputError
-from saft_hf.hub import CARD, Destination, RowsCard, Source, dataset_card, filtered_values, push_files
-from saft_hf.hub.filtered import data_folder
+from saft_hf.files import write_json
+from saft_hf.hub.cards import data_folder, dataset_card
 from saft_hf.hub.plots import score_histogram
-from saft_hf.hub.push import PRIVATE, REPORT
-from saft_hf.version import __version__
+from saft_hf.hub.push import CARD, PRIVATE, REPORT, Destination, push_files
+from saft_hf.summary import DatasetSource, Summary
 
 _SHARD_BYTES = 500_000_000
 _NAME = re.compile(r"\w+(?:[.-]\w+)*")
@@ -43,11 +42,11 @@ class PushedSplit:
     repo_id: str
     config: str
     split: str
-    source: Source | None
+    source: DatasetSource | None
 
     @classmethod
     def of(
-        cls, rows: Dataset, repo_id: str, config: str | None, split: str | None, source: str | Source | None
+        cls, rows: Dataset, repo_id: str, config: str | None, split: str | None, source: str | DatasetSource | None
     ) -> PushedSplit:
         """By default the names that the rows came with.
 
@@ -67,7 +66,7 @@ class PushedSplit:
             name, _, revision = source.partition("@")
             if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
                 raise SAFTInputError(f"`source` must be a Hub id, 'user/name' or 'user/name@revision', not {source!r}.")
-            source = {"dataset": name, "revision": revision or None, "config": None, "split": None}
+            source = DatasetSource(dataset=name, revision=revision or None)
         return cls(repo_id, config, split, source)
 
     @property
@@ -81,9 +80,8 @@ class PushedSplit:
         rows: Dataset,
         num_shards: int | None,
         scores: ArrayLike,
-        summary: Mapping[str, Any],
+        summary: Summary,
         *,
-        scored_only: bool = False,
         removed_rows: bool = False,
     ) -> None:
         """Write shards, card, counts and picture.
@@ -93,8 +91,7 @@ class PushedSplit:
             rows: of the split.
             num_shards: parquet files; by default one for each 500 MB.
             scores: of all rows of the input, [N], for the picture.
-            summary: of the filter.
-            scored_only: the rows have scores, and none was removed.
+            summary: of the filter, or of rows that were scored only.
             removed_rows: the removed rows go too.
 
         Raises:
@@ -103,24 +100,22 @@ class PushedSplit:
         report = folder / REPORT
         report.mkdir()
         info = self._write_rows(folder / data_folder(self.config), rows, num_shards)
-        picture = score_histogram(scores, summary.get("threshold"))
-        at = f"{REPORT}/scores-{self.name}.png" if picture else None
+        picture = score_histogram(scores, summary.threshold)
         if picture:
             (report / f"scores-{self.name}.png").write_bytes(picture)
-        (report / f"summary-{self.name}.json").write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n")
-        audit = folder / PRIVATE / f"audit-{self.name}.parquet"
-        values: RowsCard = {
-            "title": self.repo_id.split("/")[-1],
-            "repo_id": self.repo_id,
-            "config": self.config,
-            "split": self.split,
-            "scored_only": scored_only,
-            "audit": f"{PRIVATE}/{audit.name}" if audit.exists() else None,
-            "removed_rows": f"{PRIVATE}/removed-{self.name}.parquet" if removed_rows else None,
-            "version": __version__,
-            "dataset_info": info,
-        }
-        card = dataset_card(values, filtered_values(summary, picture=at))
+        shown = replace(summary.public(), source=self.source)
+        write_json(report / f"summary-{self.name}.json", shown.to_dict())
+        audit = f"{PRIVATE}/audit-{self.name}.parquet"
+        card = dataset_card(
+            shown,
+            self.repo_id,
+            config=self.config,
+            split=self.split,
+            dataset_info=info,
+            picture=f"{REPORT}/scores-{self.name}.png" if picture else None,
+            audit=audit if (folder / audit).exists() else None,
+            removed_rows=f"{PRIVATE}/removed-{self.name}.parquet" if removed_rows else None,
+        )
         (folder / CARD).write_text(card, encoding="utf-8")
 
     def _write_rows(self, folder: Path, rows: Dataset, num_shards: int | None) -> Mapping[str, Any]:
@@ -132,15 +127,15 @@ class PushedSplit:
             path = folder / f"{self.split}-{number:05d}-of-{shards:05d}.parquet"
             rows.shard(shards, number, contiguous=True).to_parquet(path)
             groups = pq.ParquetFile(path).metadata
-            sizes["unpacked"] += sum(groups.row_group(i).total_byte_size for i in range(groups.num_row_groups))
-            sizes["packed"] += path.stat().st_size
-        split = SplitInfo(name=self.split, num_bytes=sizes["unpacked"], num_examples=len(rows))
+            sizes["rows"] += sum(groups.row_group(i).total_byte_size for i in range(groups.num_row_groups))
+            sizes["files"] += path.stat().st_size
+        split = SplitInfo(name=self.split, num_bytes=sizes["rows"], num_examples=len(rows))
         info = DatasetInfo(
             config_name=self.config,
             features=rows.features,
             splits=SplitDict({self.split: split}),
-            download_size=sizes["packed"],
-            dataset_size=sizes["unpacked"],
+            download_size=sizes["files"],
+            dataset_size=sizes["rows"],
         )
         data = DatasetCardData()
         DatasetInfosDict({self.config: info}).to_dataset_card_data(data)
@@ -148,9 +143,7 @@ class PushedSplit:
         return described
 
 
-def push_scored(
-    rows: Dataset, to: Destination, split: str, scores: ArrayLike, summary: Mapping[str, Any]
-) -> CommitInfo:
+def push_scored(rows: Dataset, to: Destination, split: str, scores: ArrayLike, summary: Summary) -> CommitInfo:
     """Push rows with their scores, none of them removed: to a private repository.
 
     Args:
@@ -158,13 +151,13 @@ def push_scored(
         to: where, and how.
         split: their split.
         scores: of the rows, [N], for the picture.
-        summary: counts, for the card.
+        summary: counts for the card, `statuses` among them.
 
     Raises:
         SAFTHubError, SAFTInputError, OSError: as `FilterResult.push_to_hub`.
     """
-    place = PushedSplit.of(rows, to.repo_id, None, split, summary["source"])
-    return push_files(lambda folder: place.write(folder, rows, None, scores, summary, scored_only=True), to, place.name)
+    place = PushedSplit.of(rows, to.repo_id, None, split, summary.source)
+    return push_files(lambda folder: place.write(folder, rows, None, scores, summary), to, place.name)
 
 
 def _nbytes(rows: Dataset) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from saft_hf.render.readouts import END, MEAN, READOUTS, START, Readout
 from saft_hf.render.renderer import Renderer
-from saft_hf.render.rendering import Readout, RenderConfig, Rendering
+from saft_hf.render.rendering import RenderConfig, Rendering
 
-__all__ = ["Readout", "RenderConfig", "Renderer", "Rendering"]
+__all__ = ["END", "MEAN", "READOUTS", "START", "Readout", "RenderConfig", "Renderer", "Rendering"]

@@ -12,7 +12,8 @@ from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
 from saft_hf.errors import SAFTInputError
-from saft_hf.render.rendering import Span, TokenIds
+from saft_hf.render.readouts import Span, Spans
+from saft_hf.render.rendering import TokenIds
 from saft_hf.render.rows import Chat, Message, Rejected, Tokens, runs
 from saft_hf.status import RowStatus
 
@@ -38,9 +39,9 @@ def encode_each(
     """Encode all items at once; where that raises, halve until the items that raise stand alone.
 
     Args:
-        encode: Items -> results, one for each, in order; one item's result does not depend on the others.
-        items: What to encode.
-        status: The status of an item that raises one of `ROW_ERRORS`.
+        encode: items -> results, one for each, in order; one item's result does not depend on the others.
+        items: what to encode.
+        status: the status of an item that raises one of `ROW_ERRORS`.
     """
     if not items:
         return []
@@ -65,8 +66,8 @@ class ChatEncoder:
     """Renders and tokenises conversations as SFTTrainer does, and finds the responses in them.
 
     Args:
-        tokenizer: Its chat template renders the conversations. Not changed.
-        chat_template: A template, or the name of one, in place of the tokenizer's own.
+        tokenizer: its chat template renders the conversations. Not changed.
+        chat_template: a template, or the name of one, in place of the tokenizer's own.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> None:
@@ -152,7 +153,7 @@ def common_prefix(one: TokenIds, other: TokenIds) -> int:
     return int(differ[0]) if differ.size else n
 
 
-def _tokens(ids: TokenIds, spans: tuple[Span, ...]) -> Tokens | Rejected:
+def _tokens(ids: TokenIds, spans: Spans) -> Tokens | Rejected:
     if not spans:
         return Rejected(RowStatus.NO_RESPONSE, "the chat template renders no token of a response")
     return Tokens(ids, spans, boundary=True)
@@ -164,8 +165,8 @@ def _respond(
     """Place each response in the whole row's tokens.
 
     Args:
-        full: The whole row.
-        turns: For each response, the messages before it with the generation prompt (`None`: there are none),
+        full: the whole row.
+        turns: for each response, the messages before it with the generation prompt (`None`: there are none),
             and the messages up to and with it (`None`: it runs to the end).
     """
     if isinstance(full, Rejected):

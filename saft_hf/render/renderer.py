@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from saft_hf.errors import SAFTInputError
 from saft_hf.render.chat import ROW_ERRORS, ChatEncoder, common_prefix, describe, encode_each
 from saft_hf.render.probes import NO_CLOCK, PROBES
-from saft_hf.render.rendering import Readout, RenderConfig, Rendering, Span, TokenIds
+from saft_hf.render.readouts import Spans
+from saft_hf.render.rendering import RenderConfig, Rendering, TokenIds
 from saft_hf.render.rows import (
     CHAT_COLUMNS,
     FORMATTED_COLUMN,
@@ -45,11 +46,11 @@ class Renderer:
     named `text`; later versions, and this class, do so whatever its name.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): Never changed. Of a processor, pass `processor.tokenizer`.
-        config (`RenderConfig`, *optional*): Maximum length in tokens, truncation mode and text column.
-        chat_template (`str`, *optional*): A Jinja template, or the name of one of the tokenizer's, in place
+        tokenizer (`PreTrainedTokenizerBase`): never changed. Of a processor, pass `processor.tokenizer`.
+        config (`RenderConfig`, *optional*): maximum length in tokens, truncation mode and text column.
+        chat_template (`str`, *optional*): a Jinja template, or the name of one of the tokenizer's, in place
             of the tokenizer's own.
-        formatting_func (`Callable`, *optional*): Row (a dict) -> text, as SFTTrainer takes it.
+        formatting_func (`Callable`, *optional*): row (a dict) -> text, as SFTTrainer takes it.
 
     Raises:
         SAFTInputError: `tokenizer` is not a tokenizer.
@@ -85,25 +86,25 @@ class Renderer:
         """Render a batch.
 
         Args:
-            batch: Column -> values, one for each row, as `Dataset.map(batched=True)` gives it. Not changed.
+            batch: column -> values, one for each row, as `Dataset.map(batched=True)` gives it. Not changed.
 
         Returns:
             One `Rendering` for each row, in order. What a row becomes does not depend on the other rows.
 
         Raises:
-            SAFTInputError: The columns fit no shape or hold images; or the tokenizer lacks the chat template,
+            SAFTInputError: the columns fit no shape or hold images; or the tokenizer lacks the chat template,
                 or the end token, that the rows need.
         """
         rows = [self._read(row) for row in self._rows(batch)]
-        done: dict[int, Tokens | Rejected] = {}
+        encoded: dict[int, Tokens | Rejected] = {}
         chats = {i: row for i, row in enumerate(rows) if isinstance(row, Chat)}
         plain = {i: row for i, row in enumerate(rows) if isinstance(row, Plain)}
-        done |= zip(chats, ChatEncoder(self.tokenizer, self.chat_template)(list(chats.values())), strict=True)
-        done |= zip(plain, self._encode_plain(list(plain.values())), strict=True)
-        done |= {i: row for i, row in enumerate(rows) if isinstance(row, Tokens | Rejected)}
-        return [self._finish(done[i]) for i in range(len(rows))]
+        encoded |= zip(chats, ChatEncoder(self.tokenizer, self.chat_template)(list(chats.values())), strict=True)
+        encoded |= zip(plain, self._encode_plain(list(plain.values())), strict=True)
+        encoded |= {i: row for i, row in enumerate(rows) if isinstance(row, Tokens | Rejected)}
+        return [self._finish(encoded[i]) for i in range(len(rows))]
 
-    def template_digest(self, readouts: Sequence[Readout]) -> str:
+    def template_digest(self, readouts: Sequence[str]) -> str:
         """SHA-256 (hex) of the tokens that template and tokenizer make of a few fixed rows, as `readouts` see them.
 
         Templates that differ in text alone, such as one with `{% generation %}` markers added for training, count as
@@ -111,7 +112,7 @@ class Renderer:
         missing, is left out.
 
         Args:
-            readouts: What is read of each row: `response_start` sees the tokens before the last response, the others
+            readouts: what is read of each row: `response_start` sees the tokens before the last response, the others
                 all of them, and where the responses are.
         """
         tokenizer = self.tokenizer
@@ -125,9 +126,9 @@ class Renderer:
         parts = [model, bool(getattr(tokenizer, "split_special_tokens", False)), self._probe(readouts)]
         return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
-    def _probe(self, readouts: Sequence[Readout]) -> list[str]:
+    def _probe(self, readouts: Sequence[str]) -> list[str]:
         """What each of the fixed rows becomes: its status, and what decides its vectors."""
-        found = []
+        results = []
         for row in PROBES:
             try:
                 template = NO_CLOCK + self.tokenizer.get_chat_template(self.chat_template, row.get("tools"))
@@ -137,10 +138,18 @@ class Renderer:
             try:
                 (rendering,) = renderer({name: [value] for name, value in row.items()})
             except SAFTInputError:  # no template, or no end token: rows that need one say so when they come
-                found.append("refused")
+                results.append("refused")
             else:
-                found.append(f"{rendering.status} {rendering.key(readouts).hex()}")
-        return found
+                results.append(f"{rendering.status} {rendering.key(readouts).hex()}")
+        return results
+
+    def columns(self, names: Iterable[str]) -> list[str]:
+        """Those of a dataset's columns that decide what its rows become: all of them with a `formatting_func`."""
+        if self.formatting_func is not None:
+            return list(names)
+        # Other columns are left alone: to read one may mean to decode it.
+        read = {*CHAT_COLUMNS, *TOKEN_COLUMNS, *OPTION_COLUMNS, self.config.text_field}
+        return [name for name in names if name in read]
 
     @cached_property
     def _vocab_size(self) -> int:
@@ -148,9 +157,7 @@ class Renderer:
 
     def _rows(self, batch: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
         check_columns(batch, self.config.text_field, formatted=self.formatting_func is not None)
-        # Other columns are left alone: to read one may mean to decode it.
-        read = {*CHAT_COLUMNS, *TOKEN_COLUMNS, *OPTION_COLUMNS, self.config.text_field}
-        columns = {name: batch[name] for name in batch if self.formatting_func or name in read}
+        columns = {name: batch[name] for name in self.columns(batch)}
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def _read(self, row: dict[str, Any]) -> Row:
@@ -198,7 +205,7 @@ def _place(full: TokenIds | Rejected, head: TokenIds | Rejected | None) -> Token
     return Tokens(full, ((start, len(full)),), boundary=head is not None)
 
 
-def _truncate(ids: TokenIds, spans: tuple[Span, ...], config: RenderConfig) -> tuple[TokenIds, tuple[Span, ...]]:
+def _truncate(ids: TokenIds, spans: Spans, config: RenderConfig) -> tuple[TokenIds, Spans]:
     if config.max_length is None or len(ids) <= config.max_length:
         return ids, spans
     first = len(ids) - config.max_length if config.truncation_mode == "keep_end" else 0

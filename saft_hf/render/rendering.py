@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from hashlib import blake2b
 from typing import Literal, get_args
 
@@ -12,22 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saft_hf.errors import SAFTInputError
+from saft_hf.render.readouts import READOUTS, START, OneToken, Spans
 from saft_hf.status import RowStatus
 
 TokenIds = NDArray[np.int32]
-Span = tuple[int, int]
 TruncationMode = Literal["keep_start", "keep_end"]
-
-
-class Readout(StrEnum):
-    """Where in a row the hidden state is read."""
-
-    START = "response_start"
-    """The last token before the (last) response: the published readout, which sees only the prompt."""
-    MEAN = "response_mean"
-    """The mean over the tokens of all responses."""
-    END = "response_end"
-    """The last token of the (last) response."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +23,12 @@ class RenderConfig:
     """The options of SFTTrainer that change a row's tokens.
 
     Args:
-        max_length (`int` or `None`, defaults to `1024`): Tokens a row is cut to, `None` for no cut.
-        truncation_mode (`str`, defaults to `"keep_start"`): Which end stays: `"keep_start"` or `"keep_end"`.
-        text_field (`str`, defaults to `"text"`): The column of plain text (`dataset_text_field` there).
+        max_length (`int` or `None`, *optional*, defaults to `1024`): tokens a row is cut to, `None` for no cut.
+        truncation_mode (`str`, *optional*, defaults to `"keep_start"`): which end stays, or `"keep_end"`.
+        text_field (`str`, *optional*, defaults to `"text"`): the column of plain text (`dataset_text_field` there).
 
     Raises:
-        SAFTInputError: An option has a value that SFTTrainer would not take.
+        SAFTInputError: an option has a value that SFTTrainer would not take.
     """
 
     max_length: int | None = 1024
@@ -61,17 +49,17 @@ class Rendering:
     """One row as the model sees it.
 
     Args:
-        input_ids (`np.ndarray`, int32, `[n]`): The tokens that SFTTrainer trains on, cut to `max_length`;
+        input_ids (`np.ndarray`, int32, `[n]`): the tokens that SFTTrainer trains on, cut to `max_length`;
             none where the status is not `OK`.
-        spans (`tuple` of `(start, end)`): The responses, as half-open token ranges: in order, disjoint, not
+        spans (`tuple` of `(start, end)`): the responses, as half-open token ranges: in order, disjoint, not
             empty. Plain text is one response: `((0, n),)`.
-        boundary (`bool`): Whether prompt and response are told apart; `False` for plain text.
+        boundary (`bool`): whether prompt and response are told apart; `False` for plain text.
         status (`RowStatus`): `OK`, or why no readout can be taken at all.
-        detail (`str`): A few words for people; never the row's text.
+        detail (`str`): a few words for people; never the row's text.
     """
 
     input_ids: TokenIds
-    spans: tuple[Span, ...]
+    spans: Spans
     boundary: bool
     status: RowStatus
     detail: str = ""
@@ -81,28 +69,40 @@ class Rendering:
         """A row without readouts, and why."""
         return cls(np.empty(0, np.int32), (), False, status, detail)
 
-    def status_for(self, readout: Readout) -> RowStatus:
-        """Whether `readout` is defined here: text, and a response at token 0, have no `response_start`."""
-        if self.status is RowStatus.OK and readout == Readout.START and not self._has_start:
+    def status_for(self, readout: str) -> RowStatus:
+        """Whether a readout is defined here: text, and a response at token 0, have no `response_start`."""
+        entry = READOUTS[readout]
+        if self.status is not RowStatus.OK:
+            return self.status
+        nothing_before = isinstance(entry.pooling, OneToken) and entry.pooling.position(self.spans) < 0
+        if nothing_before or (entry.needs_boundary and not self.boundary):
             return RowStatus.NO_RESPONSE_START
-        return self.status
+        return RowStatus.OK
 
-    def needed(self, readouts: Sequence[Readout]) -> int:
+    def needed(self, readouts: Iterable[str]) -> int:
         """How many leading tokens must be fed to take `readouts`; 0 where there is none to take."""
         if not self.spans:
             return 0
         start, end = self.spans[-1]
-        return start if set(readouts) <= {Readout.START} else end
+        return end if _see_response(readouts) else start
 
-    def key(self, readouts: Sequence[Readout]) -> bytes:
-        """16 bytes; rows with equal keys have equal vectors, so one of them is enough to embed."""
+    def key(self, readouts: Iterable[str]) -> bytes:
+        """16 bytes; rows with equal keys have equal vectors, so one of them is enough to embed.
+
+        With `READOUTS`, all of them, rows with equal keys have equal tokens, responses too.
+        """
+        readouts = tuple(readouts)
         digest = blake2b(digest_size=16)
-        if not set(readouts) <= {Readout.START}:
+        if _see_response(readouts):
             # Count first, so that no row's spans can be taken for another row's tokens.
             digest.update(np.array([len(self.spans), *sum(self.spans, ())], np.int32).tobytes())
         digest.update(self.input_ids[: self.needed(readouts)].tobytes())
         return digest.digest()
 
-    @property
-    def _has_start(self) -> bool:
-        return self.boundary and self.spans[-1][0] > 0
+    def prompt_key(self) -> bytes:
+        """16 bytes; rows with equal ones have the same tokens before the last response. Plain text is a prompt."""
+        return self.key((START,) if self.boundary else READOUTS)
+
+
+def _see_response(readouts: Iterable[str]) -> bool:
+    return any(READOUTS[readout].sees_response for readout in readouts)

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saft_hf.errors import SAFTInputError
-from saft_hf.render.rendering import Span, TokenIds
+from saft_hf.render.readouts import Spans
+from saft_hf.render.rendering import TokenIds
 from saft_hf.status import RowStatus
 
 Message = dict[str, Any]
@@ -69,7 +70,7 @@ class Tokens:
     """A row that came tokenised."""
 
     input_ids: TokenIds
-    spans: tuple[Span, ...]
+    spans: Spans
     boundary: bool
 
 
@@ -88,9 +89,9 @@ def check_columns(columns: Iterable[str], text_field: str, *, formatted: bool) -
     """Raise `SAFTInputError` where no row can be rendered with these columns.
 
     Args:
-        columns: The names that the dataset has.
-        text_field: The column of plain text.
-        formatted: Whether a `formatting_func` adds the column `text`.
+        columns: the names that the dataset has.
+        text_field: the column of plain text.
+        formatted: whether a `formatting_func` adds the column `text`.
     """
     found = list(columns)
     if images := [name for name in IMAGE_COLUMNS if name in found]:
@@ -122,10 +123,10 @@ def read_row(row: Mapping[str, Any], text_field: str, eos_token: str | None, voc
     left to read, the row is rejected.
 
     Args:
-        row: Column -> value. Not changed.
-        text_field: The column of plain text.
-        eos_token: What plain text and plain completions must end with.
-        vocab_size: Token ids of tokenised rows must be below it.
+        row: column -> value. Not changed.
+        text_field: the column of plain text.
+        eos_token: what plain text and plain completions must end with.
+        vocab_size: token ids of tokenised rows must be below it.
 
     Returns:
         The row in the form to render it from, or `Rejected`.
@@ -290,7 +291,7 @@ def _int_array(values: Any) -> NDArray[np.int64] | None:
     return array.astype(np.int64) if array.ndim == 1 and array.dtype.kind in "biu" else None
 
 
-def runs(mask: NDArray[np.bool_]) -> tuple[Span, ...]:
+def runs(mask: NDArray[np.bool_]) -> Spans:
     """Half-open ranges of the runs of `True`.
 
     Example:

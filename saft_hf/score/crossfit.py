@@ -1,4 +1,4 @@
-"""Out-of-fold scores for the labels as they are and for many deals of them at once."""
+"""Out-of-fold scores for the labels as they are and for many shuffles of them at once."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def make_folds(
     return found
 
 
-def deal(prompts: NDArray[np.intp], times: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Orders of the rows, [times, m], that carry every group as a whole to the place of one of its size."""
+def shuffle_groups(prompts: NDArray[np.intp], times: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Orders of the rows, [times, m], that carry every group as a whole to the position of one of its size."""
     sizes = np.bincount(prompts)
     found = np.empty((times, prompts.size), dtype=np.intp)
     for size in np.unique(sizes):
@@ -52,7 +52,7 @@ def mean_differences(
 ) -> NDArray[np.float64]:
     """Difference of class means in every training set, [repeats, folds, orders, q]: all that is learned from labels.
 
-    Labels and folds stay where they are; an order moves the rows. So the folds of every deal are stratified alike.
+    Labels and folds stay where they are; an order moves the rows. So the folds of every shuffle are stratified alike.
     """
     training = folds[:, None] != np.arange(folds.max() + 1)[:, None]
     parts = []
@@ -62,7 +62,7 @@ def mean_differences(
     weights = parts[0] - parts[1]
     found = np.empty((*weights.shape[:2], len(orders), rows.shape[1]))
     for repeat, own in enumerate(weights):
-        # Weights travel to the rows instead of the rows to the weights: one product for all deals.
+        # Weights travel to the rows instead of the rows to the weights: one product for all shuffles.
         moved = np.empty((len(own), *orders.shape))
         np.put_along_axis(moved, orders[None], np.broadcast_to(own[:, None], moved.shape), axis=2)
         found[repeat] = moved @ rows
@@ -77,15 +77,15 @@ def out_of_fold(
     rows: NDArray[np.float64],
     folds: NDArray[np.intp],
     orders: NDArray[np.intp],
-    lessons: NDArray[np.float64],
+    differences: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Scores of each row by the direction of the folds that it is not in, by place: [repeats, orders, m]."""
+    """Scores of each row by the direction of the folds that it is not in, by position: [repeats, orders, m]."""
     found = np.empty((len(folds), *orders.shape))
-    step = max(1, _CHUNK // (lessons.shape[1] * sum(rows.shape)))
+    step = max(1, _CHUNK // (differences.shape[1] * sum(rows.shape)))
     for repeat, fold in enumerate(folds):
         for first in range(0, len(orders), step):
             part = slice(first, first + step)
-            scores = combine(lessons[repeat, :, part], frame, pool, parts, shrinkage) @ rows.T
+            scores = combine(differences[repeat, :, part], frame, pool, parts, shrinkage) @ rows.T
             found[repeat, part] = scores[fold, np.arange(scores.shape[1])[:, None], orders[part]]
     return found
 

@@ -25,6 +25,7 @@ COMPONENTS = 16
 SHRINKAGE = 0.5
 """How far the pool's covariance is drawn to the identity: 0 whitens in full, 1 is the plain difference of means."""
 
+_START, _MEAN = "response_start", "response_mean"
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -90,6 +91,15 @@ class LinearScore:
         assert total is not None  # noqa: S101 - there is no score without a feature
         return np.clip(total, -_LARGEST, _LARGEST).astype(np.float32)
 
+    def plus(self, other: LinearScore, factor: float) -> LinearScore:
+        """This score, and `factor` times another with the same centres."""
+        centres = dict(zip(self.features, self.centres, strict=True))
+        weights = dict(zip(self.features, self.weights, strict=True))
+        for feature, centre, weight in zip(other.features, other.centres, other.weights, strict=True):
+            centres.setdefault(feature, centre)
+            weights[feature] = weights.get(feature, np.zeros_like(weight)) + factor * weight
+        return LinearScore(tuple(weights), np.stack(list(centres.values())), np.stack(list(weights.values())))
+
     def to_parts(self) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
         """Split into a JSON-ready dict and arrays."""
         return {"features": list(self.features)}, {"centres": self.centres, "weights": self.weights}
@@ -137,36 +147,72 @@ class Frame:
         """Which of the coordinates belong to these features."""
         sizes = {feature: len(subspace.directions) for feature, subspace in self.subspaces.items()}
         starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
-        return np.concatenate([np.arange(starts[feature], starts[feature] + sizes[feature]) for feature in features])
+        return np.concatenate([np.arange(starts[name], starts[name] + sizes[name]) for name in features])
 
     def coordinates(self, vectors: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
         """Coordinates of rows.
 
         Args:
-            vectors: For each feature, rows [n, d], any float type, finite.
+            vectors: for each stored feature, rows [n, d], any float type, finite; differences are made of them.
 
         Returns:
             float64 [n, q]. A row has the same bits whatever rows stand beside it.
 
         Raises:
-            SAFTInputError: A feature is missing, or its rows do not have d dimensions.
+            SAFTInputError: a feature is missing, or its rows do not have d dimensions.
         """
+        everything = with_differences(vectors)
         parts = [
-            projections(_rows(vectors, feature, subspace.mean.size), subspace) / self.scales[feature]
+            projections(_rows(everything, feature, subspace.mean.size), subspace) / self.scales[feature]
             for feature, subspace in self.subspaces.items()
         ]
         return np.concatenate(parts, axis=1)
 
-    def score(self, weights: NDArray[np.float64], features: Sequence[str]) -> LinearScore:
-        """A direction in coordinates, [q], as a score of vectors, measured from the pool's mean."""
-        held = {feature: weights[self.columns([feature])] / self.scales[feature] for feature in features}
+    def score(self, weights: NDArray[np.float64]) -> LinearScore:
+        """A direction in coordinates, [q], as a score of stored vectors, measured from the pool's mean.
+
+        The weight of a difference is added to its first feature and taken from its second.
+        """
+        differences = difference_features(tuple(self.subspaces))
+        total: dict[str, NDArray[np.float64]] = {}
+        for feature, subspace in self.subspaces.items():
+            own = weights[self.columns([feature])] / self.scales[feature]
+            weight = np.sum(own[:, None] * subspace.directions, axis=0)
+            for stored, sign in zip(differences.get(feature, (feature,)), (1.0, -1.0), strict=False):
+                total[stored] = total.get(stored, np.zeros_like(weight)) + sign * weight
+        read = tuple(feature for feature in total if total[feature].any())
         return LinearScore(
-            tuple(features),
-            np.stack([self.subspaces[feature].mean for feature in features]),
-            np.stack(
-                [np.sum(held[feature][:, None] * self.subspaces[feature].directions, axis=0) for feature in features]
-            ),
+            read, np.stack([self.subspaces[name].mean for name in read]), np.stack([total[name] for name in read])
         )
+
+
+def difference_features(stored: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """The differences of two readouts of one layer: what the response adds to what was known at its start.
+
+    Args:
+        stored: names of features, `layer.readout`.
+
+    Returns:
+        Name -> the two features, for every layer at which both are stored.
+
+    Example:
+        >>> difference_features(["4.response_start", "4.response_mean", "6.response_mean"])
+        {'4.response_mean-response_start': ('4.response_mean', '4.response_start')}
+    """
+    names = set(stored)
+    pairs = {
+        f"{name}-{_START}": (name, f"{name.partition('.')[0]}.{_START}") for name in stored if name.endswith(_MEAN)
+    }
+    return {difference: pair for difference, pair in pairs.items() if pair[1] in names}
+
+
+def with_differences(vectors: Mapping[str, ArrayLike]) -> dict[str, ArrayLike]:
+    """The vectors, and in float64 the differences that can be made of them."""
+    made: dict[str, ArrayLike] = {
+        difference: np.asarray(vectors[first], dtype=np.float64) - np.asarray(vectors[second], dtype=np.float64)
+        for difference, (first, second) in difference_features(tuple(vectors)).items()
+    }
+    return {**vectors, **made}
 
 
 def metric(covariance: NDArray[np.float64], shrinkage: float) -> NDArray[np.float64]:
@@ -280,9 +326,7 @@ def learn_direction(
             "harmful and benign labelled rows have the same mean vector, so no direction tells them apart. Use another "
             "readout: `response_start` sees only the prompt"
         )
-    return frame.score(
-        weights, [feature for feature in frame.subspaces if any(feature in features for features in used)]
-    )
+    return frame.score(weights)
 
 
 def _unit(directions: NDArray[np.float64], covariance: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ rows that stand apart, or show that no cut can be trusted; they never lower it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from scipy.ndimage import gaussian_filter1d
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.score.crossfit import auroc
 from saft_hf.score.directed import LinearScore
+from saft_hf.summary import ReferenceMetrics
 
 FPR = 0.02
 """Share of benign reference rows that the threshold may lose."""
@@ -63,20 +64,19 @@ class ReferenceDecision:
         threshold: tau; never below the absolute one.
         raised: Whether the pool has raised it.
         undecided: Why no decision may rest on these scores, with the figures and what would help; None where one may.
-        figures: `absolute_threshold`, `reference_auroc`, `pool_rows`, `share_above_absolute`, `share_flagged`, and
-            where there is one, `gap` and `gap_depth`.
+        metrics: the figures behind it.
     """
 
     threshold: float
     raised: bool
     undecided: str | None
-    figures: dict[str, float]
+    metrics: ReferenceMetrics
 
 
 class Gap(NamedTuple):
     """Where a group of rows begins to stand apart from those below it."""
 
-    place: float
+    position: float
     depth: float
     """Hazard there, beside the highest hazard below."""
 
@@ -197,18 +197,18 @@ def reference_threshold(reference: ReferenceScore, pool_scores: ArrayLike) -> Re
         raise SAFTInputError("pool_scores must hold at least one score that is not NaN; found none")
     absolute = reference.threshold
     above = float((scores > absolute).mean())
-    figures = {
-        "absolute_threshold": absolute,
-        "reference_auroc": reference.auroc,
-        "pool_rows": float(scores.size),
-        "share_above_absolute": above,
-        "share_flagged": above,
-    }
+    metrics = ReferenceMetrics(
+        rows=len(reference.out_of_fold),
+        auroc=reference.auroc,
+        absolute_threshold=absolute,
+        share_above=above,
+        share_flagged=above,
+    )
     undecided, threshold = None, absolute
     if reference.auroc < MIN_AUROC:
         undecided = (
             "the model's states do not tell the reference rows themselves apart: out-of-fold AUROC "
-            f"{reference.auroc:.2f}, at least {MIN_AUROC} is needed"
+            f"{reference.auroc:.3f}, at least {MIN_AUROC} is needed"
         )
     elif above > FPR:
         # Nothing stands apart from a minority.
@@ -219,12 +219,12 @@ def reference_threshold(reference: ReferenceScore, pool_scores: ArrayLike) -> Re
                 "apart from the rest as a minority with a gap below it: a cut would part like from like"
             )
         else:
-            threshold = max(absolute, gap.place)
-            figures |= {"gap": gap.place, "gap_depth": gap.depth}
-            figures["share_flagged"] = float((scores > threshold).mean())
+            threshold = max(absolute, gap.position)
+            flagged = float((scores > threshold).mean())
+            metrics = replace(metrics, gap=gap.position, gap_depth=gap.depth, share_flagged=flagged)
     if undecided:
         undecided += ". Label about 100 rows drawn at random from the pool, or give a reference set closer to it"
-    return ReferenceDecision(threshold, threshold > absolute, undecided, figures)
+    return ReferenceDecision(threshold, threshold > absolute, undecided, metrics)
 
 
 def find_gap(scores: NDArray[np.float64], absolute: float) -> Gap | None:

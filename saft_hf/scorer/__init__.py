@@ -1,5 +1,5 @@
-"""The face over render, embed, score and decide."""
+"""`SAFTScorer`, the public class over render, embed, score and decide."""
 
-from saft_hf.scorer.face import SCORE, STATUS, SAFTScorer
+from saft_hf.scorer.scorer import SCORE, STATUS, SAFTScorer
 
 __all__ = ["SCORE", "STATUS", "SAFTScorer"]

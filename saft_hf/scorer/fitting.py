@@ -2,93 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from saft_hf.decide import flagged, near_threshold
-from saft_hf.decide.estimate import clopper_pearson
-from saft_hf.embed.extract import Embedded, Extractor
-from saft_hf.embed.features import readouts_of
+from saft_hf.decide import flagged
+from saft_hf.decide.certify import clopper_pearson
+from saft_hf.embed import Extractor, Features, readouts_of
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
-from saft_hf.render import Readout
-from saft_hf.scorer.fitted import LabelledRows
-from saft_hf.scorer.learned import fit_learned
-from saft_hf.scorer.pool import Labelled
-from saft_hf.scorer.published import fit_published
-from saft_hf.scorer.referenced import Reference, fit_reference
-from saft_hf.scorer.task import Found, Task
+from saft_hf.render import READOUTS
+from saft_hf.scorer.inputs import check_choice
+from saft_hf.scorer.labels import LabelledRows, LabelSet
+from saft_hf.scorer.methods import METHODS, FitSpec, Method, MethodFit
+from saft_hf.scorer.pool import Labelled, Pool
 from saft_hf.status import RowStatus
+from saft_hf.summary import FitMetrics, LabelCounts, PoolCounts
+
+if TYPE_CHECKING:
+    from saft_hf.scorer.scorer import SAFTScorer
 
 _KEPT_AT_LEAST = 0.01
 """A threshold that keeps a smaller share of the pool is refused: it "works" only because nothing is trained."""
 
-
-@dataclass(frozen=True)
-class Learned:
-    """What `fit_scorer` found."""
-
-    found: Found
-    labelled: LabelledRows
-    plan_digest: str
-    undecided: str | None
-    summary: dict[str, Any]
+_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
-def fit_scorer(
-    extractor: Extractor, pool: Dataset, labelled: Dataset | None, reference: Reference | None, task: Task
-) -> Learned:
-    """Embed the pool, and find a score and a threshold as the task says.
+def choose_method(scorer: SAFTScorer, has_labels: bool, aim: str | None) -> Method:
+    """The method of a fit: `auto` with labels and `reference` without, unless one is named.
 
-    Collective: every process calls it with the same data and gets the same bits.
+    Options that no fit can follow are refused, before anything is loaded.
 
-    Args:
-        extractor: embeds rows at all features that the method needs.
-        pool: the rows.
-        labelled: labelled rows, or None.
-        reference: the reference set, for the method `reference`.
-        task: what was asked for.
+    Raises:
+        SAFTInputError: an option has an unknown value, or options do not go together.
+    """
+    check_choice("method", scorer.method, (None, *METHODS))
+    check_choice("readout", scorer.readout, (None, *READOUTS))
+    if scorer.threshold is not None and not np.isfinite(scorer.threshold):
+        raise SAFTInputError(f"`threshold` must be a finite number, not {scorer.threshold}.")
+    if scorer.contamination is not None and not 0 < scorer.contamination < 1:
+        raise SAFTInputError(f"`contamination` must be between 0 and 1, not {scorer.contamination}.")
+    method = METHODS[scorer.method or ("auto" if has_labels else "reference")]
+    if method.needs_labels and not has_labels:
+        raise SAFTInputError(
+            f"`method={method.name!r}` learns from labels: give `labelled`, about 100 rows that people labelled."
+        )
+    if scorer.k is not None and not method.uses_k:
+        raise SAFTInputError(
+            f"`k`={scorer.k} belongs to the published score, which `method={method.name!r}` does not use. Leave it "
+            "out, or say `method='saft'`."
+        )
+    if scorer.reference is not None and not method.uses_reference:
+        raise SAFTInputError(
+            f"`reference` is not used by `method={method.name!r}`: leave it out, or say `method='auto'` (with labels) "
+            "or `method='reference'`."
+        )
+    if aim is None:
+        return method
+    if not has_labels:
+        raise SAFTInputError(
+            f"`aim={aim!r}` chooses a threshold on labels: give `labelled`. Without labels, `contamination` or "
+            "`threshold` choose it."
+        )
+    if scorer.threshold is not None:
+        raise SAFTInputError(
+            f"`threshold`={scorer.threshold} decides alone, so `aim={aim!r}` has no use: leave one out."
+        )
+    if not method.uses_aim:
+        raise SAFTInputError(
+            f"`aim={aim!r}` chooses a threshold on labels; that of `method={method.name!r}` comes from the reference "
+            "set. Leave one of them out."
+        )
+    return method
+
+
+def features_of(scorer: SAFTScorer, method: Method, num_layers: int, boundary: bool) -> Features:
+    """What a fit reads in one pass; the first feature is the one of the published score."""
+    layers = method.layers(num_layers) if scorer.layer is None else (scorer.layer,)
+    readouts = method.readouts(boundary) if scorer.readout is None else (scorer.readout,)
+    return Features(layers, readouts, scorer.vector_dtype)
+
+
+def run(spec: FitSpec, method: Method, extractor: Extractor, dataset: Dataset) -> tuple[MethodFit, Pool, LabelledRows]:
+    """Embed the pool and its labelled rows, and let the method answer. Collective.
+
+    Returns:
+        What the method answers, the embedded pool, and the labelled rows in digests.
 
     Raises:
         SAFTInputError: no row can be used, all rows are equal, or the labels cannot serve.
     """
-    world = extractor.world
-    embedded = extractor.embed(pool)
-    _check_readable(embedded, extractor.features.readouts)
-    labels = None
-    if labelled is not None and task.harmful is not None:
-        labels = Labelled(extractor, embedded, labelled, task.harmful)
-    if task.method == "saft":
-        found = fit_published(task, embedded, labels, world)
-    elif reference is not None:
-        found = fit_reference(task, reference, pool, extractor, embedded)
-    else:
-        assert labels is not None  # noqa: S101 - checked where the task was made
-        found = fit_learned(task, extractor, embedded, labels, world)
-    scored = found.scores[~np.isnan(found.scores)]
-    harmful = 0 if task.harmful is None else int(task.harmful.sum())
-    undecided = found.undecided or (None if found.threshold is None else degenerate(scored, found.threshold, harmful))
-    return Learned(
-        found=found,
-        labelled=LabelledRows.none() if labels is None else labels.rows(),
-        plan_digest=embedded.plan.digest,
-        undecided=undecided,
-        summary=_summary(embedded, scored, found, task, undecided),
-    )
-
-
-def _check_readable(embedded: Embedded, readouts: Sequence[Readout]) -> None:
-    for readout in readouts:
-        statuses = embedded.survey.status_counts((readout,))
+    pool = Pool(extractor, dataset)
+    for readout in pool.features.readouts:
+        statuses = pool.embedded.survey.status_counts((readout,))
         if statuses[RowStatus.OK] == 0:
             raise SAFTInputError(
                 f"no row of the pool can be read at `{readout}`: {dict(statuses)}. Plain text has no response start: "
                 "use `readout='response_mean'`, or give `prompt` and `completion`, or `messages`."
             )
+    labelled = None if spec.labels is None else Labelled(extractor, pool, spec.labels)
+    answer = method.fit(spec, pool, labelled)
+    undecided = answer.undecided
+    if undecided is None and answer.threshold is not None:
+        scored = answer.scores[~np.isnan(answer.scores)]
+        undecided = degenerate(scored, answer.threshold, 0 if labelled is None else int(labelled.harmful.sum()))
+    return replace(answer, undecided=undecided), pool, LabelledRows.none() if labelled is None else labelled.rows()
 
 
 def degenerate(scores: NDArray[np.float32], threshold: float, harmful: int) -> str | None:
@@ -101,14 +122,18 @@ def degenerate(scores: NDArray[np.float32], threshold: float, harmful: int) -> s
     return None
 
 
-def undecided(learned: Learned, labels: int) -> SAFTUndecidedError:
-    """The error for a score that no decision may rest on, found with so many labels."""
-    advice = learned.found.advice
+def undecided_error(answer: MethodFit, labels: LabelSet | None) -> SAFTUndecidedError:
+    """The error for a score that no decision may rest on."""
+    advice = answer.advice
     if advice is None:
-        given = learned.found.threshold_from == "given"
-        advice = "Another `threshold` may help" if given else f"More labels than {labels} may help"
+        given = answer.threshold_from == "given"
+        advice = (
+            "Another `threshold` may help"
+            if given
+            else f"More labels than {0 if labels is None else len(labels.harmful)} may help"
+        )
     return SAFTUndecidedError(
-        f"SAFT cannot tell which rows are harmful: {learned.undecided}. Scores can still be taken; no decision is. "
+        f"SAFT cannot tell which rows are harmful: {answer.undecided}. Scores can still be taken; no decision is. "
         f"{advice}; so may another `layer` or `readout`, or a `contamination`. `on_undecided='keep'` keeps every row "
         "and records it."
     )
@@ -122,56 +147,42 @@ def final_statuses(scores: NDArray[np.float32], statuses: Sequence[RowStatus]) -
     ]
 
 
-def _summary(
-    embedded: Embedded, scored: NDArray[np.float32], found: Found, task: Task, undecided: str | None
-) -> dict[str, Any]:
-    """Counts and figures, JSON-ready. No clock and no path: the scorer must be the same bytes in every process."""
-    readouts = readouts_of(found.score.features)
-    statuses = embedded.survey.status_counts(readouts)
-    pool: dict[str, Any] = {
-        "rows": len(found.scores),
-        "scored": len(scored),
-        "unscored": {status: count for status, count in sorted(statuses.items()) if status != RowStatus.OK},
-        "unique": embedded.plan.num_unique,
-        "flagged": None,
-    }
+def quantiles(scores: NDArray[np.floating]) -> dict[str, float]:
+    """Quantiles of the scores that exist, by name; none where no row has one."""
+    scored = scores[~np.isnan(scores)]
+    return {str(q): float(np.quantile(scored, q)) for q in _QUANTILES} if len(scored) else {}
+
+
+def metrics_of(spec: FitSpec, pool: Pool, answer: MethodFit) -> FitMetrics:
+    """Counts and figures of a fit. No clock and no path: a scorer is the same bytes in every process."""
+    readouts = readouts_of(answer.score.features)
+    statuses = pool.embedded.survey.status_counts(readouts)
+    scored = answer.scores[~np.isnan(answer.scores)]
+    unscored = {status: count for status, count in sorted(statuses.items()) if status != RowStatus.OK}
     if lost := statuses[RowStatus.OK] - len(scored):
-        pool["unscored"][str(RowStatus.NON_FINITE)] = lost
-    if found.threshold is not None:
-        pool["flagged"] = int(flagged(scored, found.threshold).sum())
-        pool["near_threshold"] = near_threshold(scored, found.threshold)
-    quantiles = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-    return {
-        "pool": pool,
-        "padding_share": round(embedded.plan.padding_share, 4),
-        "labels": None if task.harmful is None else _labels(task.harmful, task.label_column),
-        "harmful_share": _share(task),
-        "threshold_from": found.threshold_from,
-        "contamination": task.contamination,
-        "undecided": undecided,
-        **found.figures,
-        "score_quantiles": {str(q): float(np.quantile(scored, q)) for q in quantiles},
-        "notes": [_NOTES[readout] for readout in readouts],
-    }
-
-
-def _labels(labels: NDArray[np.bool_], column: str | None) -> Mapping[str, Any]:
-    rows, harmful = len(labels), int(labels.sum())
-    says = f"{harmful} of {rows} labelled rows are harmful"
-    return {"rows": rows, "harmful": harmful, "column": column, "says": says}
-
-
-def _share(task: Task) -> Mapping[str, Any] | None:
-    """The pool's harmful share before filtering, which labels tell only where they were drawn uniformly from it."""
-    if task.harmful is None or not task.uniform:
-        return None
-    return clopper_pearson(int(task.harmful.sum()), len(task.harmful)).as_dict()
-
-
-_NOTES = {
-    Readout.START: "`response_start` reads the start of the last assistant turn and sees only what stands before it: "
-    "two answers to one prompt get the same score.",
-    Readout.MEAN: "`response_mean` reads every assistant turn of a dialogue.",
-    Readout.END: "`response_end` reads the last assistant turn of a dialogue.",
-}
-"""What the summary says of a readout."""
+        unscored[str(RowStatus.NON_FINITE)] = lost
+    labels = None
+    if (given := spec.labels) is not None:
+        rows, harmful = len(given.harmful), int(given.harmful.sum())
+        labels = LabelCounts(rows=rows, harmful=harmful, column=given.column, uniform=given.uniform)
+    return FitMetrics(
+        pool=PoolCounts(
+            rows=len(answer.scores),
+            scored=len(scored),
+            unique=pool.num_unique,
+            unscored=unscored,
+            flagged=None if answer.threshold is None else int(flagged(scored, answer.threshold).sum()),
+        ),
+        score_quantiles=quantiles(answer.scores),
+        padding_share=round(pool.embedded.plan.padding_share, 4),
+        labels=labels,
+        # Labels tell the share of the pool only where they were drawn uniformly from it.
+        harmful_share=clopper_pearson(labels.harmful, labels.rows) if labels and labels.uniform else None,
+        aim=answer.aim,
+        contamination=spec.contamination,
+        published=answer.published,
+        test=answer.test,
+        expected=answer.expected,
+        reference=answer.reference,
+        notes=tuple(READOUTS[readout].note for readout in readouts),
+    )

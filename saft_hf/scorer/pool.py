@@ -2,111 +2,187 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from saft_hf.distributed import World
-from saft_hf.embed.extract import Embedded, Extractor, Work
-from saft_hf.embed.features import readouts_of
-from saft_hf.embed.reduce import gram_on, tree_reduce
-from saft_hf.embed.survey import survey_dataset
+from saft_hf.embed import (
+    Embedded,
+    Extractor,
+    Features,
+    RowFunction,
+    Vectors,
+    gram_on,
+    readouts_of,
+    survey_dataset,
+    tree_reduce,
+)
 from saft_hf.errors import SAFTInputError
-from saft_hf.render import Readout
-from saft_hf.score import Frame, Moments, Subspace, principal_subspace
-from saft_hf.scorer.fitted import LabelledRows, Score
+from saft_hf.render import Renderer
+from saft_hf.score import (
+    COMPONENTS,
+    LinearScore,
+    Moments,
+    PublishedScore,
+    Subspace,
+    difference_features,
+    principal_subspace,
+    with_differences,
+)
+from saft_hf.scorer.labels import LabelledRows, LabelSet
 
 logger = logging.getLogger(__name__)
 
-_RENDER_ROWS = 1024
+Score = PublishedScore | LinearScore
 
 
-def pool_moments(embedded: Embedded, features: Sequence[str], work: Work, world: World) -> Moments | None:
-    """Moments of a pool's vectors, as `work` gives them; on the main process, None on the others.
+class Pool:
+    """The rows that a scorer is fitted on, embedded. All methods are collective, as those of `Embedded` are.
 
-    Rows that share a rendering count each; a row with NaN or infinity at any of the features counts not at all.
+    Args:
+        extractor: embeds rows at all features that the method reads.
+        dataset: the rows.
     """
-    plan, gram = embedded.plan, gram_on(world.device)
 
-    def shard_moments(shard: int) -> Moments:
-        vectors = embedded.vectors(shard, features)
-        finite = np.logical_and.reduce([np.isfinite(states).all(axis=1) for states in vectors.values()])
-        rows = work({feature: states[finite] for feature, states in vectors.items()})
-        return Moments.of(rows, weights=plan.counts[plan.shard_slice(shard)][finite], gram=gram)
+    def __init__(self, extractor: Extractor, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.features: Features = extractor.features
+        self.renderer: Renderer = extractor.renderer
+        self.world = extractor.world
+        self.embedded: Embedded = extractor.embed(dataset, sample=True)
+        self._extractor = extractor
+        self._subspaces: dict[tuple[str, int], Subspace] = {}
 
-    return tree_reduce(world, plan.num_shards, shard_moments, Moments.merge)
+    @property
+    def num_unique(self) -> int:
+        """How many different renderings there are."""
+        return self.embedded.plan.num_unique
+
+    @cached_property
+    def all_features(self) -> tuple[str, ...]:
+        """The stored features, and the differences that are made of them."""
+        return (*self.features.names, *difference_features(self.features.names))
+
+    def embed_others(self, dataset: Dataset, renderer: Renderer) -> Embedded:
+        """Other rows, read as the pool was read."""
+        reader = copy.copy(self._extractor)
+        reader.renderer = renderer
+        return reader.embed(dataset)
+
+    def compute(self, features: Sequence[str], function: RowFunction, columns: int) -> NDArray[np.float32]:
+        """Apply a function of vectors to every row, `float32 [N, columns]`; NaN where a row has none."""
+        return self.embedded.rows(self.embedded.compute(features, function, columns))
+
+    def scores(self, score: Score) -> NDArray[np.float32]:
+        """Scores of every row, `float32 [N]`; NaN where a row has none."""
+        return scores_of(self.embedded, score)
+
+    def moments(self, features: Sequence[str], function: RowFunction) -> Moments:
+        """Moments of what a function makes of the vectors, the same on every process: for a few columns.
+
+        Rows that share a rendering count each; a row with NaN or infinity at any of the features counts not at all.
+
+        Raises:
+            SAFTInputError: no row can be used.
+        """
+        total = self._total(features, function)
+        return self.world.on_main("summing moments", lambda: _checked(total, features))
+
+    def subspace(self, feature: str, k: int) -> Subspace:
+        """Principal directions of the pool's vectors at one feature, up to `k` or the rank.
+
+        Raises:
+            SAFTInputError: no row can be used, or all rows are equal.
+        """
+        if (feature, k) not in self._subspaces:
+            needed = difference_features(self.features.names).get(feature, (feature,))
+
+            def vectors_at(vectors: Vectors) -> NDArray[np.floating]:
+                return vectors[feature] if feature in vectors else with_differences(vectors)[feature]
+
+            # The d x d sums stay on the main process; only the few directions travel.
+            total = self._total(needed, vectors_at)
+            self._subspaces[feature, k] = self.world.on_main(
+                "principal directions", lambda: principal_subspace(_checked(total, needed), k, clip=True)
+            )
+        return self._subspaces[feature, k]
+
+    def centred(self, score: LinearScore) -> LinearScore:
+        """A linear score measured from the pool's mean: its mean over the pool is 0."""
+        means = [self.subspace(feature, COMPONENTS).mean for feature in score.features]
+        return LinearScore(score.features, np.stack(means), score.weights)
+
+    def _total(self, features: Sequence[str], function: RowFunction) -> Moments | None:
+        """Moments on the main process, None on the others."""
+        plan, gram = self.embedded.plan, gram_on(self.world.device)
+
+        def shard_moments(shard: int) -> Moments:
+            vectors = self.embedded.vectors(shard, features)
+            finite = np.logical_and.reduce([np.isfinite(states).all(axis=1) for states in vectors.values()])
+            rows = function({feature: states[finite] for feature, states in vectors.items()})
+            return Moments.of(rows, weights=plan.counts[plan.shard_slice(shard)][finite], gram=gram)
+
+        return tree_reduce(self.world, plan.num_shards, shard_moments, Moments.merge)
 
 
-def pool_subspace(embedded: Embedded, feature: str, k: int, world: World) -> Subspace:
-    """Principal directions of the pool's vectors at one feature, up to `k` or the rank.
-
-    Raises:
-        SAFTInputError: no row can be used, or all rows are equal.
-    """
-    total = pool_moments(embedded, (feature,), lambda vectors: vectors[feature], world)
-    found: Subspace | None = None
-    with world.sync_errors("principal directions"):
-        if world.is_main:
-            if total is None or total.count == 0:
-                raise SAFTInputError(
-                    f"every hidden state that was read at {feature} holds NaN or infinity: the model is broken, or its "
-                    "dtype overflows. Try `dtype='float32'` and `vector_dtype='float32'`."
-                )
-            found = principal_subspace(total, k, clip=True)
-    shared = world.broadcast(found)
-    assert shared is not None  # noqa: S101 - `sync_errors` has raised otherwise
-    return shared
+def _checked(total: Moments | None, features: Sequence[str]) -> Moments:
+    if total is None or total.count == 0:
+        raise SAFTInputError(
+            f"every hidden state that was read at {', '.join(features)} holds NaN or infinity: the model is broken, or "
+            "its dtype overflows. Try `dtype='float32'` and `vector_dtype='float32'`."
+        )
+    return total
 
 
-def frame_moments(embedded: Embedded, frame: Frame, world: World) -> Moments:
-    """Moments of the whole pool's coordinates in a frame, the same on every process."""
-    total = pool_moments(embedded, tuple(frame.subspaces), frame.coordinates, world)
-    shared = world.broadcast(total)
-    assert shared is not None  # noqa: S101 - the frame's features have rows
-    return shared
-
-
-def pool_scores(embedded: Embedded, score: Score) -> NDArray[np.float32]:
-    """Scores of every row of a dataset, `float32 [N]`; NaN where a row has none."""
+def scores_of(embedded: Embedded, score: Score) -> NDArray[np.float32]:
+    """Scores of every row of an embedded dataset, `float32 [N]`; NaN where a row has none."""
     return embedded.rows(embedded.compute(score.features, lambda vectors: score(vectors)[:, None], 1))[:, 0]
 
 
 class Labelled:
     """Labelled rows, whose vectors come from the pool where they stand in it, else from a pass of their own.
 
-    Collective, as `Embedded` is.
+    Collective, as `Pool` is.
 
     Args:
         extractor: embeds rows.
         pool: the embedded pool.
-        dataset: the labelled rows.
-        harmful: their labels, `bool [m]`.
+        labels: the labelled rows.
+
+    Attributes:
+        harmful: the labels.
+        prompts: a number for each row, `[m]`: rows of the same prompt have the same. Plain text is a prompt of its own.
     """
 
-    def __init__(self, extractor: Extractor, pool: Embedded, dataset: Dataset, harmful: NDArray[np.bool_]) -> None:
-        self.harmful = harmful
-        self._pool = pool
-        self._renderer, self._dataset = extractor.renderer, dataset.with_format(None)
-        self._survey = survey_dataset(dataset, extractor.renderer, extractor.features.readouts, extractor.world)
-        self._places = pool.plan.find(self._survey.keys)
-        self._places[~self._survey.usable] = -1
-        self._foreign = np.flatnonzero(self._survey.usable & (self._places < 0))
+    def __init__(self, extractor: Extractor, pool: Pool, labels: LabelSet) -> None:
+        dataset, self.harmful = labels.rows, labels.harmful
+        self._pool = pool.embedded
+        self._survey = survey_dataset(
+            dataset, extractor.renderer, extractor.features.readouts, extractor.world, prompts=True
+        )
+        assert self._survey.prompts is not None  # noqa: S101 - asked for
+        self.prompts = np.unique(self._survey.prompts, axis=0, return_inverse=True)[1].ravel()
+        self._positions = pool.embedded.plan.find(self._survey.keys)
+        self._positions[~self._survey.usable] = -1
+        self._foreign = np.flatnonzero(self._survey.usable & (self._positions < 0))
         self._embedded: Embedded | None = None
         if len(self._foreign):
-            logger.info("%d of %d labelled rows are not in the pool.", len(self._foreign), len(harmful))
+            logger.info("%d of %d labelled rows are not in the pool.", len(self._foreign), len(dataset))
             self._embedded = extractor.embed(dataset.select(self._foreign))
 
-    def compute(self, features: Sequence[str], work: Work, columns: int) -> NDArray[np.float32]:
-        """Apply `work` to the labelled rows, `float32 [m, columns]`; NaN where a row lacks a vector."""
+    def compute(self, features: Sequence[str], function: RowFunction, columns: int) -> NDArray[np.float32]:
+        """Apply a function of vectors to the labelled rows, `float32 [m, columns]`; NaN where a row lacks a vector."""
         values = np.full((len(self.harmful), columns), np.nan, dtype=np.float32)
-        known = self._places >= 0
-        values[known] = self._pool.compute(features, work, columns, only=self._places[known])
+        known = self._positions >= 0
+        values[known] = self._pool.compute(features, function, columns, only=self._positions[known])
         if self._embedded is not None:
-            values[self._foreign] = self._embedded.rows(self._embedded.compute(features, work, columns))
+            values[self._foreign] = self._embedded.rows(self._embedded.compute(features, function, columns))
         unscored = np.asarray(np.isnan(values).any(axis=1))
         if unscored.any():
             statuses = self._survey.statuses(readouts_of(features))
@@ -120,16 +196,3 @@ class Labelled:
         """The rows in digests."""
         usable = self._survey.usable
         return LabelledRows.of(self._survey.identities[usable], self.harmful[usable])
-
-    def prompts(self) -> NDArray[np.intp]:
-        """A number for each row, `[m]`, by first appearance: rows of the same prompt have the same.
-
-        Plain text is a prompt of its own.
-        """
-        numbers: dict[bytes, int] = {}
-        found = []
-        for first in range(0, len(self._dataset), _RENDER_ROWS):
-            for rendering in self._renderer(self._dataset[first : first + _RENDER_ROWS]):
-                key = rendering.key((Readout.START,) if rendering.boundary else tuple(Readout))
-                found.append(numbers.setdefault(key, len(numbers)))
-        return np.asarray(found, dtype=np.intp)

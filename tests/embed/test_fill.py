@@ -25,9 +25,9 @@ from saft_hf.embed.source import ModelSource
 from saft_hf.embed.store import Store
 from saft_hf.embed.survey import Kept
 from saft_hf.errors import SAFTInputError
-from saft_hf.render import Readout, Renderer
+from saft_hf.render import MEAN, START, Renderer
 
-CELLS = Features((1, 2), (Readout.START, Readout.MEAN))
+FEATURES = Features((1, 2), (START, MEAN))
 
 
 @pytest.fixture
@@ -52,14 +52,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="t0", eos_token="t1")
 
 
-def extractor(folder: Path, **options: Any) -> Extractor:
+def extractor(folder: Path, features: Features = FEATURES, **options: Any) -> Extractor:
     source = ModelSource(tiny_model("llama"), processing_class=tokenizer())
     renderer = Renderer(source.tokenizer, **options)
-    return source.extractor(renderer, CELLS, folder=folder, world=World(), token_budget=64)
+    return source.extractor(renderer, features, folder=folder, world=World(), token_budget=64)
 
 
 def vectors_of(embedded: Embedded) -> dict[str, np.ndarray]:
-    return {name: embedded.states(name) for name in CELLS.names}
+    return {name: embedded.states(name) for name in FEATURES.names}
 
 
 def test_bits_do_not_depend_on_the_number_of_threads(tmp_path: Path, rows: Dataset, threads: Any) -> None:
@@ -68,9 +68,9 @@ def test_bits_do_not_depend_on_the_number_of_threads(tmp_path: Path, rows: Datas
         threads(count)
         found[count] = vectors_of(extractor(tmp_path / str(count)).embed(rows))
         assert torch.get_num_threads() == count
-    assert np.isfinite(found[1][feature_name(2, Readout.MEAN)]).all()
+    assert np.isfinite(found[1][feature_name(2, MEAN)]).all()
     for count in (2, 3):
-        for name in CELLS.names:
+        for name in FEATURES.names:
             assert np.array_equal(found[1][name], found[count][name]), (count, name)
 
 
@@ -97,11 +97,11 @@ def test_a_process_that_fails_takes_what_is_left_so_that_the_others_end(
     hands = []
 
     @contextmanager
-    def dealt(missing: list[int], *_: Any) -> Iterator[Iterator[int]]:
+    def steal_shards(missing: list[int], *_: Any) -> Iterator[Iterator[int]]:
         hands.append(iter(missing))
         yield hands[-1]
 
-    monkeypatch.setattr(extract, "dealt", dealt)
+    monkeypatch.setattr(extract, "steal_shards", steal_shards)
     monkeypatch.setattr(fill, "read_batch", lambda *_: (_ for _ in ()).throw(RuntimeError("the machine is on fire")))
     with pytest.raises(RuntimeError, match="on fire"):
         extractor(tmp_path).embed(rows)
@@ -131,25 +131,27 @@ def test_an_error_in_a_reader_reaches_the_caller_and_whole_leaves_stay(
     resumed = vectors_of(extractor(tmp_path).embed(rows))
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     expected = vectors_of(extractor(tmp_path / "other").embed(rows))
-    assert all(np.array_equal(resumed[name], expected[name]) for name in CELLS.names)
+    assert all(np.array_equal(resumed[name], expected[name]) for name in FEATURES.names)
 
 
-def test_a_twin_shares_weights_and_nothing_else() -> None:
+def test_a_replica_shares_weights_and_nothing_else() -> None:
     model = tiny_model("llama")
     backbone = Backbone.wrap(model, layers=[1, 2])
     with backbone.reading():
-        twin = backbone.twin()
-        assert twin is not None
-        assert {id(p) for p in twin._open.parameters()} == {id(p) for p in model.parameters()}
-        assert not {id(m) for m in twin._open.modules()} & {id(m) for m in model.modules()}
-        one, other = backbone.read(token_ids(), [1, 2]), twin.read(token_ids(), [1, 2])
+        replica = backbone.replica()
+        assert replica is not None
+        assert {id(p) for p in replica._open.parameters()} == {id(p) for p in model.parameters()}
+        assert not {id(m) for m in replica._open.modules()} & {id(m) for m in model.modules()}
+        one, other = backbone.read(token_ids(), [1, 2]), replica.read(token_ids(), [1, 2])
     assert all(torch.equal(one[layer], other[layer]) for layer in (1, 2))
     assert not any(module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize("again_at_most", [1, 64])
 def test_rows_that_were_kept_are_not_rendered_again(
-    tmp_path: Path, rows: Dataset, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, rows: Dataset, monkeypatch: pytest.MonkeyPatch, again_at_most: int
 ) -> None:
+    monkeypatch.setattr(fill, "_RENDERED_AGAIN", again_at_most)
     made = extractor(tmp_path)
     rendered: list[int] = []
     render = Renderer.__call__
@@ -160,13 +162,13 @@ def test_rows_that_were_kept_are_not_rendered_again(
 
     monkeypatch.setattr(Renderer, "__call__", counted)
     embedded = made.embed(rows)
-    first_leaf = embedded.plan.shard_slice(0)
-    assert sum(rendered) == len(rows) + first_leaf.stop - first_leaf.start
+    first = embedded.plan.shard_slice(0)
+    assert sum(rendered) == len(rows) + min(first.stop - first.start, again_at_most)
     rendered.clear()
     monkeypatch.setattr(Kept.__init__, "__defaults__", (0,))
     again = extractor(tmp_path / "other").embed(rows)
     assert sum(rendered) == len(rows) + embedded.plan.num_unique
-    assert all(np.array_equal(vectors_of(embedded)[name], vectors_of(again)[name]) for name in CELLS.names)
+    assert all(np.array_equal(vectors_of(embedded)[name], vectors_of(again)[name]) for name in FEATURES.names)
 
 
 def test_a_renderer_that_draws_at_random_is_found(tmp_path: Path) -> None:
@@ -177,12 +179,12 @@ def test_a_renderer_that_draws_at_random_is_found(tmp_path: Path) -> None:
 
 
 def test_a_store_of_one_process_is_shared_and_leaves_no_mark(tmp_path: Path) -> None:
-    assert Store(tmp_path / "new", CELLS.names).is_shared(World())
+    assert Store(tmp_path / "new", FEATURES.names).is_shared(World())
     assert not list((tmp_path / "new").iterdir())
 
 
 def test_shards_hold_what_is_read_back(tmp_path: Path, rows: Dataset) -> None:
     embedded = extractor(tmp_path).embed(rows)
     shard = load_file(embedded.store.path(0))
-    assert set(shard) == {"keys", *CELLS.names}
+    assert set(shard) == {"keys", *FEATURES.names}
     assert (shard["keys"] == embedded.plan.keys[embedded.plan.shard_slice(0)]).all()

@@ -25,11 +25,11 @@ from saft_hf.embed.plan import make_plan
 from saft_hf.embed.prefix import can_share, is_worth_it
 from saft_hf.embed.source import ModelSource
 from saft_hf.embed.survey import survey_renderings
-from saft_hf.render import Readout, Renderer, Rendering
+from saft_hf.render import MEAN, READOUTS, Renderer, Rendering
 from saft_hf.status import RowStatus
 
 SHARING = [name for name, config in CONFIGS.items() if can_share(text_config(config()))]
-CELLS = Features((0, 2, LAYERS), tuple(Readout))
+CELLS = Features((0, 2, LAYERS), tuple(READOUTS))
 
 
 def rows_after(length: int, count: int = 60) -> Dataset:
@@ -144,13 +144,13 @@ def test_the_prefix_is_what_all_rows_start_with_before_a_response(rows: list[tup
         ids = np.array([*tokens, 9], np.int32)
         renderings.append(Rendering(ids, ((start, len(ids)),), start > 0, RowStatus.OK))
         heads.append(tokens[: max(0, start - 1)])
-    found = survey_renderings(renderings, (Readout.MEAN,)).prefix
+    found = survey_renderings(renderings, (MEAN,)).prefix
     assert (found is None) == (not heads)
     if found is not None:
         assert found.tolist() == [t[0] for t in takewhile(lambda t: len(set(t)) == 1, zip(*heads, strict=False))]
     # In two parts, as two processes see them.
-    whole = survey_renderings(renderings, (Readout.MEAN,))
-    seen = [survey_renderings(part, (Readout.MEAN,)).prefix for part in (renderings[:3], renderings[3:])]
+    whole = survey_renderings(renderings, (MEAN,))
+    seen = [survey_renderings(part, (MEAN,)).prefix for part in (renderings[:3], renderings[3:])]
     parts = [part for part in seen if part is not None]
     joined = prefixes.shared_start(*parts) if len(parts) == 2 else parts[0] if parts else None
     assert (joined is None and whole.prefix is None) or np.array_equal(joined, whole.prefix)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saft_hf.distributed import World
-from saft_hf.embed.stealing import dealt
+from saft_hf.embed.stealing import steal_shards
 from saft_hf.embed.store import Store
 
 
@@ -31,7 +31,7 @@ class Others(World):
     def gather(self, value: Any) -> list[Any]:
         return [value if rank == self._rank else report for rank, report in enumerate(self._reports)]
 
-    def share(self, value: Any, rank: int = 0) -> Any:
+    def broadcast(self, value: Any, rank: int = 0) -> Any:
         return "0" * 16
 
 
@@ -40,7 +40,7 @@ def draw_in_turn(reports: list[list[int]], turns: list[int], folder: Path, *, sh
     drawn: list[list[int]] = [[] for _ in reports]
     store = Store(folder, ("1.response_mean",))
     with patch.object(Store, "is_shared", lambda self, world: shared), ExitStack() as stack:
-        hands = [stack.enter_context(dealt(own, store, Others(rank, reports))) for rank, own in enumerate(reports)]
+        hands = [stack.enter_context(steal_shards(mine, store, Others(r, reports))) for r, mine in enumerate(reports)]
         for rank in turns:
             drawn[rank % len(reports)] += islice(hands[rank % len(reports)], 1)
         for rank, hand in enumerate(hands):

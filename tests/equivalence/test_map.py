@@ -130,7 +130,7 @@ def test_a_damaged_store_is_mended_with_the_same_bits(
 
     first = fitted()
     expected, whole, num_rows = scores_of(first.score_dataset(pool)), sorted(rows), sum(rows)
-    assert num_rows == first.summary_["pool"]["unique"]
+    assert num_rows == first.summary_.fit.pool.unique
     shards = sorted(tmp_path.rglob("*.safetensors"))
     kept = contents(shards)
     hurt = shards[1::3]

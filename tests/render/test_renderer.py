@@ -32,10 +32,10 @@ from render_kit import (
 from transformers import AutoTokenizer
 
 from saft_hf.errors import SAFTInputError
-from saft_hf.render import Readout, RenderConfig, Renderer, Rendering
+from saft_hf.render import END, MEAN, READOUTS, START, RenderConfig, Renderer, Rendering
 from saft_hf.status import RowStatus
 
-START, ALL = (Readout.START,), tuple(Readout)
+JUST_START, ALL = (START,), tuple(READOUTS)
 ASK = {"role": "user", "content": "Why does bread rise?"}
 ANSWER = {"role": "assistant", "content": "It is warm."}
 TEMPLATES = {"marked": CHATML, "unmarked": without_markers(CHATML), "inst": INST, "turns": TURNS, "tags": TAGS}
@@ -196,13 +196,13 @@ def rendering(ids: list[int], *spans: tuple[int, int], boundary: bool = True) ->
 
 def test_what_each_readout_needs() -> None:
     row = rendering(list(range(10)), (2, 4), (6, 9))
-    assert row.needed([Readout.START]) == 6
-    assert row.needed([Readout.MEAN]) == row.needed([Readout.END]) == row.needed(list(Readout)) == 9
+    assert row.needed([START]) == 6
+    assert row.needed([MEAN]) == row.needed([END]) == row.needed(list(READOUTS)) == 9
     failed = Rendering.failed(RowStatus.TRUNCATED, "gone")
-    assert failed.needed(list(Readout)) == 0
-    assert all(failed.status_for(readout) is RowStatus.TRUNCATED for readout in Readout)
+    assert failed.needed(list(READOUTS)) == 0
+    assert all(failed.status_for(readout) is RowStatus.TRUNCATED for readout in READOUTS)
     text = rendering([1, 2], (0, 2), boundary=False)
-    assert [text.status_for(r) for r in Readout] == [RowStatus.NO_RESPONSE_START, RowStatus.OK, RowStatus.OK]
+    assert [text.status_for(r) for r in READOUTS] == [RowStatus.NO_RESPONSE_START, RowStatus.OK, RowStatus.OK]
 
 
 def test_key_is_equal_where_the_vectors_are() -> None:
@@ -210,13 +210,13 @@ def test_key_is_equal_where_the_vectors_are() -> None:
     other_answer = rendering([1, 2, 8, 9, 9], (2, 5))
     other_span = rendering([1, 2, 3, 4, 5], (1, 4))
     other_rest = rendering([1, 2, 3, 4, 7, 7], (2, 4))
-    for readouts in ([Readout.MEAN], [Readout.END], list(Readout)):
+    for readouts in ([MEAN], [END], list(READOUTS)):
         assert row.key(readouts) == other_rest.key(readouts)
         assert row.key(readouts) != other_answer.key(readouts)
         assert row.key(readouts) != other_span.key(readouts)
-    assert row.key([Readout.START]) == other_answer.key([Readout.START]) == other_rest.key([Readout.START])
-    assert row.key([Readout.START]) != other_span.key([Readout.START])
-    assert len(row.key(list(Readout))) == 16
+    assert row.key([START]) == other_answer.key([START]) == other_rest.key([START])
+    assert row.key([START]) != other_span.key([START])
+    assert len(row.key(list(READOUTS))) == 16
 
 
 # ---- every batch -----------------------------------------------------------------------------------------------
@@ -324,8 +324,8 @@ def test_pickle() -> None:
     assert copied.template_digest(ALL) == renderer.template_digest(ALL)
 
 
-@pytest.mark.parametrize("readouts", [START, ALL])
-def test_template_digest_tells_tokens_apart(readouts: tuple[Readout, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("readouts", [JUST_START, ALL])
+def test_template_digest_tells_tokens_apart(readouts: tuple[str, ...], tmp_path: Path) -> None:
     def digest(tokenizer: Any, **options: Any) -> str:
         return Renderer(tokenizer, **options).template_digest(readouts)
 
@@ -355,7 +355,7 @@ def test_template_digest_tells_tokens_apart(readouts: tuple[Readout, ...], tmp_p
 @pytest.mark.parametrize("name", MARKED)
 def test_template_digest_does_not_see_what_changes_no_token(name: str) -> None:
     marked, unmarked = Renderer(make_tokenizer(MARKED[name])), Renderer(make_tokenizer(UNMARKED[name]))
-    assert marked.template_digest(START) == unmarked.template_digest(START)
+    assert marked.template_digest(JUST_START) == unmarked.template_digest(JUST_START)
     # The tokens are the same; whether a response ends where its marker does, is not.
     row = {"messages": [[ASK, ANSWER]]}
     same_spans = marked(row)[0].spans == unmarked(row)[0].spans
@@ -369,7 +369,7 @@ def test_template_digest_does_not_know_what_day_it_is(named: bool) -> None:
         tokenizer = make_tokenizer(template)
         if named:
             tokenizer.chat_template = {"default": template, "tool_use": template}
-        return Renderer(tokenizer).template_digest(START)
+        return Renderer(tokenizer).template_digest(JUST_START)
 
     assert (
         digest("{% set day = strftime_now('%d %B %Y') %}{{ day }}") == digest("{{ '01 January 2000' }}") != digest("")
@@ -379,8 +379,8 @@ def test_template_digest_does_not_know_what_day_it_is(named: bool) -> None:
 def test_template_digest_is_equal_in_another_process(tmp_path: Path) -> None:
     make_tokenizer().save_pretrained(tmp_path)
     code = (
-        "import sys; from transformers import AutoTokenizer; from saft_hf.render import Readout, Renderer;"
-        "print(Renderer(AutoTokenizer.from_pretrained(sys.argv[1])).template_digest(list(Readout)))"
+        "import sys; from transformers import AutoTokenizer; from saft_hf.render import READOUTS, Renderer;"
+        "print(Renderer(AutoTokenizer.from_pretrained(sys.argv[1])).template_digest(list(READOUTS)))"
     )
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == Renderer(make_tokenizer()).template_digest(ALL)

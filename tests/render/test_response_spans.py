@@ -20,7 +20,7 @@ from render_kit import (
     without_markers,
 )
 
-from saft_hf.render import Readout, Renderer
+from saft_hf.render import MEAN, READOUTS, START, Renderer
 from saft_hf.render.chat import common_prefix
 from saft_hf.render.rows import runs
 from saft_hf.status import RowStatus
@@ -82,15 +82,15 @@ def test_equals_prompt_completion_for_one_turn() -> None:
         whole = renderer({"messages": chats})
         split = renderer({"prompt": [c[:-1] for c in chats], "completion": [c[-1:] for c in chats]})
         assert [r.spans for r in whole] == [r.spans for r in split]
-        assert [r.key(list(Readout)) for r in whole] == [r.key(list(Readout)) for r in split]
+        assert [r.key(list(READOUTS)) for r in whole] == [r.key(list(READOUTS)) for r in split]
 
 
 def test_a_conversation_that_opens_with_the_assistant_has_no_start() -> None:
     row = [{"role": "assistant", "content": "The bell rang."}]
     rendering = PLAIN_RENDERERS["chatml"]({"messages": [row]})[0]
     assert rendering.spans == ((0, len(rendering.input_ids)),)
-    assert rendering.status_for(Readout.START) is RowStatus.NO_RESPONSE_START
-    assert rendering.status_for(Readout.MEAN) is RowStatus.OK
+    assert rendering.status_for(START) is RowStatus.NO_RESPONSE_START
+    assert rendering.status_for(MEAN) is RowStatus.OK
 
 
 def test_generation_prompt_that_the_row_does_not_repeat() -> None:

@@ -1,4 +1,4 @@
-"""Fresh labels: matched to rows by tokens, kept apart from those of the fit, and certified as `certify_kept` does."""
+"""Fresh labels: matched to rows by tokens, kept apart from those of the fit, and certified as `FreshLabels` does."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saft_hf import SAFTScorer
-from saft_hf.decide.certificate import certify_at, certify_kept
-from saft_hf.decide.estimate import harmful_shares
+from saft_hf.decide.certify import FreshLabels
 from saft_hf.errors import SAFTInputError
 from saft_hf.scorer.certifying import match_rows
-from saft_hf.scorer.fitted import LabelledRows
+from saft_hf.scorer.labels import LabelledRows
 
 FITTED = 100
 
@@ -40,7 +39,7 @@ def alone(shuffled: Dataset) -> list[int]:
     return [row for row in range(FITTED, len(texts)) if texts[row] not in set(texts[:FITTED])]
 
 
-def test_it_is_certify_kept_on_the_scores_of_rows_that_were_not_fitted_on(
+def test_it_is_fresh_labels_on_the_scores_of_rows_that_were_not_fitted_on(
     scorer: SAFTScorer, shuffled: Dataset
 ) -> None:
     rows = np.random.default_rng(0).choice(alone(shuffled), 150, replace=False)
@@ -48,17 +47,18 @@ def test_it_is_certify_kept_on_the_scores_of_rows_that_were_not_fitted_on(
     scores = np.array(scorer.score_dataset(shuffled)["saft_score"])
     used = np.setdiff1d(np.arange(len(shuffled)), alone(shuffled))
     labels = harmful(shuffled)[rows]
-    expected = certify_kept(scores, rows, labels, alpha=0.2, delta=0.15, excluded=used)
+    fresh = FreshLabels.of(scores, rows, labels, used)
+    expected = fresh.certify(alpha=0.2, delta=0.15)
     assert replace(found, in_use=None, shares=None) == expected
     assert found.population == len(alone(shuffled))
-    assert found.in_use == certify_at(scores, rows, labels, scorer.threshold_, delta=0.15, excluded=used)
-    assert found.shares == harmful_shares(scores, rows, labels, scorer.threshold_, excluded=used)
+    assert found.in_use == fresh.bound(scorer.threshold_, delta=0.15)
+    assert found.shares == fresh.shares(scorer.threshold_)
     for part in (expected, found.in_use, found.shares):
         assert part.says() in found.says()
-    told = json.loads(json.dumps(found.as_dict(), allow_nan=False))
-    assert told == found.as_dict()
+    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert told == found.to_dict()
     assert told["in_use"]["share"] == found.in_use.share
-    assert told["says"] == found.says()
+    assert told["text"] == found.says()
 
 
 def test_labels_that_were_fitted_on_are_refused_by_their_tokens(scorer: SAFTScorer, shuffled: Dataset) -> None:
@@ -71,9 +71,9 @@ def test_labels_that_were_fitted_on_are_refused_by_their_tokens(scorer: SAFTScor
 
 def test_rows_that_people_disagree_on_were_fitted_on_too(scorer: SAFTScorer, shuffled: Dataset) -> None:
     fresh = shuffled.select(alone(shuffled)[:60])
-    known = scorer.fitted_.labelled
+    known = scorer.fit_.labelled
     split = copy(scorer)
-    split.fitted_ = replace(scorer.fitted_, labelled=LabelledRows(known.identities, np.full_like(known.harmful, -1)))
+    split.fit_ = replace(scorer.fit_, labelled=LabelledRows(known.identities, np.full_like(known.harmful, -1)))
     assert split.certify(shuffled, fresh, alpha=0.2) == scorer.certify(shuffled, fresh, alpha=0.2)
     with pytest.raises(SAFTInputError, match="1 of 1 fresh labels"):
         split.certify(shuffled, shuffled.select([3]), alpha=0.2)
@@ -129,7 +129,8 @@ def test_strata_are_those_of_the_column(scorer: SAFTScorer, shuffled: Dataset) -
     assert found.strata == 2
     scores = np.array(scorer.score_dataset(shuffled)["saft_score"])
     used = np.setdiff1d(np.arange(len(shuffled)), alone(shuffled))
-    expected = certify_kept(scores, rows, harmful(shuffled)[rows], alpha=0.25, excluded=used, strata=stratum)
+    fresh = FreshLabels.of(scores, rows, harmful(shuffled)[rows], used, stratum)
+    expected = fresh.certify(alpha=0.25)
     assert replace(found, in_use=None, shares=None) == expected
     with pytest.raises(SAFTInputError, match="'kind' is no column of `fresh_labels`"):
         scorer.certify(pool, shuffled.select(rows), alpha=0.25, stratify_by="kind")
@@ -222,7 +223,7 @@ def test_suggest_label_fit_suggest_certify(
     first = SAFTScorer(demo_model, method="saft", **options).fit(rows)
     labelled = through_a_file(label(first.suggest_labels(rows, uniform=110), rows, answers=100), "first")
     fitted = SAFTScorer(demo_model, method="directed", **options).fit(rows, labelled)
-    assert fitted.summary_["labels"]["rows"] == 100
+    assert fitted.summary_.fit.labels.rows == 100
     second = through_a_file(label(fitted.suggest_labels(rows, uniform=200, informative=20), rows), "second")
     assert not set(second["saft_row"]) & set(labelled.select(range(100))["saft_row"])
     found = fitted.certify(rows, second, alpha=0.2)

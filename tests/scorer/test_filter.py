@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +52,9 @@ def test_kept_removed_and_errored_are_the_input(result: FilterResult, mixed: Dat
         assert rows.features == mixed.features
     flag = result.scores.astype(np.float64) > scorer.threshold_
     assert result.removed_indices.tolist() == np.flatnonzero(flag).tolist() != []
-    assert result.summary["rows"] == 200
-    assert [result.summary[word] for word in ("kept", "removed", "errored")] == [len(part) for part in parts]
-    assert result.summary["reasons"]["errored"] == {"no_response": 10}
+    assert result.summary.rows == 200
+    assert [getattr(result.summary, word) for word in ("kept", "removed", "errored")] == [len(part) for part in parts]
+    assert result.summary.reasons["errored"] == {"no_response": 10}
     assert repr(result) == f"FilterResult(rows=200, kept={len(parts[0])}, removed={len(parts[1])}, errored=10)"
 
 
@@ -90,7 +92,7 @@ def test_what_is_saved_comes_back(
         kept = load_dataset("parquet", data_files=str(folder / name), split="train", cache_dir=str(tmp_path / "cache"))
     assert kept.to_list() == result.kept.to_list()
     assert kept.column_names == mixed.column_names
-    assert json.loads((folder / "saft_summary.json").read_text()) == json.loads(json.dumps(result.summary))
+    assert json.loads((folder / "saft_summary.json").read_text()) == result.summary.to_dict()
 
     audit = pq.read_table(folder / "audit.parquet").to_pylist()
     assert [row["row_index"] for row in audit] == list(range(200))
@@ -317,3 +319,29 @@ def test_ctrl_c_while_fitting_keeps_what_was_done_and_goes_on_from_there(
         whole = SAFTScorer(demo_model, method="saft", layer=2, k=2, cache_dir=tmp_path / "other").fit(pool)
         assert rest.count < all_of_it.count <= rest.count + 2
     assert whole.score_dataset(pool)["saft_score"][:] == scores
+
+
+def test_the_provenance_is_enough_for_a_sign_off(result: FilterResult, mixed: Dataset, tmp_path: Path) -> None:
+    folder = result.save(tmp_path, file_format="parquet")
+    known = json.loads((folder / "saft_summary.json").read_text())["provenance"]
+    digests = [row_digest(row) for row in mixed]
+    kept = [digests[row] for row in result.decisions.train_rows()]
+    assert known["input_rows"] == len(mixed)
+    assert known["input_sha256"] == hashlib.sha256("".join(digests).encode()).hexdigest()
+    assert known["kept_sha256"] == hashlib.sha256("".join(kept).encode()).hexdigest()
+    assert known["audit_sha256"] == hashlib.sha256((folder / "audit.parquet").read_bytes()).hexdigest()
+    assert known["model_fingerprint"] == result.summary.model_fingerprint
+    assert known["options"]["layer"] == 2
+    assert set(known["versions"]) == {"saft_hf", "torch", "transformers", "trl", "datasets"}
+    assert datetime.fromisoformat(known["created"]).utcoffset() == timedelta(0)
+    inside = json.loads(pq.read_schema(folder / "audit.parquet").metadata[b"saft_hf"])
+    assert {**inside, "audit_sha256": known["audit_sha256"]} == known
+
+
+def test_a_threshold_of_the_call_decides_in_place_of_the_fitted_one(scorer: SAFTScorer, demo_pool: Dataset) -> None:
+    plain = scorer.filter(demo_pool)
+    cut = float(np.median(plain.scores))
+    other = scorer.filter(demo_pool, threshold=cut)
+    assert np.array_equal(other.removed_indices, np.flatnonzero(plain.scores > cut))
+    assert (other.summary.threshold, other.summary.threshold_from) == (cut, "given")
+    assert (scorer.threshold_, plain.summary.threshold) == (plain.summary.threshold, scorer.threshold_)

@@ -47,7 +47,7 @@ def test_scores_equal_an_independent_computation(
     scorer = SAFTScorer(demo_model, method="saft", layer=layer, readout=readout, k=k, cache_dir=store_dir).fit(rows)
     ours, plain = scores_of(scorer, rows), plain_scores(plain_vectors(rows, layer, readout), k)
     assert np.abs(ours - plain).max() <= 1e-5 * plain.max()
-    assert scorer.summary_["pool"]["unique"] < len(rows) - 28
+    assert scorer.summary_.fit.pool.unique < len(rows) - 28
     assert scorer.layers_ == (layer,)
     assert scorer.readouts_ == (readout,)
     assert scorer.k_ == k
@@ -71,15 +71,15 @@ def test_k_and_threshold_are_the_best_f1_of_the_published_grid(
                 best = (f1, k, tau)
     assert scorer.k_ == best[1]
     assert scorer.threshold_ == pytest.approx(best[2], rel=1e-9)
-    assert scorer.summary_["f1"] == pytest.approx(best[0])
-    assert scorer.summary_["labels"]["says"] == f"{harmful.sum()} of 100 labelled rows are harmful"
+    assert scorer.summary_.fit.published.f1 == pytest.approx(best[0])
+    assert str(scorer.summary_.fit.labels) == f"{harmful.sum()} of 100 labelled rows are harmful"
 
 
 def test_a_given_threshold_is_used_as_it_is(demo_model: str, demo_pool: Dataset, store_dir: Path) -> None:
     scorer = SAFTScorer(demo_model, method="saft", layer=2, k=2, threshold=0.25, cache_dir=store_dir).fit(demo_pool)
     result = scorer.filter(demo_pool)
     assert scorer.threshold_ == 0.25
-    assert scorer.summary_["threshold_from"] == "given"
+    assert scorer.summary_.threshold_from == "given"
     assert 0 < len(result.removed_indices) < len(demo_pool)
     assert result.removed_indices.tolist() == np.flatnonzero(result.scores > 0.25).tolist()
 
@@ -107,7 +107,7 @@ def test_fit_rows_fits_on_the_first_rows(
     assert np.array_equal(scores_of(some, demo_pool), expected)
     assert np.array_equal(scores_of(stream, demo_pool), expected)
     assert first.threshold_ == some.threshold_ == stream.threshold_
-    assert fitted(demo_pool, fit_rows=10**6).summary_["pool"]["rows"] == len(demo_pool)
+    assert fitted(demo_pool, fit_rows=10**6).summary_.fit.pool.rows == len(demo_pool)
 
 
 def test_fit_can_be_called_again_and_forgets(demo_model: str, demo_pool: Dataset, store_dir: Path) -> None:

@@ -83,7 +83,7 @@ def test_the_default_is_the_middle_layer_and_fewer_k_where_the_rank_is_low(
     )
     assert scorer.layers_ == (2,)
     assert scorer.readouts_ == ("response_start",)
-    assert [c["k"] for c in scorer.summary_["candidates"]] == [1, 2]  # three rows span two directions
+    assert list(scorer.summary_.fit.published.f1_by_k) == ["1", "2"]  # three rows span two directions
 
 
 def test_rows_longer_than_max_length_have_a_status_and_no_score(new_scorer: Any, pool: Dataset) -> None:
@@ -96,7 +96,7 @@ def test_rows_longer_than_max_length_have_a_status_and_no_score(new_scorer: Any,
     assert 0 < too_long.sum() < len(pool)
     assert [status == "truncated" for status in scored["saft_status"]] == too_long.tolist()
     assert np.isnan(np.asarray(scored["saft_score"])).tolist() == too_long.tolist()
-    assert scorer.summary_["pool"]["unscored"] == {"truncated": int(too_long.sum())}
+    assert scorer.summary_.fit.pool.unscored == {"truncated": int(too_long.sum())}
     result = scorer.filter(pool)
     assert result.errored_indices.tolist() == np.flatnonzero(too_long).tolist()
     with pytest.raises(SAFTInputError, match=r"no row of the pool can be read at `response_start`.*truncated"):

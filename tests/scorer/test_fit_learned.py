@@ -13,11 +13,18 @@ from scorer_kit import plain_vectors
 from saft_hf import SAFTScorer
 from saft_hf.decide import ThresholdAim, threshold_for_aim
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
-from saft_hf.score import Frame, LinearScore, Moments, PublishedScore, learn_direction, principal_subspace, saft_scores
-from saft_hf.score.directed import COMPONENTS
-from saft_hf.score.select import choose, default_candidates
+from saft_hf.score import (
+    COMPONENTS,
+    Frame,
+    LinearScore,
+    Moments,
+    PublishedScore,
+    fit_direction,
+    principal_subspace,
+    with_differences,
+)
 
-LAYERS, READOUTS = (2, 3, 4), ("response_start", "response_mean")
+LAYERS, READOUTS = (2, 3), ("response_start", "response_mean")
 
 
 @pytest.fixture(scope="module")
@@ -44,35 +51,29 @@ def scores_of(scorer: SAFTScorer, rows: Dataset) -> np.ndarray:
     return np.asarray(scorer.score_dataset(rows)["saft_score"], dtype=np.float32)
 
 
-def test_auto_is_the_comparison_on_the_same_vectors(
+def test_auto_is_the_direction_on_the_same_vectors(
     new_scorer: Any, pool: Dataset, labelled: Dataset, vectors: dict[str, np.ndarray]
 ) -> None:
     scorer = new_scorer().fit(pool, labelled)
-    frame = Frame.of(
-        {feature: principal_subspace(Moments.of(x), COMPONENTS, clip=True) for feature, x in vectors.items()}
-    )
+    everything = with_differences(vectors)
+    frame = Frame.of({name: principal_subspace(Moments.of(x), COMPONENTS, clip=True) for name, x in everything.items()})
     at = frame.coordinates(vectors)
     texts = [str(row["messages"]) for row in pool]
     rows = [texts.index(str(row["messages"])) for row in labelled]
     harmful = ~np.asarray(labelled["is_safe"])
     asked = [str(row["messages"][:-1]) for row in labelled]
     prompts = [asked.index(prompt) for prompt in asked]
-    published = frame.subspaces["2.response_start"]
-    candidates = default_candidates(
-        {feature: int(feature[0]) for feature in vectors}, "2.response_start", ks=(1, 2, 3, 4)
-    )
-    by_k = saft_scores(vectors["2.response_start"], published, (1, 2, 3, 4))
-    found = choose(candidates, frame, Moments.of(at), at[rows], harmful, prompts, {k: s[rows] for k, s in by_k.items()})
+    direction = fit_direction(frame, Moments.of(at), at[rows], harmful, prompts)
     assert scorer.method_ == "auto"
-    assert scorer.summary_["selection"]["winner"] == found.winner.name
-    assert scorer.summary_["selection"]["p_value"] == found.p_value
-    ours = {row["name"]: row["auroc"] for row in scorer.summary_["selection"]["candidates"]}
-    assert ours == pytest.approx({row.candidate.name: row.auroc for row in found.compared}, abs=0.02)
-    assert found.winner.k is None
-    plain = learn_direction(frame, Moments.of(at), at[rows], harmful, parts=found.winner.parts)(vectors)
+    assert scorer.layers_ == LAYERS
+    test = scorer.summary_.fit.test
+    assert test.auroc == pytest.approx(direction.auroc, abs=0.02)
+    assert test.p_value == pytest.approx(direction.p_value, abs=0.01)
+    assert test.weights == pytest.approx(direction.feature_weights, abs=0.02)
+    plain = frame.score(direction.weights)(vectors)
     assert np.abs(scores_of(scorer, pool) - plain).max() <= 1e-3 * np.abs(plain).max()
-    cut = threshold_for_aim(ThresholdAim(), found.out_of_fold, harmful, plain).threshold
-    assert scorer.threshold_ == pytest.approx(cut, abs=0.02)
+    cut = threshold_for_aim(ThresholdAim(), direction.out_of_fold, harmful, plain).threshold
+    assert scorer.threshold_ == pytest.approx(cut, abs=0.1)  # in standard deviations of the score
 
 
 def test_auto_tells_harmful_rows_apart_where_the_published_score_does_less(
@@ -100,7 +101,7 @@ def test_map_single_rows_and_a_saved_scorer_give_the_same_scores(
     assert np.array_equal(scores_of(again, pool), expected)
     assert again.summary_ == scorer.summary_
     assert again.filter(pool).decisions.words() == scorer.filter(pool).decisions.words()
-    assert isinstance(again.fitted_.score, LinearScore)  # type: ignore[union-attr]
+    assert isinstance(again.fit_.score, LinearScore)  # type: ignore[union-attr]
 
 
 def test_labelled_rows_are_decided_by_their_labels(new_scorer: Any, pool: Dataset, labelled: Dataset) -> None:
@@ -133,7 +134,7 @@ def test_shuffled_labels_are_refused_and_scores_are_written(new_scorer: Any, poo
     kept = new_scorer().fit(pool, noise, on_undecided="keep").filter(pool)
     assert kept.train_rows() is pool
     assert set(kept.decisions.reasons) == {"no_decision"}
-    assert "dealt out at random" in kept.summary["undecided"]
+    assert "dealt out at random" in kept.summary.undecided
 
 
 @pytest.mark.parametrize("method", ["auto", "directed"])
@@ -144,7 +145,7 @@ def test_labels_of_one_class_give_published_scores_and_no_decision(
     scorer = new_scorer(method=method)
     with pytest.raises(SAFTUndecidedError, match=r"0 of \d+ labelled rows are harmful"):
         scorer.fit(pool, benign)
-    assert isinstance(scorer.fitted_.score, PublishedScore)
+    assert isinstance(scorer.fit_.score, PublishedScore)
     # Other readouts are read beside it, so the batches, and the last bits, are others.
     expected = scores_of(new_scorer(method="saft", k=1).fit(pool), pool)
     assert np.abs(scores_of(scorer, pool) - expected).max() <= 1e-5 * expected.max()
@@ -157,15 +158,15 @@ def test_aims_move_the_threshold_the_way_they_say(new_scorer: Any, pool: Dataset
     assert removed("fpr=0.02") < removed("fpr=0.2")
     assert removed("recall=0.5") < removed("recall=0.95")
     scorer = new_scorer(method="directed", contamination=0.2).fit(pool, labelled)
-    assert scorer.summary_["threshold_from"] == "contamination"
-    assert scorer.summary_["pool"]["flagged"] == 48
+    assert scorer.summary_.threshold_from == "contamination"
+    assert scorer.summary_.fit.pool.flagged == 48
     published = new_scorer(method="saft").fit(pool, labelled, aim="fpr=0.1")
-    assert published.summary_["threshold_from"] == "fpr=0.1"
+    assert published.summary_.threshold_from == "fpr=0.1"
 
 
 def test_named_layers_and_readouts_are_the_only_ones_read(new_scorer: Any, pool: Dataset, labelled: Dataset) -> None:
     one = new_scorer(layer=3, readout="response_mean").fit(pool, labelled)
-    assert {row["name"].split()[-1] for row in one.summary_["selection"]["candidates"]} == {"3.response_mean"}
+    assert set(one.summary_.fit.test.weights) == {"3.response_mean"}
     both = new_scorer(layer=3).fit(pool, labelled)
     assert set(both.layers_) == {3}
     text = pool.map(lambda row: {"text": row["messages"][-1]["content"]}, remove_columns=["messages"])
@@ -183,7 +184,7 @@ def test_named_layers_and_readouts_are_the_only_ones_read(new_scorer: Any, pool:
         ({"k": 2}, {}, "`k`=2 belongs to the published score"),
         ({}, {"aim": "recall=0.9"}, "chooses a threshold on labels"),
         ({}, {"labelled": True, "aim": "precision=0.9"}, "aim must be"),
-        ({}, {"labelled": True, "aim": "f1", "label_sampling": "other"}, "`aim='f1'` needs the harmful share"),
+        ({}, {"labelled": True, "aim": "f1", "label_sampling": "other"}, "F1 means something only where labels"),
     ],
 )
 def test_what_does_not_go_together_is_refused(

@@ -115,7 +115,7 @@ def test_rows_with_a_non_finite_state_have_a_status_and_the_others_a_score(
     hit = [token in row for row in fed]
     assert [status == "non_finite" for status in scored["saft_status"]] == hit
     assert np.isnan(np.asarray(scored["saft_score"])).tolist() == hit
-    assert scorer.summary_["pool"]["unscored"] == {"non_finite": 7}
+    assert scorer.summary_.fit.pool.unscored == {"non_finite": 7}
     assert scorer(pool[:])["saft_status"] == scored["saft_status"][:]
     result = scorer.filter(pool)
     assert result.errored_indices.tolist() == np.flatnonzero(hit).tolist()
@@ -147,8 +147,8 @@ def test_one_row_of_giant_norm_is_scored_and_reported(demo_pool: Dataset, tmp_pa
     assert scores.argmax() == giant
     assert scores[giant] > 1e5 * np.delete(scores, giant).max()
     # The grid spans the pool's scores: beside one giant, its 100 points part the rows in hardly any way.
-    assert scorer.summary_["separating_points"] <= 2
-    assert scorer.summary_["variance_share"] > 0.999
+    assert scorer.summary_.fit.published.separating_points <= 2
+    assert scorer.summary_.fit.published.variance_share > 0.999
 
 
 def test_weights_that_changed_since_the_fit_are_refused(
@@ -174,4 +174,4 @@ def test_a_filter_that_keeps_nothing_is_refused(demo_model: str, pool: Dataset, 
         SAFTScorer(demo_model, method="saft", **options).fit(pool)
     forced = SAFTScorer(demo_model, method="saft", **options).fit(pool, on_undecided="keep").filter(pool)
     assert len(forced.kept_indices) == 80
-    assert forced.summary["filtered"] is False
+    assert forced.summary.filtered is False

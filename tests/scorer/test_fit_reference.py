@@ -16,7 +16,7 @@ from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.render import Renderer
 from saft_hf.score import LinearScore, PublishedScore
 from saft_hf.score.reference import learn_reference, reference_threshold
-from saft_hf.scorer.referenced import laid_out_like
+from saft_hf.scorer.methods.reference import laid_out_like
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_a_reference_set_gives_score_and_threshold_as_on_plain_arrays(
     expected = learned.score({feature: plain_vectors(pool, 3, "response_mean")})
     scores = np.asarray(scorer.score_dataset(pool)["saft_score"])
     assert scorer.method_ == "reference"
-    assert isinstance(scorer.fitted_.score, LinearScore)
+    assert isinstance(scorer.fit_.score, LinearScore)
     assert np.abs(scores - expected).max() <= 1e-4 * np.abs(expected).max()
     decision = reference_threshold(learned, expected)
     assert (scorer.threshold_ is None) == (decision.undecided is not None)
@@ -71,7 +71,7 @@ def test_a_share_or_a_threshold_decides_in_place_of_the_reference_set(
     shared = new_scorer(reference=reference, contamination=0.25).fit(pool)
     assert 0.2 * len(pool) < len(shared.filter(pool).removed_indices) <= 0.25 * len(pool)
     given = new_scorer(reference=reference, threshold=1.5).fit(pool)
-    assert (given.threshold_, given.summary_["threshold_from"]) == (1.5, "given")
+    assert (given.threshold_, given.summary_.threshold_from) == (1.5, "given")
 
 
 def test_a_reference_set_that_the_states_do_not_tell_apart_decides_nothing(
@@ -95,14 +95,14 @@ def test_a_reference_set_of_one_class_gives_published_scores_and_no_decision(
     scorer = new_scorer(reference=reference.select(range(50)))
     with pytest.raises(SAFTUndecidedError, match=r"50 harmful and 0 benign rows"):
         scorer.fit(pool)
-    assert isinstance(scorer.fitted_.score, PublishedScore)
+    assert isinstance(scorer.fit_.score, PublishedScore)
     assert np.isfinite(scorer.score_dataset(pool)["saft_score"]).all()
 
 
 def test_the_built_in_reference_set_is_the_default_without_labels(new_scorer: Any, demo_pool: Dataset) -> None:
     scorer = new_scorer().fit(demo_pool, on_undecided="keep")
     assert scorer.method_ == "reference"
-    assert scorer.summary_["reference"]["rows"] == 200 or scorer.summary_["undecided"]
+    assert scorer.summary_.fit.reference.rows == 200 or scorer.summary_.undecided
 
 
 def test_a_reference_set_without_labels_is_refused(new_scorer: Any, parts: tuple[Dataset, Dataset]) -> None:

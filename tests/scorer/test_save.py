@@ -58,8 +58,8 @@ def test_the_card_says_what_the_scorer_is_and_not_where_it_was_made(
 ) -> None:
     card = (saved / "README.md").read_text()
     assert "library_name: saft_hf" in card
-    assert f"{scorer.summary_['labels']['harmful']} of 100 labelled rows are harmful" in card
-    assert "sees **only the prompt**" in card
+    assert f"{scorer.summary_.fit.labels.harmful} of 100 labelled rows are harmful" in card
+    assert "sees only what stands before it" in card
     assert demo_model not in card
     text = card + (saved / "config.json").read_text()
     assert not [row for row in demo_pool if row["messages"][-1]["content"] in text]
@@ -67,7 +67,7 @@ def test_the_card_says_what_the_scorer_is_and_not_where_it_was_made(
 
 def test_a_kernel_from_the_hub_is_code_and_needs_the_callers_trust(saved: Path) -> None:
     config = json.loads((saved / "config.json").read_text())
-    config["scorer"]["scorer"]["attn_implementation"] = "somebody/attention"
+    config["scorer"]["options"]["attn_implementation"] = "somebody/attention"
     (saved / "config.json").write_text(json.dumps(config))
     with pytest.raises(SAFTArtifactError, match=r"somebody/attention.*trust_remote_code"):
         SAFTScorer.from_pretrained(saved)
@@ -106,29 +106,33 @@ def change_bytes(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path]
         lambda folder: (folder / "config.json").unlink(),
         change_config(lambda config: config.update(format_version=2)),
         change_config(lambda config: config.update(auto_map={"x": "y"})),
-        # Inside `scorer` are the fields of the scorer, and inside that its options.
-        change_config(lambda config: config["scorer"].pop("threshold")),
-        change_config(lambda config: config["scorer"].pop("scorer")),
-        change_config(lambda config: config["scorer"]["scorer"].update(trust_remote_code=True)),
-        change_config(lambda config: config["scorer"]["scorer"].update(token="hf_stolen")),
-        change_config(lambda config: config["scorer"]["scorer"].update(cache_dir="/etc")),
-        change_config(lambda config: config["scorer"]["scorer"].pop("layer")),
-        change_config(lambda config: config["scorer"]["scorer"]["render"].update(max_length=-3)),
-        change_config(lambda config: config["scorer"]["scorer"]["render"].update(code="x")),
-        change_config(lambda config: config["scorer"].update(readouts=["response_middle"])),
+        # Inside `scorer` are what the fit learned, its score, and the scorer's options.
+        change_config(lambda config: config["scorer"]["fit"].pop("threshold")),
+        change_config(lambda config: config["scorer"].pop("options")),
+        change_config(lambda config: config["scorer"]["options"].update(trust_remote_code=True)),
+        change_config(lambda config: config["scorer"]["options"].update(token="hf_stolen")),
+        change_config(lambda config: config["scorer"]["options"].update(cache_dir="/etc")),
+        change_config(lambda config: config["scorer"]["options"].pop("layer")),
+        change_config(lambda config: config["scorer"]["options"]["render"].update(max_length=-3)),
+        change_config(lambda config: config["scorer"]["options"]["render"].update(code="x")),
+        change_config(lambda config: config["scorer"]["fit"].update(readouts=["response_middle"])),
         change_config(lambda config: config["scorer"]["score"].update(subspace=[])),
         change_config(lambda config: config["scorer"]["score"].update(k=0)),
         change_config(lambda config: config["scorer"]["score"].update(k=10**6)),
         change_config(lambda config: config["scorer"]["score"].update(k="4")),
-        change_config(lambda config: config["scorer"].update(threshold="high")),
-        change_config(lambda config: config["scorer"].update(layers=[10**6])),
-        change_config(lambda config: config["scorer"].update(method="magic")),
+        change_config(lambda config: config["scorer"]["fit"].update(threshold="high")),
+        change_config(lambda config: config["scorer"]["fit"].update(layers=[10**6])),
+        change_config(lambda config: config["scorer"]["fit"].update(method="magic")),
         change_config(lambda config: config["scorer"]["score"].update(kind="code")),
         change_config(lambda config: config["scorer"]["score"].update(feature="9.response_end")),
-        change_config(lambda config: config["scorer"].update(model={"a": 1})),
-        change_config(lambda config: config["scorer"].update(plan_digest="../../../../etc")),
-        change_config(lambda config: config["scorer"].update(token_budget=-1)),
-        change_config(lambda config: config["scorer"].update(summary="none")),
+        change_config(lambda config: config["scorer"]["fit"].update(model={"a": 1})),
+        change_config(lambda config: config["scorer"]["fit"].update(plan_digest="../../../../etc")),
+        change_config(lambda config: config["scorer"]["fit"].update(token_budget=-1)),
+        change_config(lambda config: config["scorer"]["fit"].update(metrics="none")),
+        change_config(lambda config: config["scorer"]["fit"].update(token_budget=10**9)),
+        change_config(lambda config: config["scorer"]["fit"].update(certificate={"issued": True})),
+        change_config(lambda config: config["scorer"]["fit"]["metrics"].update(source={"dataset": "me/rows"})),
+        change_config(lambda config: config["scorer"]["fit"]["metrics"]["pool"].update(rows="<script>")),
     ],
 )
 def test_damaged_and_hostile_files_are_refused(saved: Path, damage: Callable[[Path], None]) -> None:
@@ -211,7 +215,7 @@ def test_the_hash_is_the_same_in_every_process_and_another_for_another_scorer(
 
 def test_the_tensors_are_the_learned_ones(scorer: SAFTScorer, saved: Path) -> None:
     tensors = load_file(saved / "saft_scorer.safetensors")
-    assert scorer.fitted_ is not None
-    assert np.array_equal(tensors["directions"], scorer.fitted_.score.subspace.directions)
-    assert np.array_equal(tensors["mean"], scorer.fitted_.score.subspace.mean)
+    assert scorer.fit_ is not None
+    assert np.array_equal(tensors["directions"], scorer.fit_.score.subspace.directions)
+    assert np.array_equal(tensors["mean"], scorer.fit_.score.subspace.mean)
     assert np.abs(tensors["directions"] @ tensors["directions"].T - np.eye(len(tensors["directions"]))).max() < 1e-12

@@ -21,8 +21,7 @@ from saft_hf.decide.certify.statements import Step
 STEPS = 100  # the kept shares tried are the multiples of 1 / STEPS
 SMALLEST = 0.25  # the smallest of them: a smaller set would hold few labels, and one harmful label there ends the walk
 _Z_95 = 1.645
-_ROUNDS = 12
-_ROUNDING = 1e-9
+_ROUNDS, _ROUNDING = 12, 1e-9
 
 
 def kept_sets(ordered: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,10 +1,10 @@
-"""Rows that `suggest_labels` laid out to be labelled, and reading them back."""
+"""Rows that people labelled: read from a column, laid out by `suggest_labels`, and kept in digests."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from datasets import Dataset
@@ -13,12 +13,84 @@ from numpy.typing import NDArray
 from saft_hf.decide import read_labels, resolve_label_column
 from saft_hf.decide.labelling import Purpose
 from saft_hf.decide.labels import LABEL_COLUMNS
+from saft_hf.embed import KEY_BYTES, find_keys
 from saft_hf.errors import SAFTInputError
+from saft_hf.scorer.inputs import check_choice, check_dataset
 
 logger = logging.getLogger(__name__)
 
 ROW, PURPOSE, LABEL = "saft_row", "saft_purpose", "is_harmful"
 """Columns that `suggest_labels` writes; only the last is for people to fill in."""
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Which rows people labelled, in digests: they decide those rows, and fresh labels must not be among them.
+
+    Attributes:
+        identities: `uint8 [m, 16]`, digests of their tokens, different ones.
+        harmful: `int8 [m]`: 1 harmful, 0 benign, -1 where equal rows were labelled as both.
+    """
+
+    identities: NDArray[np.uint8]
+    harmful: NDArray[np.int8]
+
+    @classmethod
+    def of(cls, identities: NDArray[np.uint8], harmful: NDArray[np.bool_]) -> LabelledRows:
+        """Rows as they were labelled."""
+        unique, position = np.unique(identities, axis=0, return_inverse=True)
+        votes = [
+            np.bincount(position.ravel(), weights=harmful == value, minlength=len(unique)) for value in (False, True)
+        ]
+        return cls(unique, np.where(votes[0] == 0, 1, np.where(votes[1] == 0, 0, -1)).astype(np.int8))
+
+    @classmethod
+    def none(cls) -> LabelledRows:
+        """No row was labelled."""
+        return cls(np.zeros((0, KEY_BYTES), dtype=np.uint8), np.zeros(0, dtype=np.int8))
+
+    def used(self, identities: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Which of the given rows (`uint8 [N, 16]`) were labelled, whatever the label, ascending."""
+        return np.flatnonzero(find_keys(self.identities, identities) >= 0)
+
+    def among(self, identities: NDArray[np.uint8]) -> dict[int, bool]:
+        """Row -> harmful, for those of the given rows (`uint8 [N, 16]`) that have a label, and not two."""
+        positions = find_keys(self.identities, identities)
+        labels = {row: int(self.harmful[positions[row]]) for row in np.flatnonzero(positions >= 0).tolist()}
+        return {row: label == 1 for row, label in labels.items() if label >= 0}
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """Labelled rows of a pool, as they were given.
+
+    Attributes:
+        rows: the rows that have a label.
+        harmful: their labels, `bool [m]`.
+        column: the column that the labels came from.
+        uniform: whether the rows were drawn uniformly from the pool.
+    """
+
+    rows: Dataset
+    harmful: NDArray[np.bool_]
+    column: str
+    uniform: bool
+
+    @classmethod
+    def read(
+        cls, labelled: Dataset, label_column: str | None, harmful_value: str | int | bool | None, label_sampling: str
+    ) -> Self:
+        """Read labels, see `SAFTScorer.fit`.
+
+        Raises:
+            SAFTInputError: the rows, the column or a label are not what they must be.
+        """
+        check_choice("label_sampling", label_sampling, ("uniform", "other"))
+        check_dataset(labelled)
+        column = resolve_label_column(labelled.column_names, label_column)
+        rows, values = answered(labelled, column)
+        uniform = label_sampling == "uniform" and not is_informative(rows).any()
+        return cls(rows, read_labels(values, column, harmful_value), column, uniform)
 
 
 @dataclass(frozen=True)
@@ -36,6 +108,18 @@ class Suggested:
     harmful: NDArray[np.bool_]
     informative: NDArray[np.bool_]
     unanswered: int
+
+
+def labels_by_row(dataset: Dataset, column: str, harmful_value: str | int | bool | None) -> dict[int, bool]:
+    """Row index -> harmful, for the rows of a partly labelled dataset that have a label.
+
+    Raises:
+        SAFTInputError: the column is missing, or holds no label or unknown ones.
+    """
+    values = dataset.with_format(None)[resolve_label_column(dataset.column_names, column)][:]
+    rows = [row for row, value in enumerate(values) if value is not None]
+    harmful = read_labels([values[row] for row in rows], column, harmful_value)
+    return dict(zip(rows, harmful.tolist(), strict=True))
 
 
 def without_labels(dataset: Dataset) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 
@@ -11,27 +12,25 @@ from datasets import Dataset, concatenate_datasets
 from scipy.stats import spearmanr
 
 from saft_hf import SAFTScorer
+from saft_hf.embed import survey
 from saft_hf.errors import SAFTInputError
-from saft_hf.scorer import confounding
 
 
 def test_the_summary_correlates_the_score_with_what_stands_in_the_rows(
     scorer: SAFTScorer, demo_pool: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = scorer.filter(demo_pool)
-    found = result.summary["confounds"]
-    assert found["rows"] == len(demo_pool)
+    found = result.summary.confounds
+    assert found.rows == len(demo_pool)
     answers = [[turn["content"] for turn in row if turn["role"] == "assistant"] for row in demo_pool["messages"]]
     lengths = [sum(map(len, turns)) for turns in answers]
-    assert found["spearman"]["response_characters"] == pytest.approx(
-        spearmanr(result.scores, lengths).statistic, abs=0.02
-    )
-    assert set(found["spearman"]) >= {"prompt_tokens", "response_tokens", "response_lists", "response_not_ascii"}
-    json.dumps(result.summary, allow_nan=False)
-    monkeypatch.setattr(confounding, "SAMPLE", 50)
-    part = scorer.filter(demo_pool).summary["confounds"]
-    assert part["rows"] == 50
-    assert part == scorer.filter(demo_pool).summary["confounds"]
+    assert found.spearman["response_characters"] == pytest.approx(spearmanr(result.scores, lengths).statistic, abs=0.02)
+    assert set(found.spearman) >= {"prompt_tokens", "response_tokens", "response_lists", "response_not_ascii"}
+    json.dumps(result.summary.to_dict(), allow_nan=False)
+    monkeypatch.setattr(survey, "SAMPLE", 50)
+    part = copy.copy(scorer).filter(demo_pool).summary.confounds
+    assert part.rows == 50
+    assert part == copy.copy(scorer).filter(demo_pool).summary.confounds
 
 
 def test_the_kept_share_of_refusals_is_told_and_warned_of(
@@ -40,12 +39,10 @@ def test_the_kept_share_of_refusals_is_told_and_warned_of(
     removed = np.isin(np.arange(len(demo_pool)), scorer.filter(demo_pool).removed_indices)
     marked = removed | (np.arange(len(demo_pool)) < 20)
     result = scorer.filter(demo_pool.add_column("refusal", marked), refusal_column="refusal")
-    found = result.summary["kept_groups"]["refusal"]
-    assert (found["rows"], found["kept"]) == (marked.sum(), (marked & ~removed).sum())
-    assert found["warnings"][0] in [
-        record.getMessage() for record in caplog.records if record.levelno == logging.WARNING
-    ]
-    assert scorer.filter(demo_pool).summary["kept_groups"] == {}
+    found = result.summary.groups["refusal"]
+    assert (found.rows, found.kept) == (marked.sum(), (marked & ~removed).sum())
+    assert found.warnings[0] in [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert scorer.filter(demo_pool).summary.groups == {}
     with pytest.raises(SAFTInputError, match="'refusal' is no column"):
         scorer.filter(demo_pool, refusal_column="refusal")
     with pytest.raises(SAFTInputError, match="'category' must hold booleans"):
@@ -55,29 +52,29 @@ def test_the_kept_share_of_refusals_is_told_and_warned_of(
 def test_copies_that_carry_a_direction_are_told(demo_model: str, demo_pool: Dataset, store_dir: object) -> None:
     few = demo_pool.select([*range(60), *[0] * 60])
     scorer = SAFTScorer(demo_model, method="saft", layer=2, k=1, contamination=0.1, cache_dir=store_dir).fit(few)
-    found = scorer.filter(few).summary["leverage"]
-    assert found["top_copies_share"] >= found["top_row_share"] > 0
+    found = scorer.filter(few).summary.leverage
+    assert found.top_copies_share >= found.top_row_share > 0
     scores = scorer.filter(few).scores
-    assert found["top_row_share"] == pytest.approx(scores.max() / scores.sum(), rel=1e-4)
+    assert found.top_row_share == pytest.approx(scores.max() / scores.sum(), rel=1e-4)
 
 
 def test_rows_of_plain_text_and_rows_without_a_score_are_no_obstacle(demo_model: str, store_dir: object) -> None:
     rows = Dataset.from_dict({"text": [f"This is the text number {i}, and it goes on." for i in range(40)] + [""]})
     scorer = SAFTScorer(demo_model, method="saft", layer=2, k=1, contamination=0.1, cache_dir=store_dir).fit(rows)
     found = scorer.filter(concatenate_datasets([rows, rows.select([40])])).summary
-    assert found["confounds"]["rows"] == 40
-    assert found["confounds"]["spearman"]["prompt_tokens"] is None
+    assert found.confounds.rows == 40
+    assert found.confounds.spearman["prompt_tokens"] is None
 
 
 def test_the_harmful_share_is_told_only_of_uniform_labels(
     scorer: SAFTScorer, demo_model: str, demo_pool: Dataset, demo_labelled: Dataset, store_dir: object
 ) -> None:
-    share = scorer.summary_["harmful_share"]
-    assert share["labels"] == 100
-    assert share["low"] < share["share"] == np.mean(~np.array(demo_labelled["is_safe"])) < share["high"]
+    share = scorer.summary_.fit.harmful_share
+    assert share.labels == 100
+    assert share.low < share.share == np.mean(~np.array(demo_labelled["is_safe"])) < share.high
     other = SAFTScorer(demo_model, method="saft", layer=2, k=1, contamination=0.2, cache_dir=store_dir)
     other.fit(demo_pool, demo_labelled, label_sampling="other")
-    assert other.summary_["harmful_share"] is None
+    assert other.summary_.fit.harmful_share is None
     informative = demo_labelled.add_column("saft_purpose", ["uniform"] * 99 + ["informative"])
     other.fit(demo_pool, informative)
-    assert other.summary_["harmful_share"] is None
+    assert other.summary_.fit.harmful_share is None

@@ -1,0 +1,60 @@
+"""What a filter does besides: what else its score follows, whom it hangs on, and what it costs safe refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from saft_hf.decide import Decisions
+from saft_hf.decide.confounds import correlations, kept_share, leverage, text_features
+from saft_hf.embed import Survey
+from saft_hf.errors import SAFTInputError
+from saft_hf.render import Renderer
+from saft_hf.summary import Confounds, GroupShare, Leverage
+
+
+def confounds_of(renderer: Renderer, survey: Survey, scores: NDArray[np.float32]) -> Confounds:
+    """What else a score follows, on the sample of renderings that the survey kept: nothing is rendered again.
+
+    Args:
+        renderer: its tokenizer turns answers into text again.
+        survey: with a sample.
+        scores: `float32 [N]`, NaN where a row has none.
+    """
+    rows = [row for row in survey.sample if not np.isnan(scores[row])]
+    renderings = [survey.sample[row] for row in rows]
+    answers = [np.concatenate([row.input_ids[a:b] for a, b in row.spans]) for row in renderings]
+    texts = [renderer.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+    features = {f"response_{name}": values for name, values in text_features(texts).items()}
+    features["prompt_tokens"] = np.array([row.spans[-1][0] for row in renderings], dtype=np.float64)
+    features["response_tokens"] = np.array([answer.size for answer in answers], dtype=np.float64)
+    return correlations(scores[rows].astype(np.float64), features)
+
+
+def leverage_of(scores: NDArray[np.float32], survey: Survey, *, energies: bool) -> Leverage:
+    """How much hangs on single rows.
+
+    Args:
+        scores: `float32 [N]`, NaN where a row has none.
+        survey: tells which rows are copies.
+        energies: whether scores are energies, as the published ones, or signed.
+    """
+    own = scores.astype(np.float64)
+    return leverage(own if energies else (own - np.nanmean(own)) ** 2, survey.keys)
+
+
+def group_of(dataset: Dataset, column: str, decisions: Decisions) -> GroupShare:
+    """How much is kept of the rows that a column of booleans marks.
+
+    Raises:
+        SAFTInputError: the column is missing or holds no booleans.
+    """
+    if column not in dataset.column_names:
+        raise SAFTInputError(f"`refusal_column`={column!r} is no column of the dataset: {dataset.column_names}.")
+    values = list(dataset.with_format(None)[column])
+    if not all(value is None or value in (0, 1) for value in values):
+        raise SAFTInputError(f"`refusal_column`={column!r} must hold booleans, or 0 and 1: convert it first.")
+    member = np.array([bool(value) for value in values], dtype=np.bool_)
+    kept = np.isin(np.arange(len(decisions)), decisions.train_rows())
+    return kept_share(column, kept, member)

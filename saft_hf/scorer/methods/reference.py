@@ -1,0 +1,154 @@
+"""`reference`: a direction and a threshold from a reference set of rows, where the pool has no labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from saft_hf.assets import reference_columns
+from saft_hf.decide import read_labels, resolve_label_column
+from saft_hf.errors import SAFTUndecidedError
+from saft_hf.render import Renderer
+from saft_hf.score import PublishedScore
+from saft_hf.score.reference import ReferenceScore, choose_reference, reference_threshold
+from saft_hf.scorer.inputs import check_dataset
+from saft_hf.scorer.methods.base import FitSpec, Method, MethodFit, cut_without_labels
+from saft_hf.scorer.pool import Labelled, Pool
+
+_GROUPS = 10
+
+
+class ReferenceSet(Method):
+    """An absolute threshold; the pool may only raise it, or show that no cut can be trusted."""
+
+    name = "reference"
+    uses_reference = True
+    uses_aim = False
+
+    def readouts(self, boundary: bool) -> tuple[str, ...]:
+        """`response_start`: how answers are written differs more between sources than how requests are."""
+        return super().readouts(boundary)[:1]
+
+    def fit(self, spec: FitSpec, pool: Pool, labelled: Labelled | None) -> MethodFit:
+        """Learn from the reference set; a threshold or a share that was given decides in place of its threshold."""
+        try:
+            learned = learn(spec.reference, pool)
+        except SAFTUndecidedError as error:  # scores there must be; `fit` says why no decision rests on them
+            feature = pool.features.names[0]
+            score = PublishedScore(feature, pool.subspace(feature, 1), 1)
+            return MethodFit(score=score, scores=pool.scores(score), undecided=str(error))
+        scores = pool.scores(learned.score)
+        decision = reference_threshold(learned, scores)
+        if (given := cut_without_labels(spec, scores)) is not None:
+            return MethodFit(
+                score=learned.score,
+                scores=scores,
+                threshold=given.threshold,
+                threshold_from=given.threshold_from,
+                reference=decision.metrics,
+            )
+        if decision.undecided is not None:
+            return MethodFit(
+                score=learned.score,
+                scores=scores,
+                undecided=decision.undecided,
+                advice="About 100 labelled rows may help",
+                reference=decision.metrics,
+            )
+        return MethodFit(
+            score=learned.score,
+            scores=scores,
+            threshold=decision.threshold,
+            threshold_from="reference",
+            reference=decision.metrics,
+        )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Rows known to be harmful or benign, from elsewhere.
+
+    Attributes:
+        rows: of any shape that SFTTrainer takes.
+        harmful: `bool [m]`.
+        groups: what belongs together, `[m]`: the column `category` where there is one, else ten parts in turn.
+    """
+
+    rows: Dataset
+    harmful: NDArray[np.bool_]
+    groups: NDArray[Any]
+
+    @classmethod
+    def of(cls, rows: Dataset | None) -> Self:
+        """Read a reference set; None is the one that ships with the package.
+
+        Args:
+            rows: with one label column that has a known name, such as `is_harmful`.
+
+        Raises:
+            SAFTInputError: it is no dataset, or its labels cannot be read.
+        """
+        if rows is None:
+            rows = Dataset.from_dict(reference_columns())
+        check_dataset(rows)
+        column = resolve_label_column(rows.column_names)
+        harmful = read_labels(rows[column][:], column)
+        groups = rows["category"][:] if "category" in rows.column_names else np.arange(len(rows)) % _GROUPS
+        return cls(rows, harmful, np.asarray(groups))
+
+
+def learn(rows: Dataset | None, pool: Pool) -> ReferenceScore:
+    """What a reference set teaches, read as the pool was read.
+
+    Args:
+        rows: the reference set; None for the one that ships with the package.
+        pool: the embedded rows.
+
+    Raises:
+        SAFTInputError: the set cannot be read.
+        SAFTUndecidedError: it has too few rows, or its rows cannot be told apart.
+    """
+    reference = Reference.of(rows)
+    # What a `formatting_func` makes of the pool's columns says nothing of these.
+    renderer = Renderer(pool.renderer.tokenizer, pool.renderer.config)
+    own = pool.embed_others(laid_out_like(pool.dataset, reference.rows, pool.renderer), renderer)
+    # The start of the response alone, see `ReferenceSet.readouts`; the first readout of plain text.
+    first = pool.features.readouts[0]
+    features = [name for name in pool.features.names if name.endswith(f".{first}")]
+    states = {feature: own.states(feature) for feature in features}
+    usable = np.logical_and.reduce([np.isfinite(vectors).all(axis=1) for vectors in states.values()])
+    vectors = {feature: found[usable] for feature, found in states.items()}
+    candidates = [(feature,) for feature in features]
+    return choose_reference(vectors, candidates, reference.harmful[usable], reference.groups[usable])
+
+
+def laid_out_like(pool: Dataset, rows: Dataset, renderer: Renderer) -> Dataset:
+    """A reference set of plain `prompt` and `completion` in the form of the pool's rows; any other is left as it is.
+
+    Hidden states tell a chat template from plain text before they tell harm from good: both must be read alike.
+
+    Args:
+        pool: rows to score.
+        rows: the reference set.
+        renderer: renders the pool.
+
+    Returns:
+        Dialogues where the pool has dialogues, or tokens and the tokenizer a chat template; prompts and completions
+        where the pool has those; else plain text.
+    """
+    if not {"prompt", "completion"} <= set(rows.column_names) or not isinstance(rows[0]["prompt"], str):
+        return rows
+    columns, first = set(pool.column_names), pool.with_format(None)[0]
+    pairs = list(zip(rows["prompt"][:], rows["completion"][:], strict=True))
+    dialogues = bool({"messages", "conversations"} & columns) or isinstance(first.get("prompt"), list)
+    if dialogues or ("input_ids" in columns and renderer.tokenizer.chat_template):
+        words = ("user", "assistant")
+        turns = [[{"role": r, "content": c} for r, c in zip(words, pair, strict=True)] for pair in pairs]
+        return Dataset.from_dict({"messages": turns})
+    if {"prompt", "completion"} <= columns and renderer.formatting_func is None:
+        return rows
+    return Dataset.from_dict({renderer.config.text_field: ["\n".join(pair) for pair in pairs]})

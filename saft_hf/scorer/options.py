@@ -1,0 +1,88 @@
+"""Every option of a scorer in one ordered table, which copies, saved scorers, the shell and the trainer follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Use = Literal["scorer", "fit", "filter"]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option.
+
+    Attributes:
+        name: the argument's name; `--name` in the shell, `saft_name` in `SAFTSFTConfig`.
+        default: its default, the same everywhere.
+        help: a line for people.
+        use: `scorer`: an argument of the constructor; `fit` or `filter`: of that method.
+        travels: whether it belongs to the scorer and goes into a saved one. The others belong to this machine or its
+            user: they go to other processes, and never into a file.
+        in_shell: whether the shell has it as a flag.
+        in_trainer: whether `SAFTSFTConfig` has it as a field; the trainer takes the others from its own arguments.
+    """
+
+    name: str
+    default: Any
+    help: str
+    use: Use = "scorer"
+    travels: bool = True
+    in_shell: bool = True
+    in_trainer: bool = True
+
+
+OPTIONS = (
+    Option("revision", None, "Commit, branch or tag of the model.", in_shell=False, in_trainer=False),
+    Option("layer", None, "Index into `hidden_states`; by default what the method reads."),
+    Option("readout", None, "`response_start` (published), `response_mean` or `response_end`."),
+    Option("method", None, "`saft` (published), `directed`, `auto` (the default with labels), `reference` (without)."),
+    Option("k", None, "Directions to sum; by default chosen from 1 to 4 on the labels."),
+    Option("threshold", None, "Remove rows with a score above it."),
+    Option("contamination", None, "Remove this share of the rows, those with the highest scores."),
+    Option("reference", None, "Labelled rows of other sources.", travels=False, in_shell=False, in_trainer=False),
+    Option(
+        "dtype",
+        "auto",
+        "`auto` (the checkpoint's; float32 on CPU), `bfloat16`, `float16`, `float32`.",
+        in_trainer=False,
+    ),
+    Option("attn_implementation", None, "As in transformers.", in_trainer=False),
+    Option("quantization_config", None, "As in transformers.", in_shell=False, in_trainer=False),
+    Option("device_map", None, "As in transformers.", travels=False, in_shell=False, in_trainer=False),
+    Option("vector_dtype", "float32", "Of the vectors that are kept; `float16` halves the store.", in_trainer=False),
+    Option("max_length", 1024, "Rows are cut to this many tokens, as SFTTrainer would.", in_trainer=False),
+    Option(
+        "cache_dir", None, "Where hidden states are kept; by default `saft` in the Hugging Face home.", travels=False
+    ),
+    Option("trust_remote_code", False, "Run code that comes with the model.", travels=False, in_trainer=False),
+    Option("token", None, "For private models.", travels=False, in_shell=False, in_trainer=False),
+    Option("processing_class", None, "Tokenizer or processor.", travels=False, in_shell=False, in_trainer=False),
+    Option("render", None, "How rows become tokens.", in_shell=False, in_trainer=False),
+    Option("formatting_func", None, "Row -> text.", travels=False, in_shell=False, in_trainer=False),
+    Option("label_column", None, "By default `is_safe`, `safe`, `is_harmful`, `harmful` or `unsafe`.", use="fit"),
+    Option(
+        "harmful_value", None, "The value that marks a harmful row, where the column's name does not say.", use="fit"
+    ),
+    Option(
+        "label_sampling",
+        "uniform",
+        "`uniform`: labelled rows were drawn at random from the rows; or `other`.",
+        use="fit",
+    ),
+    Option("aim", None, "Of the threshold: `fpr=0.05`, `recall=0.9`, `share=0.1` or `f1`.", use="fit"),
+    Option("fit_rows", None, "Fit on the first so many rows only.", use="fit"),
+    Option("on_undecided", None, "Where no row can honestly be told harmful: `raise`, or `keep` every row.", use="fit"),
+    Option("on_error", "exclude", "Rows without a score: `exclude` them, `keep` them, or `raise`.", use="filter"),
+    Option(
+        "refusal_column",
+        None,
+        "Booleans that say which rows are safe refusals, to see their loss.",
+        use="filter",
+        in_trainer=False,
+    ),
+)
+"""The options, in the order in which signatures and help texts give them."""
+
+TRAVELLING = tuple(option.name for option in OPTIONS if option.use == "scorer" and option.travels)
+LOCAL = tuple(option.name for option in OPTIONS if option.use == "scorer" and not option.travels)

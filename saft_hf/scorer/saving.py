@@ -1,0 +1,135 @@
+"""A fitted scorer in a folder or on the Hub: JSON, safetensors and a card, and back with suspicion."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants, snapshot_download
+
+from saft_hf.errors import SAFTArtifactError
+from saft_hf.files import replacing
+from saft_hf.hub import CARD, Destination, Repository, is_public, scorer_card, with_retries
+from saft_hf.records import from_plain
+from saft_hf.render import RenderConfig
+from saft_hf.scorer.artifact import CONFIG_FILE, TENSORS_FILE, load_artifact, save_artifact
+from saft_hf.scorer.fit import Fit
+from saft_hf.scorer.labels import LabelledRows
+from saft_hf.scorer.options import TRAVELLING
+from saft_hf.summary import public_name
+from saft_hf.version import __version__
+
+_FETCH_SECONDS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedOptions:
+    """Constructor arguments as a saved scorer has them; the names are those of `TRAVELLING`."""
+
+    revision: str | None
+    layer: int | None
+    readout: str | None
+    method: str | None
+    k: int | None
+    threshold: float | None
+    contamination: float | None
+    dtype: str
+    attn_implementation: str | None
+    quantization_config: dict[str, Any] | None
+    vector_dtype: str
+    max_length: int | None
+    render: RenderConfig
+
+
+def save(folder: Path, fit: Fit, options: dict[str, Any], repo_id: str | None = None) -> None:
+    """Write a fitted scorer.
+
+    Args:
+        folder: made where it is missing.
+        fit: the learned state.
+        options: constructor arguments, name -> JSON value, those of `TRAVELLING`.
+        repo_id: where it is pushed to, for the card.
+
+    Raises:
+        OSError: the folder cannot be written; files that were there stay whole.
+    """
+    config, tensors = fit.to_parts()
+    save_artifact(folder, {"saft_hf_version": __version__, **config, "options": options}, tensors)
+    with replacing(folder / CARD) as [file]:
+        file.write(scorer_card(fit.summary(), repo_id=repo_id).encode())
+
+
+def load(name_or_path: str | Path, revision: str | None, token: str | None) -> tuple[Fit, dict[str, Any]]:
+    """Read what `save` wrote, from a folder or the Hub.
+
+    Returns:
+        The learned state and the constructor arguments.
+
+    Raises:
+        SAFTArtifactError: a file is missing, damaged, hostile or of an unknown format.
+        SAFTHubError: there is no such repository or revision, no access to it, or no way to the Hub.
+    """
+    config, tensors = load_artifact(fetched(name_or_path, revision, token))
+    try:
+        return Fit.from_parts(config, tensors), read_options(config["options"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SAFTArtifactError(
+            f"{name_or_path}: config.json lacks or misnames a field ({error}). Save the scorer again with this version "
+            "of saft_hf."
+        ) from error
+
+
+def read_options(saved: Any) -> dict[str, Any]:
+    """Constructor arguments from JSON that holds just these.
+
+    Raises:
+        ValueError: a name is missing or unknown, or a value has another type.
+    """
+    options = from_plain(SavedOptions, saved, "options")
+    return {name: getattr(options, name) for name in TRAVELLING}
+
+
+def write_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Constructor arguments as JSON; `read_options` is the way back."""
+    quantization = options["quantization_config"]
+    if hasattr(quantization, "to_dict"):
+        quantization = quantization.to_dict()
+    return {**options, "quantization_config": quantization, "render": asdict(options["render"])}
+
+
+def for_repository(fit: Fit, to: Destination) -> Fit:
+    """What of a fit may go to a repository: no folder of this machine, and to a public one no digest of a row."""
+    fit = replace(fit, model=public_name(fit.model))
+    return replace(fit, labelled=LabelledRows.none()) if is_public(to) else fit
+
+
+def fetched(name_or_path: str | Path, revision: str | None = None, token: str | None = None) -> Path:
+    """The folder of a saved scorer: itself, or where the Hub's copy lies on this machine.
+
+    Only the scorer's own files are fetched, whatever else the repository holds.
+
+    Args:
+        name_or_path: a folder, or a Hub id.
+        revision: commit, branch or tag.
+        token: by default the one that is logged in.
+
+    Raises:
+        SAFTHubError: there is no such repository or revision, no access to it, or no way to the Hub.
+    """
+    path = Path(name_or_path)
+    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name_or_path)) or path.parts[0] in (".", ".."):
+        return path
+    where = Repository(str(name_or_path), "model", revision, token)
+
+    def fetch() -> str:
+        return snapshot_download(
+            where.repo_id,
+            revision=revision,
+            token=token,
+            allow_patterns=[CONFIG_FILE, TENSORS_FILE, CARD],
+            local_files_only=constants.HF_HUB_OFFLINE,
+        )
+
+    return Path(with_retries(fetch, where, seconds=_FETCH_SECONDS))

@@ -1,0 +1,787 @@
+"""`SAFTScorer`: fit on a pool, score rows, filter datasets, certify, save."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from datasets import Dataset, IterableDataset
+from huggingface_hub import CommitInfo
+from numpy.typing import NDArray
+from safetensors.numpy import load as tensors_from_bytes
+from safetensors.numpy import save as tensors_to_bytes
+from torch import nn
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+from saft_hf.decide import (
+    OnError,
+    ThresholdAim,
+    check_outcome,
+    decide,
+    near_threshold,
+)
+from saft_hf.decide.certify import Certificate
+from saft_hf.distributed import World
+from saft_hf.embed import (
+    ALGORITHM,
+    Extractor,
+    Features,
+    ModelSource,
+    RowReader,
+    Survey,
+    default_cache_dir,
+    name_of,
+    readouts_of,
+    rows_digest,
+    survey_dataset,
+    where_finite,
+)
+from saft_hf.errors import SAFTArtifactError, SAFTInputError, SAFTUndecidedError
+from saft_hf.hub import Destination, push_files
+from saft_hf.render import RenderConfig, Renderer
+from saft_hf.result import FilterResult
+from saft_hf.scorer import certifying, diagnostics, fitting, inputs, saving
+from saft_hf.scorer.fit import Fit
+from saft_hf.scorer.labels import LabelSet, labels_by_row, read_fresh
+from saft_hf.scorer.methods import FitSpec
+from saft_hf.scorer.options import LOCAL, OPTIONS, TRAVELLING
+from saft_hf.scorer.pool import scores_of
+from saft_hf.summary import Provenance, Summary
+from saft_hf.version import __version__, versions
+
+logger = logging.getLogger(__name__)
+
+SCORE, STATUS = "saft_score", "saft_status"
+
+_PUBLISHED_KS = (1, 2, 3, 4)
+"""The numbers of directions that the paper chooses from."""
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What was found of a dataset, so that the next call on the same rows renders and scores nothing again."""
+
+    digest: str
+    scores: NDArray[np.float32]
+    statuses: list[str]
+    survey: Survey
+
+
+class SAFTScorer:
+    """Scores rows of fine-tuning data by the hidden states of the model that is to be tuned.
+
+    The constructor loads nothing. `fit` learns from a pool; after that the scorer is a callable for
+    `Dataset.map(batched=True)` and scores, filters and saves.
+
+    Args:
+        model (`str` or `PreTrainedModel`): name or folder of the model that will be tuned, or the loaded model. A name
+            is loaded with only the layers that are read; an object is read in place and left as it was found.
+        revision (`str`, *optional*): commit, branch or tag of the model.
+        layer (`int`, *optional*): index into transformers' `hidden_states`: 0 the embeddings, `l` after block `l`, `L`
+            after the final norm. By default `saft` reads half of the layers (the paper reads 15 of 32), the other
+            methods that and three quarters, in one pass.
+        readout (`str`, *optional*): `response_start` (published: the last token before the response),
+            `response_mean` or `response_end`. By default `response_start`, and with `directed` and `auto` also
+            `response_mean`; for a pool of plain text `response_mean`, and also `response_end`.
+        method (`str`, *optional*, defaults to `auto` with labels): `saft` is the published score, `directed` a
+            direction learned from the labels, `auto` that and the score of a `reference` set that was given, together.
+            Without labels the default is `reference`: a direction from rows that are known to be harmful or benign.
+        k (`int`, *optional*): how many directions the published score sums; by default chosen from 1 to 4 on labels,
+            and 1 without labels or where `threshold` or `contamination` is given.
+        threshold (`float`, *optional*): remove rows with a score above it.
+        contamination (`float`, *optional*): remove this share of the pool, the rows with the highest scores.
+        reference (`Dataset`, *optional*): for `reference` and `auto`: labelled rows of other sources, with a label
+            column such as `is_harmful`, and `category` where rows belong together; without it `reference` takes the set
+            that ships with the package.
+        dtype (`str`, *optional*, defaults to `auto`): of the model by name; `auto` is the checkpoint's, float32 on CPU.
+        attn_implementation (`str`, *optional*): as in transformers.
+        quantization_config (*optional*): as in transformers, for a model by name.
+        device_map (*optional*): as in transformers, for a model by name.
+        vector_dtype (`str`, *optional*, defaults to `float32`): of the vectors that are kept; `float16` halves the
+            store, and a row with a value beyond 65,504 gets the status `non_finite`.
+        max_length (`int` or `None`, defaults to 1024): rows are cut to this many tokens, as SFTTrainer would.
+        cache_dir (`str` or `Path`, *optional*): where vectors are kept; by default `saft` in the Hugging Face home.
+        trust_remote_code (`bool`, defaults to `False`): run code that comes with the model.
+        token (`str`, *optional*): for private models; never written or logged.
+        processing_class (*optional*): tokenizer or processor; by default the one saved with the model.
+        render (`RenderConfig`, *optional*): how rows become tokens, where that differs from SFTTrainer's defaults.
+        formatting_func (`Callable`, *optional*): row -> text, as SFTTrainer takes it.
+
+    Source: Choi, Du and Li, *Safety-Aware Fine-Tuning of Large Language Models*, arXiv 2410.10014.
+
+    Example:
+        >>> scorer = SAFTScorer("meta-llama/Llama-2-7b-chat-hf", layer=15)  # doctest: +SKIP
+        >>> scorer.fit(train, labelled=labelled)                            # doctest: +SKIP
+        >>> train = train.map(scorer, batched=True)                         # doctest: +SKIP
+        >>> result = scorer.filter(train)                                   # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        *,
+        revision: str | None = None,
+        layer: int | None = None,
+        readout: str | None = None,
+        method: str | None = None,
+        k: int | None = None,
+        threshold: float | None = None,
+        contamination: float | None = None,
+        reference: Dataset | None = None,
+        dtype: str = "auto",
+        attn_implementation: str | None = None,
+        quantization_config: Any = None,
+        device_map: Any = None,
+        vector_dtype: str = "float32",
+        max_length: int | None = 1024,
+        cache_dir: str | Path | None = None,
+        trust_remote_code: bool = False,
+        token: str | None = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+        render: RenderConfig | None = None,
+        formatting_func: Callable[[dict[str, Any]], str] | None = None,
+    ) -> None:
+        self.model = model
+        self.revision = revision
+        self.layer = layer
+        self.readout = readout
+        self.method = method
+        self.k = k
+        self.threshold = threshold
+        self.contamination = contamination
+        self.reference = reference
+        self.dtype = dtype
+        self.attn_implementation = attn_implementation
+        self.quantization_config = quantization_config
+        self.device_map = device_map
+        self.vector_dtype = vector_dtype
+        self.max_length = max_length
+        self.cache_dir = cache_dir
+        self.trust_remote_code = trust_remote_code
+        self.token = token
+        self.processing_class = processing_class
+        self.render = render
+        self.formatting_func = formatting_func
+        self.fit_: Fit | None = None
+        self._safetensors_only = False
+        self._source: ModelSource | None = None
+        self._reader: RowReader | None = None
+        self._scored: _Scored | None = None
+
+    def __repr__(self) -> str:
+        model = self.model if isinstance(self.model, str) else type(self.model).__name__
+        if self.fit_ is None:
+            return f"SAFTScorer({model!r}, method={self.method!r}, not fitted)"
+        fit, pool = self.fit_, self.fit_.metrics.pool
+        threshold = "none" if fit.threshold is None else f"{fit.threshold:.6g}"
+        return (
+            f"SAFTScorer({model!r}, method={fit.method!r}, layers={list(fit.score_layers)}, "
+            f"readouts={list(fit.score_readouts)}, threshold={threshold}, fitted on {pool.rows} rows)"
+        )
+
+    # -- learned state -------------------------------------------------------------------------------------------
+
+    @property
+    def _fitted(self) -> Fit:
+        if self.fit_ is None:
+            raise SAFTInputError("this SAFTScorer is not fitted yet: call `fit(pool)`, or use `from_pretrained`.")
+        return self.fit_
+
+    @property
+    def layers_(self) -> tuple[int, ...]:
+        """Layers that the score reads."""
+        return self._fitted.score_layers
+
+    @property
+    def readouts_(self) -> tuple[str, ...]:
+        """Readouts that the score reads."""
+        return self._fitted.score_readouts
+
+    @property
+    def method_(self) -> str:
+        """How the score was found: `saft`, `directed`, `auto` or `reference`."""
+        return self._fitted.method
+
+    @property
+    def k_(self) -> int | None:
+        """How many directions the published score sums; None for a learned direction."""
+        return self._fitted.k
+
+    @property
+    def threshold_(self) -> float | None:
+        """Rows above it are removed; None where no decision can be taken."""
+        return self._fitted.threshold
+
+    @property
+    def summary_(self) -> Summary:
+        """Counts and figures of the fit."""
+        return self._fitted.summary()
+
+    # -- fit -----------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        pool: Dataset | IterableDataset,
+        labelled: Dataset | None = None,
+        *,
+        label_column: str | None = None,
+        harmful_value: str | int | bool | None = None,
+        label_sampling: Literal["uniform", "other"] = "uniform",
+        aim: str | None = None,
+        fit_rows: int | None = None,
+        on_undecided: Literal["raise", "keep"] = "raise",
+    ) -> Self:
+        """Learn a score and a threshold from a pool and from labels.
+
+        The pool is embedded once. `saft` takes its principal directions, then k and the threshold by F1 on the labels;
+        `directed` learns a direction from the labels; `auto` adds the score of a reference set that was given. Both are
+        tested as one statistic against labels that are dealt out at random.
+
+        Every process of a distributed run must call it, with the same data; all of them end up with the same bits.
+
+        Args:
+            pool: the rows that will be scored, or a sample of them; any shape that SFTTrainer takes.
+            labelled: rows that people labelled, about 100, drawn at random from the pool.
+            label_column: their label; by default the one column named `is_safe`, `safe`, `is_harmful`, `harmful` or
+                `unsafe`.
+            harmful_value: the value that marks a harmful row, where the column's name does not say.
+            label_sampling: `uniform` where the labelled rows were drawn at random from the pool, else `other`. Rows
+                that `suggest_labels` laid out say so themselves, and may be labelled in part.
+            aim: what the threshold is chosen for, on the labels. `fpr=0.05`: lose at most that share of the benign
+                rows, on average over draws of the labels (the default, but for `saft`). `recall=0.9`: remove at least
+                that share of the harmful rows. `share=0.1`: remove at most that share of all rows.
+                `f1`: the best F1 (the default for `saft`).
+            fit_rows: fit on the first so many rows only; needed for an `IterableDataset`.
+            on_undecided: what to do where no threshold can honestly be chosen: `raise`, or `keep` every row.
+
+        Returns:
+            The scorer.
+
+        Raises:
+            SAFTInputError: the pool, the labels or an argument are not what they must be.
+            SAFTUndecidedError: the choice cannot be told from chance, a class has too few labels, or the threshold
+                would remove nearly all or nothing. Scores can be taken all the same.
+        """
+        method = fitting.choose_method(self, labelled is not None, aim)
+        inputs.check_choice("on_undecided", on_undecided, ("raise", "keep"))
+        pool = inputs.as_pool(pool, fit_rows)
+        spec = FitSpec(
+            labels=None if labelled is None else LabelSet.read(labelled, label_column, harmful_value, label_sampling),
+            ks=_PUBLISHED_KS if self.k is None else (self.k,),
+            threshold=self.threshold,
+            contamination=self.contamination,
+            aim=None if aim is None else ThresholdAim.parse(aim),
+            reference=self.reference,
+        )
+        self.fit_, self._reader, self._scored = None, None, None
+        world, source, renderer = World(), self._open_source(), self._renderer()
+        features = fitting.features_of(self, method, source.shape.num_layers, inputs.has_boundary(renderer, pool))
+        try:
+            fingerprint = source.fingerprint(features.layers, world)
+            extractor = self._extractor(renderer, features, fingerprint, world)
+            answer, embedded, labelled_rows = fitting.run(spec, method, extractor, pool)
+        finally:
+            source.release()
+        self.fit_ = Fit(
+            model=source.name,
+            revision=source.revision,
+            model_fingerprint=fingerprint,
+            template_digest=renderer.template_digest(readouts_of(answer.score.features)),
+            num_layers=source.shape.num_layers,
+            layers=features.layers,
+            readouts=features.readouts,
+            vector_dtype=features.dtype,
+            method=method.name,
+            threshold=None if answer.undecided else answer.threshold,
+            threshold_from=answer.threshold_from,
+            undecided=answer.undecided,
+            keep_undecided=on_undecided == "keep",
+            token_budget=extractor.token_budget,
+            shares_prefix=extractor.shares_prefix,
+            plan_digest=embedded.embedded.plan.digest,
+            metrics=fitting.metrics_of(spec, embedded, answer),
+            score=answer.score,
+            labelled=labelled_rows,
+        )
+        self._remember(pool, answer.scores, embedded.embedded.survey)
+        if answer.undecided and on_undecided == "raise":
+            raise fitting.undecided_error(answer, spec.labels)
+        return self
+
+    # -- score ---------------------------------------------------------------------------------------------------
+
+    def __call__(self, batch: Mapping[str, Sequence[Any]], rank: int | None = None) -> dict[str, Any]:
+        """Score a batch of rows, for `Dataset.map(scorer, batched=True)` and its `IterableDataset` twin.
+
+        Args:
+            batch: column name -> values, one a row.
+            rank: index of the worker, with `with_rank=True`: on a machine with GPUs worker r takes GPU r.
+
+        Returns:
+            `saft_score` (`float32 [n]`, NaN where a row has none) and `saft_status` (list of `str`, `ok` or why not).
+
+        Raises:
+            SAFTInputError: the columns are not those of rows to train on, or single rows came in place of a batch.
+        """
+        fit = self._fitted
+        inputs.check_batched(batch)
+        if self._reader is None:
+            device = self._open_source().worker_device(rank)
+            extractor = self._extractor(self._renderer(), fit.captured, fit.model_fingerprint, World(), device=device)
+            self._reader = RowReader(extractor, extractor.store(fit.plan_digest), fit.score.width)
+        vectors, statuses = self._reader(batch, fit.score.features)
+        scores = where_finite(fit.score, vectors)
+        return {SCORE: scores, STATUS: fitting.final_statuses(scores, statuses)}
+
+    def score_dataset(self, dataset: Dataset) -> Dataset:
+        """Add `saft_score` and `saft_status`, embedding on all processes of the launch together.
+
+        Args:
+            dataset: rows of any shape that SFTTrainer takes. Columns of these two names are replaced.
+
+        Returns:
+            The dataset with the two columns; rows and order unchanged, the same on every process.
+
+        Raises:
+            SAFTInputError: the columns are not those of rows to train on.
+            SAFTArtifactError: the model or chat template is not the one that the scorer was fitted on.
+        """
+        scored = self._score(dataset)
+        plain = dataset.remove_columns([name for name in (SCORE, STATUS) if name in dataset.column_names])
+        return plain.add_column(SCORE, scored.scores).add_column(STATUS, scored.statuses)
+
+    def _score(self, dataset: Dataset) -> _Scored:
+        """Scores, final statuses, and what rendering said about each row. Collective."""
+        fit, source = self._fitted, self._open_source()
+        inputs.check_dataset(dataset)
+        renderer = self._renderer()
+        if self._scored is None or self._scored.digest != self._digest(dataset, renderer):
+            extractor = self._extractor(renderer, fit.captured, fit.model_fingerprint, World())
+            try:
+                embedded = extractor.embed(dataset, sample=True)
+            finally:
+                source.release()
+            self._remember(dataset, scores_of(embedded, fit.score), embedded.survey)
+        assert self._scored is not None  # noqa: S101 - remembered
+        return self._scored
+
+    def _remember(self, dataset: Dataset, scores: NDArray[np.float32], survey: Survey) -> None:
+        statuses = fitting.final_statuses(scores, survey.statuses(self._fitted.score_readouts))
+        self._scored = _Scored(self._digest(dataset, self._renderer()), scores, statuses, survey)
+
+    def _digest(self, dataset: Dataset, renderer: Renderer) -> str:
+        """Names rows and how they are rendered: with the same fit, equal digests mean equal scores."""
+        content = rows_digest(dataset, renderer.columns(dataset.column_names))
+        return name_of({"rows": content, "render": renderer.config, "formatted": id(renderer.formatting_func)})
+
+    # -- filter --------------------------------------------------------------------------------------------------
+
+    def filter(
+        self,
+        dataset: Dataset,
+        *,
+        threshold: float | None = None,
+        on_error: OnError = "exclude",
+        on_undecided: Literal["raise", "keep"] | None = None,
+        label_column: str | None = None,
+        harmful_value: str | int | bool | None = None,
+        refusal_column: str | None = None,
+    ) -> FilterResult:
+        """Remove the rows whose score is above the threshold.
+
+        Rows that `fit` saw, or that were scored before, are neither rendered nor scored again.
+
+        Args:
+            dataset: the rows.
+            threshold: decides in place of the fitted one. Labels of people still decide their rows.
+            on_error: rows that could not be scored: `exclude` them from `kept`, `keep` them in `train_rows()`, or
+                `raise`.
+            on_undecided: where there is no threshold, or nothing would be kept: `raise`, or `keep` every row; by
+                default what `fit` was told.
+            label_column: let people decide the rows that they labelled: where this column of the dataset is not null,
+                it overrides the score (reason `label`). The rows that `fit` was given labels for are decided by them
+                in every method but `saft`, which knows scores only.
+            harmful_value: the value that marks a harmful row, where the column's name does not say.
+            refusal_column: a column of booleans that says which rows are safe refusals, the most valuable rows for
+                safety: the summary tells how many of them are kept.
+
+        Returns:
+            Kept, removed and errored rows, with counts and reasons. The summary warns where the score follows length,
+            format or language, or hangs on one row.
+
+        Raises:
+            SAFTUndecidedError: there is no threshold, or nothing would be kept, and neither this call nor `fit` was
+                told `on_undecided="keep"`.
+            SAFTInputError: rows could not be scored and `on_error="raise"`.
+        """
+        fit = self._fitted
+        inputs.check_choice("on_undecided", on_undecided, (None, "raise", "keep"))
+        keep = fit.keep_undecided if on_undecided is None else on_undecided == "keep"
+        undecided, threshold_from = fit.undecided, fit.threshold_from
+        if threshold is None:
+            threshold = fit.threshold
+        else:
+            undecided, threshold_from = None, "given"
+        if threshold is None and not keep:
+            why = undecided or "the scorer was fitted with no labels, no `threshold` and no `contamination`"
+            raise SAFTUndecidedError(
+                f"no row can be removed: {why}. Give labels, `contamination` or `threshold`; or fit with "
+                "`on_undecided='keep'` to keep every row."
+            )
+        scored = self._score(dataset)
+        labels: dict[int, bool] = {}
+        if fit.how.labels_decide and threshold is not None:
+            labels = fit.labelled.among(scored.survey.identities)
+        if label_column is not None:
+            labels |= labels_by_row(dataset, label_column, harmful_value)
+        decisions = decide(scored.scores, scored.statuses, threshold, on_error=on_error, labels=labels)
+        if keep and threshold is not None and len(decisions.kept) == 0:
+            threshold, undecided = None, f"the threshold {threshold:.6g} would keep none of {len(dataset)} rows"
+            logger.warning("Every row is kept: %s.", undecided)
+            decisions = decide(scored.scores, scored.statuses, None, on_error=on_error, labels=labels)
+        if not keep:
+            check_outcome(decisions)
+        groups = {}
+        if refusal_column is not None:
+            groups[refusal_column] = diagnostics.group_of(dataset, refusal_column, decisions)
+        summary = replace(
+            self.summary_,
+            filtered=threshold is not None,
+            undecided=undecided,
+            threshold=threshold,
+            threshold_from=threshold_from,
+            near_threshold=None if threshold is None else near_threshold(scored.scores, threshold),
+            score_quantiles=fitting.quantiles(scored.scores),
+            confounds=diagnostics.confounds_of(self._renderer(), scored.survey, scored.scores),
+            leverage=diagnostics.leverage_of(scored.scores, scored.survey, energies=fit.k is not None),
+            groups=groups,
+            provenance=self._provenance({"on_error": on_error, "refusal_column": refusal_column}),
+        )
+        for warning in summary.warnings:
+            logger.warning("%s", warning)
+        return FilterResult(dataset, scored.scores, scored.statuses, decisions, summary)
+
+    def _provenance(self, call: dict[str, Any]) -> Provenance:
+        """What the decisions can be made again from, as far as a scorer knows it."""
+        fit = self._fitted
+        given = {**self._arguments(TRAVELLING), **call}
+        defaults = {option.name: option.default for option in OPTIONS}
+        options = {name: value for name, value in given.items() if value != defaults[name]}
+        return Provenance(
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            model=fit.model,
+            model_revision=fit.revision,
+            model_fingerprint=fit.model_fingerprint,
+            options={
+                name: value if isinstance(value, str | int | float | bool) else str(value)
+                for name, value in options.items()
+            },
+            versions=versions(),
+        )
+
+    # -- certify -------------------------------------------------------------------------------------------------
+
+    def suggest_labels(self, dataset: Dataset, *, uniform: int = 100, informative: int = 0, seed: int = 0) -> Dataset:
+        """Choose rows for people to label, and lay them out to be labelled.
+
+        The rows that the scorer was fitted on, and copies of them, are not suggested. Scores are left out, and so are
+        label columns that are there already: who labels should judge the row alone.
+
+        Args:
+            dataset: the rows to draw from.
+            uniform: how many to draw at random; their labels may certify, estimate shares, or fit.
+            informative: how many to take near the threshold, spread over different rows and scores; their labels are
+                for fitting alone.
+            seed: of the draw.
+
+        Returns:
+            The rows in random order, so that who stops half way has labelled a uniform sample, with `saft_row` (where
+            they stand in `dataset`), `saft_purpose` (`uniform` or `informative`) and an empty `is_harmful`.
+
+        Raises:
+            SAFTInputError: more rows are asked for than have a score and no label.
+        """
+        scored = self._score(dataset)
+        return certifying.suggest(
+            dataset,
+            self._fitted,
+            scored.scores,
+            scored.survey,
+            uniform=uniform,
+            informative=informative,
+            seed=seed,
+        )
+
+    def certify(
+        self,
+        dataset: Dataset,
+        fresh_labels: Dataset,
+        *,
+        alpha: float,
+        delta: float = 0.1,
+        label_column: str | None = None,
+        harmful_value: str | int | bool | None = None,
+        stratify_by: str | None = None,
+        on_error: Literal["exclude", "keep"] = "exclude",
+    ) -> Certificate:
+        """Certify the largest kept set of a dataset whose harmful share is at most alpha.
+
+        Beside it stands a bound on the rows kept at the scorer's own threshold, and estimates of the harmful share
+        before and after filtering; each is a statement of its own. Scores are taken once, from the store where it has
+        them.
+
+        Args:
+            dataset: the rows that are filtered.
+            fresh_labels: rows of it that people labelled, drawn uniformly without replacement from those with a score
+                that the scorer was not fitted on, and used for no choice. Rows are recognised by their tokens. Of rows
+                that `suggest_labels` laid out, the uniform ones count; the others are set aside, from the dataset too.
+            alpha: largest harmful share, between 0 and 1.
+            delta: chance that a certificate is issued and false, between 0 and 1.
+            label_column: the labels; by default as in `fit`.
+            harmful_value: the value that marks a harmful row, where the column's name does not say.
+            stratify_by: a column of both, where labels were drawn from each of its values on its own.
+            on_error: with `keep`, rows without a score are trained on too, and count as harmful.
+
+        Returns:
+            The certificate, or that there is none and about how many labels it would take. `says()` puts it in words.
+
+        Raises:
+            SAFTInputError: a label is of no row of the dataset, or of one that the scorer was fitted on; or an argument
+                is not what it must be.
+
+        Example:
+            >>> fresh = scorer.suggest_labels(train, uniform=200)                # doctest: +SKIP
+            >>> certificate = scorer.certify(train, labelled_fresh, alpha=0.05)  # doctest: +SKIP
+            >>> print(certificate.says())                                        # doctest: +SKIP
+        """
+        inputs.check_choice("on_error", on_error, ("exclude", "keep"))
+        inputs.check_dataset(fresh_labels)
+        fit = self._fitted
+        labels = read_fresh(fresh_labels, label_column, harmful_value)
+        strata = None if stratify_by is None else certifying.strata_of(dataset, fresh_labels, stratify_by)
+        scored = self._score(dataset)
+        fresh = survey_dataset(fresh_labels, self._renderer(), fit.captured.readouts, World())
+        return certifying.certify(
+            fit,
+            scored.scores,
+            scored.survey.identities,
+            fresh.identities,
+            labels,
+            strata,
+            alpha=alpha,
+            delta=delta,
+            keep_errored=on_error == "keep",
+        )
+
+    # -- save and load -------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Save the fitted scorer: `config.json`, `saft_scorer.safetensors` and a card. The model is not saved.
+
+        Args:
+            save_directory: folder, made where it is missing.
+
+        Raises:
+            SAFTInputError: the scorer is not fitted.
+            OSError: the folder cannot be written; files that stood there stay whole.
+        """
+        saving.save(Path(save_directory), self._fitted, self._options())
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        model: str | nn.Module | None = None,
+        cache_dir: str | Path | None = None,
+        trust_remote_code: bool = False,
+        token: str | None = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+    ) -> Self:
+        """Load a scorer that `save_pretrained` wrote. The model that it names is loaded only when rows are scored.
+
+        Args:
+            pretrained_name_or_path: the folder, or a Hub id.
+            revision: commit, branch or tag of the scorer's repository; the model's own is in the scorer.
+            model: where the model is now, if not where it was; its weights must be the same.
+            cache_dir: where vectors are kept, as in the constructor.
+            trust_remote_code: run code that comes with the model, or an attention kernel that the file names; never
+                taken from the file.
+            token: for private scorers and models; never taken from the file.
+            processing_class: tokenizer or processor; by default the one saved with the model.
+
+        Returns:
+            The scorer.
+
+        Raises:
+            SAFTArtifactError: a file is missing, damaged, hostile or of an unknown format.
+            SAFTHubError: there is no such repository or revision, no access to it, or no way to the Hub.
+        """
+        fit, options = saving.load(pretrained_name_or_path, revision, token)
+        if "/" in str(options["attn_implementation"]) and not trust_remote_code:
+            raise SAFTArtifactError(
+                f"{pretrained_name_or_path} asks for the attention kernel {options['attn_implementation']!r} from the "
+                "Hub, which is code: pass `trust_remote_code=True` if you trust it."
+            )
+        if model is None and fit.model is None:
+            raise SAFTArtifactError(
+                f"{pretrained_name_or_path} was fitted on a model object without a name: pass that model as `model=`."
+            )
+        if model is None and fit.revision is not None:
+            options["revision"] = fit.revision
+        logger.info("The scorer %s reads the model %s.", pretrained_name_or_path, fit.model)
+        scorer = cls(
+            model or fit.model or "",
+            **options,
+            cache_dir=cache_dir,
+            trust_remote_code=trust_remote_code,
+            token=token,
+            processing_class=processing_class,
+        )
+        scorer.fit_ = fit
+        # A model that somebody else's file names may run no code here: not its own, and none from a pickle.
+        scorer._safetensors_only = model is None
+        return scorer
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+    ) -> CommitInfo:
+        """Push the fitted scorer: `config.json`, `saft_scorer.safetensors` and a card. The model is not pushed.
+
+        The card is merged into one that stands, pushing the same again makes no commit, and what a failed push left
+        out is kept on this machine. A folder on this machine is not named: who fetches the scorer passes `model=`. To
+        a public repository it goes without the digests of the rows that people labelled; it then scores as before, and
+        no longer decides those rows by their labels.
+
+        Args:
+            repo_id: `user/name`, made where it is missing.
+            private: None: a new repository is private, one that stands stays what it is. True: it must be private.
+                False: a new one is public.
+            revision: branch; made where it is missing.
+            token: by default the one that is logged in.
+            commit_message: of the commit.
+            create_pr: open a pull request instead.
+
+        Returns:
+            The commit; with `create_pr` also the pull request.
+
+        Raises:
+            SAFTInputError: the scorer is not fitted, or the repository is public and must be private.
+            SAFTHubError: the Hub refuses, or is not reached. The message says where the files are and how to push them.
+
+        Example:
+            >>> scorer.push_to_hub("me/llama-2-saft")  # doctest: +SKIP
+        """
+        to = Destination(repo_id, "model", revision, token, private, commit_message, create_pr)
+        fit, options = saving.for_repository(self._fitted, to), self._options()
+        return push_files(lambda folder: saving.save(folder, fit, options, repo_id), to)
+
+    # A copy keeps everything, a model object too. A pickle is small, and the same bytes in every process: `map` caches
+    # on its hash. A model object does not travel in it, its name does.
+
+    def __copy__(self) -> Self:
+        scorer = type(self)(self.model, **self._arguments(TRAVELLING + LOCAL))
+        scorer.fit_, scorer._safetensors_only = self.fit_, self._safetensors_only
+        return scorer
+
+    def __getstate__(self) -> dict[str, Any]:
+        config, tensors = ({}, {}) if self.fit_ is None else self.fit_.to_parts()
+        return {
+            "code": f"{__version__}/{ALGORITHM}",
+            "safetensors_only": self._safetensors_only,
+            "model": self._open_source().name,
+            "options": json.dumps(self._options(), sort_keys=True),
+            "fit": json.dumps(config, sort_keys=True),
+            "tensors": tensors_to_bytes(tensors),
+            **self._arguments(LOCAL),
+            "cache_dir": str(self._cache_dir()),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        local = {name: state[name] for name in LOCAL}
+        self.__init__(state["model"], **saving.read_options(json.loads(state["options"])), **local)  # type: ignore[misc]
+        self._safetensors_only = state["safetensors_only"]
+        if config := json.loads(state["fit"]):
+            self.fit_ = Fit.from_parts(config, tensors_from_bytes(state["tensors"]))
+
+    def _arguments(self, names: Sequence[str]) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names}
+
+    def _options(self) -> dict[str, Any]:
+        """The arguments that belong to the scorer, JSON-ready."""
+        given = self._arguments(TRAVELLING)
+        return saving.write_options({**given, **self._open_source().read_as, "render": self._render_config()})
+
+    # -- parts ---------------------------------------------------------------------------------------------------
+
+    def _cache_dir(self) -> Path:
+        return Path(self.cache_dir) if self.cache_dir else default_cache_dir()
+
+    def _render_config(self) -> RenderConfig:
+        return self.render or RenderConfig(max_length=self.max_length)
+
+    def _renderer(self) -> Renderer:
+        renderer = Renderer(self._open_source().tokenizer, self._render_config(), formatting_func=self.formatting_func)
+        if self.fit_ and renderer.template_digest(self.fit_.score_readouts) != self.fit_.template_digest:
+            raise SAFTArtifactError(
+                f"this scorer was fitted with another chat template or tokenizer than {self._open_source().name} has "
+                "now: its directions and threshold mean nothing for these tokens. Fit again, or pass the "
+                "`processing_class` that it was fitted with."
+            )
+        return renderer
+
+    def _open_source(self) -> ModelSource:
+        if self._source is None:
+            self._source = ModelSource(
+                self.model,
+                processing_class=self.processing_class,
+                options={
+                    "revision": self.revision,
+                    "dtype": self.dtype,
+                    "attn_implementation": self.attn_implementation,
+                    "quantization_config": self.quantization_config,
+                    "device_map": self.device_map,
+                    "trust_remote_code": self.trust_remote_code,
+                    "use_safetensors": self._safetensors_only or None,
+                    "token": self.token,
+                },
+            )
+        return self._source
+
+    def _extractor(
+        self,
+        renderer: Renderer,
+        features: Features,
+        fingerprint: str,
+        world: World,
+        device: torch.device | None = None,
+    ) -> Extractor:
+        source = self._open_source()
+        device = device or world.device
+        read = {**source.identity(fingerprint, device), "features": features.names, "vectors": features.dtype}
+        return source.extractor(
+            renderer,
+            features,
+            folder=self._cache_dir() / name_of(read)[:32],
+            world=world,
+            device=device,
+            fingerprint=fingerprint,
+            width=self.fit_.score.width if self.fit_ else None,
+            token_budget=self.fit_.token_budget if self.fit_ else None,
+            shares_prefix=self.fit_.shares_prefix if self.fit_ else None,
+        )
