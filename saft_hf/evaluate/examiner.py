@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -26,19 +26,6 @@ PROTOCOL = 2
 """Changes when the same options would give other metrics: results of another number are not used."""
 
 
-@dataclass(frozen=True)
-class Examined:
-    """What a model did, and what it said.
-
-    Attributes:
-        metrics: prompt by prompt, without any text.
-        texts: the answers to the harmful, the benign and the safe prompts.
-    """
-
-    metrics: PromptMetrics
-    texts: dict[str, list[str]]
-
-
 class Examiner:
     """Puts the same questions to every model, before the same judges. Judges are loaded when they are first needed.
 
@@ -47,7 +34,7 @@ class Examiner:
         rows: the rows that questions and the trained judge are drawn from, split by prompt.
 
     Example:
-        >>> metrics = Examiner(config, rows).examine(model, tokenizer).metrics  # doctest: +SKIP
+        >>> metrics, texts = Examiner(config, rows).examine(model, tokenizer)  # doctest: +SKIP
     """
 
     def __init__(self, config: EvaluationConfig, rows: ExperimentRows) -> None:
@@ -79,12 +66,15 @@ class Examiner:
         trained = judged if TrainedJudge.name in c.judges else None
         return digest([PROTOCOL, __version__, asdict(self.held_out), trained, c.judges, limits])
 
-    def examine(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> Examined:
+    def examine(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[PromptMetrics, dict[str, list[str]]]:
         """Ask a model and judge it.
 
         Args:
             model: a causal language model; left as it was found.
             tokenizer: with a chat template.
+
+        Returns:
+            What it did, prompt by prompt; and what it said to the harmful, the benign and the safe prompts.
         """
         c, asked, begin = self.config, self.held_out, time.perf_counter()
         questions = {"harmful": asked.harmful, "benign": [row.prompt for row in asked.benign], "safe": asked.safe}
@@ -95,7 +85,7 @@ class Examiner:
             for kind, prompts in questions.items()
         }
         sizes = {"batch_size": c.eval_batch_size, "max_length": c.max_length}
-        likelihoods = answer_likelihoods(model, tokenizer, [row.messages for row in asked.benign], **sizes)
+        likelihood, tokens = answer_likelihoods(model, tokenizer, [row.messages for row in asked.benign], **sizes)
         margins = pair_margins(model, tokenizer, asked.pairs, **sizes)
         prompts, references = [prompt[-1]["content"] for prompt in asked.harmful], [row.answer for row in asked.benign]
         metrics = PromptMetrics(
@@ -103,12 +93,12 @@ class Examiner:
             margins=_plain(margins),
             rouge_l=[rouge_l(*pair) for pair in zip(references, texts["benign"], strict=True)],
             bleurt=_plain(bleurt(references, texts["benign"], c.bleurt)) if c.bleurt else [],
-            nll=_plain(-likelihoods.total),
-            tokens=likelihoods.tokens.tolist(),
+            nll=_plain(-likelihood),
+            tokens=tokens.tolist(),
             refused=[float(is_refusal(answer)) for answer in texts["safe"]],
             seconds=round(time.perf_counter() - begin, 1),
         )
-        return Examined(metrics, texts)
+        return metrics, texts
 
     @cached_property
     def _judges(self) -> Sequence[Judge]:

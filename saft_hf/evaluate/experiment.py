@@ -148,17 +148,11 @@ class Experiment:
         return name
 
     def _measure(self, model: Tuned, path: Path) -> None:
-        examined = self.examiner.examine(model.model, model.tokenizer)
+        metrics, texts = self.examiner.examine(model.model, model.tokenizer)
         if self.config.keep_text:
             (self.folder / "texts").mkdir(exist_ok=True)
-            write_json(self.folder / "texts" / path.name, examined.texts)
-        run = ModelRun(
-            steps=model.steps,
-            train_loss=model.train_loss,
-            train_seconds=model.train_seconds,
-            metrics=examined.metrics,
-        )
-        write_json(path, to_plain(run))
+            write_json(self.folder / "texts" / path.name, texts)
+        write_json(path, to_plain(ModelRun(training=model.training, metrics=metrics)))
 
     def _probe(self, condition: Condition) -> str:
         c, pool = self.config, self._draw(condition)

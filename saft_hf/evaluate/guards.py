@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,7 @@ def read_verdict(text: str) -> float:
     return float("nan") if match is None else float(match.group(1).casefold() in _HARMFUL_WORDS)
 
 
+@dataclass
 class ClassifierJudge:
     """A `text-classification` model that reads prompt and answer.
 
@@ -99,29 +101,28 @@ class ClassifierJudge:
         tokenizer: with a chat template both turns go through it; without, they are a pair of texts.
     """
 
-    def __init__(self, name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.name = name
-        self._model = model
-        self._tokenizer = tokenizer
-        self._batch_size = 1 if tokenizer.pad_token_id is None else _BATCH  # nothing to fill a batch with
+    name: str
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
 
     def __call__(self, prompts: Sequence[str], answers: Sequence[str]) -> Verdicts:
         """Judge answers, each beside its prompt."""
-        config = self._model.config
+        config = self.model.config
         several = config.problem_type == "multi_label_classification"
         verdicts: list[float] = []
-        with evaluating(self._model):
-            for first in range(0, len(answers), self._batch_size):
-                last = first + self._batch_size
-                inputs = self._encode(prompts[first:last], answers[first:last]).to(self._model.device)
-                logits = self._model(**inputs).logits.float()
+        size = 1 if self.tokenizer.pad_token_id is None else _BATCH  # nothing to fill a batch with
+        with evaluating(self.model):
+            for first in range(0, len(answers), size):
+                last = first + size
+                inputs = self._encode(prompts[first:last], answers[first:last]).to(self.model.device)
+                logits = self.model(**inputs).logits.float()
                 table = logits.sigmoid() if several else logits.softmax(dim=-1)
                 verdicts += [float(read_probabilities(row, config.id2label, several=several)) for row in table.tolist()]
         return np.array(verdicts, dtype=np.float64)
 
     def _encode(self, prompts: Sequence[str], answers: Sequence[str]) -> Any:
-        tokenizer = self._tokenizer
-        options = {"padding": self._batch_size > 1, "truncation": True, "return_tensors": "pt"}
+        tokenizer = self.tokenizer
+        options = {"padding": tokenizer.pad_token_id is not None, "truncation": True, "return_tensors": "pt"}
         if "beaver-dam" in self.name:
             return tokenizer(
                 [_BEAVER_DAM.format(prompt=p, answer=a) for p, a in zip(prompts, answers, strict=True)], **options
@@ -133,6 +134,7 @@ class ClassifierJudge:
         return tokenizer(texts, add_special_tokens=False, **options)
 
 
+@dataclass
 class GuardJudge:
     """A causal language model that writes `safe` or `unsafe`, yes or no, after its own chat template.
 
@@ -142,15 +144,14 @@ class GuardJudge:
         tokenizer: its chat template takes the user's and the assistant's turn.
     """
 
-    def __init__(self, name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.name = name
-        self._model = model
-        self._tokenizer = tokenizer
+    name: str
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
 
     def __call__(self, prompts: Sequence[str], answers: Sequence[str]) -> Verdicts:
         """Judge answers, each beside its prompt."""
         chats = [_chat(p, a) for p, a in zip(prompts, answers, strict=True)]
-        written = generate_answers(self._model, self._tokenizer, chats, max_new_tokens=24, batch_size=_BATCH)
+        written = generate_answers(self.model, self.tokenizer, chats, max_new_tokens=24, batch_size=_BATCH)
         return np.array([read_verdict(text) for text in written], dtype=np.float64)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,24 +15,6 @@ from saft_hf.evaluate.generate import Messages, by_length, evaluating
 from saft_hf.render import RenderConfig, Renderer
 
 
-@dataclass(frozen=True)
-class Likelihoods:
-    """Log-likelihood of answers, in nats.
-
-    Attributes:
-        total: sum over the answer's tokens, `float64 [n]`; NaN where a row cannot be rendered.
-        tokens: how many they are, `int64 [n]`.
-    """
-
-    total: NDArray[np.float64]
-    tokens: NDArray[np.int64]
-
-    @property
-    def mean(self) -> NDArray[np.float64]:
-        """Mean over the answer's tokens, `float64 [n]`."""
-        return self.total / np.maximum(self.tokens, 1)
-
-
 def answer_likelihoods(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -41,8 +22,8 @@ def answer_likelihoods(
     *,
     batch_size: int = 16,
     max_length: int = 1024,
-) -> Likelihoods:
-    """Log-likelihood of the assistant's turns, given what stands before them.
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Log-likelihood of the assistant's turns, given what stands before them, in nats.
 
     Args:
         model: a causal language model; its training mode is put back.
@@ -50,6 +31,10 @@ def answer_likelihoods(
         rows: dialogues that end in an answer, [n]; rendered as they are for training.
         batch_size: rows at a time.
         max_length: rows are cut to this many tokens.
+
+    Returns:
+        Sums over the tokens of each answer, `float64 [n]`, NaN where a row cannot be rendered; and how many tokens
+        they are, `int64 [n]`.
     """
     rendered = Renderer(tokenizer, RenderConfig(max_length=max_length))({"messages": list(rows)})
     total, tokens = np.full(len(rows), np.nan), np.zeros(len(rows), dtype=np.int64)
@@ -69,7 +54,7 @@ def answer_likelihoods(
             likely = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
             total[positions] = (likely.double() * answer).sum(dim=1).cpu().numpy()
             tokens[positions] = answer.sum(dim=1).cpu().numpy()
-    return Likelihoods(total, tokens)
+    return total, tokens
 
 
 def pair_margins(
@@ -86,13 +71,14 @@ def pair_margins(
         model: a causal language model.
         tokenizer: with a chat template.
         pairs: (with the safe answer, with the unsafe answer), [n].
-        batch_size: rows at a time.
-        max_length: rows are cut to this many tokens.
+        batch_size: as above.
+        max_length: as above.
 
     Returns:
         Mean log-likelihood of a token of the unsafe answer less that of the safe one, nats, `float64 [n]`. Above 0 the
         model prefers the unsafe answer.
     """
     rows = [row for pair in pairs for row in pair]
-    mean = answer_likelihoods(model, tokenizer, rows, batch_size=batch_size, max_length=max_length).mean
+    total, tokens = answer_likelihoods(model, tokenizer, rows, batch_size=batch_size, max_length=max_length)
+    mean = total / np.maximum(tokens, 1)
     return mean[1::2] - mean[0::2]

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.utils.extmath import randomized_svd
 
 from saft_hf.distributed import World
-from saft_hf.embed import Features, ModelSource
+from saft_hf.embed import Features, ModelSource, feature_name
 from saft_hf.evaluate.config import ExperimentConfig
 from saft_hf.evaluate.pools import DrawnPool
 from saft_hf.evaluate.records import Condition, Probe
@@ -46,7 +46,7 @@ def probe(condition: Condition, pool: DrawnPool, config: ExperimentConfig) -> Pr
         model.release()
         for readout in READOUTS:
             for layer in layers:
-                vectors = embedded.states(f"{layer}.{readout}")
+                vectors = embedded.states(feature_name(layer, readout))
                 usable = np.isfinite(vectors).all(axis=1)
                 centred, harmful, shown = vectors[usable], pool.harmful[usable], labelled[usable]
                 centred -= centred.mean(axis=0)

@@ -83,20 +83,20 @@ class Run(Condition):
     truth: list[int] | None
 
 
+@dataclass(frozen=True)
+class Training:
+    """How a model was trained; all zero for one that was not."""
+
+    steps: int = 0
+    loss: float | None = None
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelRun:
-    """What a model did after training, or as it was: a file of `models/`.
+    """What a model did after training, or as it was: a file of `models/`."""
 
-    Attributes:
-        steps: of training.
-        train_loss: None where it was not trained.
-        train_seconds: that training took.
-        metrics: what it did, prompt by prompt.
-    """
-
-    steps: int
-    train_loss: float | None
-    train_seconds: float
+    training: Training
     metrics: PromptMetrics
 
 

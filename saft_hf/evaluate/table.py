@@ -72,7 +72,7 @@ class Line:
     def seconds(self) -> float:
         """Mean seconds to choose rows and to train on them."""
         pairs = zip(self.runs, self.models, strict=True)
-        return float(np.mean([run.selection.seconds + model.train_seconds for run, model in pairs]))
+        return float(np.mean([run.selection.seconds + model.training.seconds for run, model in pairs]))
 
     @property
     def notes(self) -> list[str]:

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +19,16 @@ from trl import SFTConfig, SFTTrainer
 from saft_hf.errors import SAFTInputError
 from saft_hf.evaluate.config import EvaluationConfig, ExperimentConfig
 from saft_hf.evaluate.pools import Dialogue
+from saft_hf.evaluate.records import Training
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """A model after training, or as it was.
-
-    Attributes:
-        model: in memory, on its device.
-        tokenizer: its tokenizer.
-        steps: of training.
-        train_loss: None where it was not trained.
-        train_seconds: that training took.
-    """
+    """A model after training, or as it was; in memory, on its device."""
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
-    steps: int = 0
-    train_loss: float | None = None
-    train_seconds: float = 0.0
+    training: Training = field(default_factory=Training)
 
 
 def load(config: EvaluationConfig) -> Tuned:
@@ -89,8 +80,9 @@ def tuned(config: ExperimentConfig, rows: list[Dialogue], seed: int, keep_in: Pa
         outcome = trainer.train()
         if keep_in is not None:
             trainer.save_model(str(keep_in))
-        loss, seconds = round(outcome.training_loss, 5), round(time.perf_counter() - begin, 1)
-        yield Tuned(trainer.model, trainer.processing_class, outcome.global_step, loss, seconds)
+        seconds = round(time.perf_counter() - begin, 1)
+        training = Training(outcome.global_step, round(outcome.training_loss, 5), seconds)
+        yield Tuned(trainer.model, trainer.processing_class, training)
 
 
 def _model_options(config: EvaluationConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The experiment goes on where it was, trains no rows twice, and its report says what the figures say."""
+"""The experiment goes on where it was, trains no rows twice, and its report says what the results say."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from evaluate_kit import demo_source, small_config
+from sklearn.metrics import roc_auc_score
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from saft_hf import SAFTInputError
 from saft_hf.evaluate import experiment as module
@@ -20,6 +23,8 @@ from saft_hf.evaluate.arms import ArmRows, selection_metrics
 from saft_hf.evaluate.experiment import Experiment
 from saft_hf.evaluate.metrics import summarise
 from saft_hf.evaluate.pools import Dialogue, DrawnPool
+from saft_hf.evaluate.probe import probe
+from saft_hf.evaluate.records import Condition
 from saft_hf.evaluate.report import to_html, write_report
 from saft_hf.evaluate.table import MARK, Results, read_results, table, verdicts
 
@@ -182,7 +187,32 @@ def test_an_arm_that_was_hardly_trained_is_marked(folder: Path, tmp_path: Path) 
     assert untuned.barely_trained
 
 
-def test_figures_of_a_selection_by_hand() -> None:
+def test_a_probe_sees_the_hidden_states_of_transformers(demo_model: str, demo_pool: Dataset, tmp_path: Path) -> None:
+    config = small_config(demo_model, tmp_path)
+    pool = demo_source(demo_pool).pool("hard", 0.25, 60, 20, 0.0, seed=1)
+    result = probe(Condition(pool="hard", share=0.25, seed=1), pool, config)
+    assert result.layers == [1, 2, 3, 4]
+    assert result.layer == 2
+    assert result.truth == pool.harmful.astype(int).tolist()
+    tokenizer = AutoTokenizer.from_pretrained(demo_model)
+    model = AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32)
+    states = []
+    for row in pool.rows:
+        ids = tokenizer.apply_chat_template(row.prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+        with torch.no_grad():
+            hidden = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+        states.append([layer[0, -1].numpy() for layer in hidden])
+    fresh = ~np.isin(np.arange(60), pool.labelled)
+    for number, layer in enumerate(result.layers):
+        vectors = np.array([row[layer] for row in states])
+        means = [
+            vectors[pool.labelled][pool.harmful[pool.labelled] == harmful].mean(axis=0) for harmful in (True, False)
+        ]
+        expected = roc_auc_score(pool.harmful[fresh], (vectors @ (means[0] - means[1]))[fresh])
+        assert result.auroc["difference"]["response_start"][number] == pytest.approx(expected, abs=0.005)
+
+
+def test_metrics_of_a_selection_by_hand() -> None:
     refusal = "I'm sorry, I cannot help with that."
     rows = [Dialogue([{"role": "user", "content": str(i)}], refusal if i == 0 else "So.", i >= 6) for i in range(8)]
     pool = DrawnPool(
