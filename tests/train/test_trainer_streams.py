@@ -137,17 +137,27 @@ def test_an_empty_stream_is_refused(model: str, tmp_path: Path) -> None:
         SAFTSFTTrainer(model, make_args(tmp_path), train_dataset=empty)
 
 
-def test_a_stream_is_scored_by_what_the_model_was_when_training_began(model: str, tmp_path: Path) -> None:
+def test_a_stream_is_scored_by_what_the_model_was_when_training_began(tmp_path: Path) -> None:
     """Also by a scorer that was fitted on the very object that is trained."""
-    tuned, pool = make_model(), pool_rows()
-    call = {"cache_dir": tmp_path / "cache", "processing_class": make_tokenizer()}
-    scorer = SAFTScorer(tuned, method="saft", contamination=0.25, **call)
-    kept = len(scorer.fit(pool).filter(pool).kept)
+    pool, later = pool_rows(), pool_rows(seed=5)  # later rows are in no store
+    frozen, tuned = (
+        SAFTScorer(
+            make_model(),
+            method="saft",
+            contamination=0.25,
+            cache_dir=tmp_path / name,
+            processing_class=make_tokenizer(),
+        ).fit(pool)
+        for name in ("frozen", "tuned")
+    )
+    kept = len(frozen.filter(later).kept)
+    assert kept < len(later)
     args = make_args(tmp_path, saft_method=None, saft_contamination=None)
-    call = {"processing_class": make_tokenizer(), "saft_scorer": scorer}
-    trainer = SAFTSFTTrainer(tuned, args, train_dataset=pool.to_iterable_dataset(), **call)
+    call = {"processing_class": make_tokenizer(), "saft_scorer": tuned}
+    model = tuned.model
+    trainer = SAFTSFTTrainer(model, args, train_dataset=later.to_iterable_dataset(), **call)
     with torch.no_grad():
-        for weight in tuned.parameters():
+        for weight in model.parameters():
             weight.zero_()
     assert len(list(trainer.train_dataset)) == kept
-    assert scorer.model is tuned
+    assert tuned.model is model
