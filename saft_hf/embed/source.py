@@ -79,9 +79,9 @@ class ModelSource:
                     "found. Pass `processing_class=`."
                 )
             known = ("revision", "trust_remote_code", "token")
-            given = {key: self.options[key] for key in known if self.options.get(key) is not None}
+            args = {key: self.options[key] for key in known if self.options.get(key) is not None}
             try:
-                processor = AutoTokenizer.from_pretrained(self.name, **given)
+                processor = AutoTokenizer.from_pretrained(self.name, **args)
             except (OSError, ValueError) as error:
                 raise SAFTInputError(
                     f"model={self.name!r}: no tokenizer could be read. Give a Hub id or a folder that holds a model "
@@ -158,9 +158,9 @@ class ModelSource:
         if shares_prefix is None:
             shares_prefix = known and self.shape.shares_prefix
         return Extractor(
-            renderer,
-            features,
-            lambda: self.opened(features.layers, device, fingerprint),
+            renderer=renderer,
+            features=features,
+            open_backbone=lambda: self.opened(features.layers, device, fingerprint),
             width=width or self.shape.hidden_size,
             max_positions=self.shape.max_positions if known else None,
             shares_prefix=shares_prefix,
