@@ -81,8 +81,8 @@ class Embedded:
                 vectors, where = None, self.plan.shard_slice(shard)
                 if wanted is None:
                     vectors = self.vectors(shard, features)
-                elif len(own := wanted[(wanted >= where.start) & (wanted < where.stop)] - where.start):
-                    vectors = {feature: states[own] for feature, states in self.vectors(shard, features).items()}
+                elif len(rows := wanted[(wanted >= where.start) & (wanted < where.stop)] - where.start):
+                    vectors = {feature: states[rows] for feature, states in self.vectors(shard, features).items()}
                 if vectors is not None:
                     parts.append(where_finite(function, vectors))
         # Each process has neighbouring shards, so the parts in rank order are in plan order.
@@ -149,8 +149,12 @@ class Extractor:
 
         def missing() -> list[int]:
             with self.world.sync_errors("looking at the store"):
-                there, own = store.shards(), plan.shards_of(self.world.rank, self.world.size)
-                return [shard for shard in own if shard not in there or not store.has(shard, plan.shard_keys(shard))]
+                there = store.shards()
+                return [
+                    shard
+                    for shard in plan.shards_of(self.world.rank, self.world.size)
+                    if shard not in there or not store.has(shard, plan.shard_keys(shard))
+                ]
 
         filler = Filler(self.renderer, self.features, self.world, kept)
 
@@ -165,12 +169,12 @@ class Extractor:
                     deque(shards, maxlen=0)  # takes what is left, so that the others end soon and hear of it
                     raise
 
-        own = missing()
-        with steal_shards(own, store, self.world) as shards:
-            fill(shards, own)
+        expected = missing()
+        with steal_shards(expected, store, self.world) as shards:
+            fill(shards, expected)
         # Nothing, unless another process's files cannot be seen here after all.
-        own = missing()
-        fill(iter(own), own)
+        left = missing()
+        fill(iter(left), left)
         touch(store.folder)
         if limit is not None:
             shrink(self.folder.parent, limit, keep=[store.folder])

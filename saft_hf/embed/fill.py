@@ -121,7 +121,7 @@ class Filler:
 
 @contextmanager
 def side_by_side(backbone: Backbone, features: Features, prefix: NDArray[np.int32]) -> Iterator[Submit]:
-    """Reads batches in the background, in the order in which they are given.
+    """Reads batches in the background, in the order in which they are submitted.
 
     On a CPU each of torch's threads takes whole batches by itself: nobody waits for the others after every operation,
     and a vector has the same bits for any number of threads. On a GPU one thread launches, and the caller's renders.
@@ -142,18 +142,18 @@ def side_by_side(backbone: Backbone, features: Features, prefix: NDArray[np.int3
             yield lambda part: inline.submit(read_batch, backbone, part, features, prefix)
         return
     free: deque[Any] = deque(replicas or [backbone])
-    own = threading.local()
+    reader = threading.local()
 
     def start() -> None:
-        own.backbone = free.popleft()
+        reader.backbone = free.popleft()
         if on_cpu:
             torch.set_num_threads(1)
-        elif own.backbone.device.type == "cuda":
-            torch.cuda.set_device(own.backbone.device)
+        elif reader.backbone.device.type == "cuda":
+            torch.cuda.set_device(reader.backbone.device)
 
     executor = ThreadPoolExecutor(len(free), thread_name_prefix="saft-reader", initializer=start)
     try:
-        yield lambda part: executor.submit(lambda: read_batch(own.backbone, part, features, prefix))
+        yield lambda part: executor.submit(lambda: read_batch(reader.backbone, part, features, prefix))
     finally:
         executor.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # torch gives what was set last to threads that start later
