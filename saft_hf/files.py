@@ -17,16 +17,16 @@ def replacing(*paths: Path) -> Iterator[list[BinaryIO]]:
     """Open one new file for each path; put them in place together when the block ends without an error.
 
     Until then they lie under hidden names in the same folders. On any error, Ctrl-C included, they are
-    deleted and what stood at the paths stays.
+    deleted and what was at the paths stays.
 
     Args:
-        paths: Files to write or replace. Their folders must exist.
+        paths: files to write or replace. Their folders must exist.
 
     Yields:
         The open files, in the order of `paths`.
 
     Raises:
-        OSError: A file cannot be written (no permission, disk full, ...): the same subclass and number as the
+        OSError: a file cannot be written (no permission, disk full, ...): the same subclass and number as the
             system's, with the path.
     """
     drafts = [path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp") for path in paths]
@@ -55,11 +55,11 @@ def replacing(*paths: Path) -> Iterator[list[BinaryIO]]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Name a new folder to fill; put it in place of `path` when the block ends without an error.
 
-    Until then it lies under a hidden name beside it. On any error, Ctrl-C included, it is deleted and what stood
+    Until then it lies under a hidden name beside it. On any error, Ctrl-C included, it is deleted and what was
     at `path` stays.
 
     Args:
-        path: Folder to write or replace. Its parent must exist.
+        path: folder to write or replace. Its parent must exist.
 
     Yields:
         The name of the new folder, which the block makes.

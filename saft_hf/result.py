@@ -20,7 +20,7 @@ from saft_hf.errors import SAFTInputError
 from saft_hf.files import replacing, replacing_folder, write_json
 from saft_hf.hub import PRIVATE, Destination, PushedSplit, push_files
 from saft_hf.records import to_plain
-from saft_hf.summary import Summary
+from saft_hf.summary import Provenance, Summary
 
 AUDIT_FILE = "audit.parquet"
 SUMMARY_FILE = "saft_summary.json"
@@ -58,7 +58,12 @@ class FilterResult:
         self.statuses = statuses
         self.decisions = decisions
         self.summary = replace(
-            summary, rows=len(dataset), **decisions.counts(), reasons=decisions.reason_counts()
+            summary,
+            rows=len(dataset),
+            kept=len(decisions.kept),
+            removed=len(decisions.removed),
+            errored=len(decisions.errored),
+            reasons=decisions.reason_counts(),
         )
 
     def __repr__(self) -> str:
@@ -211,29 +216,24 @@ class FilterResult:
     def _write_audit(self, path: Path, summary: Summary) -> tuple[AuditDigests, Summary]:
         """Write the audit; return the summary with the digests in its provenance."""
         known = summary.provenance
-        known = known and replace(known, input_rows=len(self._dataset), audit_sha256=None)
+
+        def described(digests: AuditDigests, audit: str | None = None) -> Provenance | None:
+            return known and replace(
+                known,
+                input_rows=len(self._dataset),
+                input_sha256=digests.input_sha256,
+                kept_sha256=digests.kept_sha256,
+                audit_sha256=audit,
+            )
 
         def metadata(digests: AuditDigests) -> Mapping[str, str]:
-            if known is None:
-                return {}
-            # The audit's own digest cannot stand in it.
-            rows = replace(known, input_sha256=digests.input_sha256, kept_sha256=digests.kept_sha256)
-            return {"saft_hf": json.dumps(to_plain(rows), sort_keys=True)}
+            # The file's own digest cannot stand in it.
+            return {"saft_hf": json.dumps(to_plain(described(digests)), sort_keys=True)} if known else {}
 
-        digests = write_audit(
-            path, self._batches(), self.scores, self.statuses, self.decisions, metadata=metadata
-        )
-        if known is None:
-            return digests, summary
+        digests = write_audit(path, self._batches(), self.scores, self.statuses, self.decisions, metadata=metadata)
         with path.open("rb") as file:
-            audit_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        known = replace(
-            known,
-            input_sha256=digests.input_sha256,
-            kept_sha256=digests.kept_sha256,
-            audit_sha256=audit_sha256,
-        )
-        return digests, replace(summary, provenance=known)
+            audit = hashlib.file_digest(file, "sha256").hexdigest()
+        return digests, replace(summary, provenance=described(digests, audit))
 
     def _batches(self) -> Iterator[list[dict[str, Any]]]:
         plain = self._dataset.with_format(None)

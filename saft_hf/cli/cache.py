@@ -28,10 +28,22 @@ def run(argv: Sequence[str]) -> None:
     for command in (listing, removing):
         command.add_argument("--cache_dir", type=Path, default=default_cache_dir())
     options = parser.parse_args(argv)
-    plans = cached_plans(options.cache_dir)
     if options.command == "ls":
-        _list(plans, options.cache_dir)
-        return
+        _list(options.cache_dir)
+    else:
+        _remove(options)
+
+
+def _list(cache_dir: Path) -> None:
+    plans = cached_plans(cache_dir)
+    for plan in plans:
+        features, rows = plan.describe()
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.used))
+        print(f"{plan.name}  {used}  {plan.size / 1e6:>10,.1f} MB  {rows:>9,} vectors at {', '.join(features) or '-'}")
+    print(f"{len(plans)} plans, {sum(plan.size for plan in plans) / 1e6:,.1f} MB in {cache_dir}.")
+
+
+def _remove(options: argparse.Namespace) -> None:
     if [bool(options.names), options.all, options.max_gb is not None].count(True) != 1:
         raise SAFTInputError("say what to remove: names as `saft-hf cache ls` shows them, `--all`, or `--max_gb N`.")
     if options.max_gb is not None:
@@ -39,6 +51,7 @@ def run(argv: Sequence[str]) -> None:
             raise SAFTInputError(f"`--max_gb` is {options.max_gb}; it must be 0 or more.")
         removed = shrink(options.cache_dir, int(options.max_gb * 1e9), grace_s=0)
     else:
+        plans = cached_plans(options.cache_dir)
         removed = plans if options.all else [_find(plans, name, options.cache_dir) for name in options.names]
         for plan in removed:
             plan.remove()
@@ -46,17 +59,9 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _find(plans: Sequence[CachedPlan], name: str, cache_dir: Path) -> CachedPlan:
-    found = [plan for plan in plans if plan.name.startswith(name)]
-    if len(found) != 1:
+    matching = [plan for plan in plans if plan.name.startswith(name)]
+    if len(matching) != 1:
         raise SAFTInputError(
-            f"{name!r} names {len(found)} plans in {cache_dir}; `saft-hf cache ls` lists the {len(plans)} there."
+            f"{name!r} names {len(matching)} plans in {cache_dir}; `saft-hf cache ls` lists the {len(plans)} there."
         )
-    return found[0]
-
-
-def _list(plans: Sequence[CachedPlan], cache_dir: Path) -> None:
-    for plan in plans:
-        features, rows = plan.describe()
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.used))
-        print(f"{plan.name}  {used}  {plan.size / 1e6:>10,.1f} MB  {rows:>9,} vectors at {', '.join(features) or '-'}")
-    print(f"{len(plans)} plans, {sum(plan.size for plan in plans) / 1e6:,.1f} MB in {cache_dir}.")
+    return matching[0]

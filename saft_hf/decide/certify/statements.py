@@ -79,9 +79,9 @@ class Bound:
         """One sentence for a report."""
         errored = f" and {_rows(self.errored_kept)} without a score, taken as harmful" if self.errored_kept else ""
         return (
-            f"With confidence {1 - self.delta:.0%}, at most {self.share:.2%} of the {_rows(self.kept)} kept at threshold "
-            f"{self.threshold:.6g}{errored} are harmful ({self.harmful_labels} of {self.labels} fresh labels there are). "
-            "This is a statement of its own, beside a certificate, with its own chance of error."
+            f"With confidence {1 - self.delta:.0%}, at most {self.share:.2%} of the {_rows(self.kept)} kept at "
+            f"threshold {self.threshold:.6g}{errored} are harmful ({self.harmful_labels} of {self.labels} fresh labels "
+            "there are). This is a statement of its own, beside a certificate, with its own chance of error."
         )
 
 
@@ -195,18 +195,14 @@ class Certificate:
         )
 
     def _shortfall(self, drawn: str) -> str:
-        what = (
-            f"{drawn} cannot show, with confidence {1 - self.delta:.0%}, that any kept set holds at most "
-            f"{self.alpha:.2%} harmful rows"
-        )
+        what = f"{drawn} cannot show, with confidence {1 - self.delta:.0%}, that any kept set holds at most "
+        what += f"{self.alpha:.2%} harmful rows"
         if self.errored_kept:
             what += f" ({_rows(self.errored_kept)} without a score are kept and taken as harmful)"
         if self.steps:
             first = self.steps[0]
-            what += (
-                f": the smallest set tried, {_rows(first.kept)}, has {first.harmful} harmful of {first.labels} labels "
-                f"(p = {first.p_value:.2g})"
-            )
+            what += f": the smallest set tried, {_rows(first.kept)}, has {first.harmful} harmful of {first.labels} "
+            what += f"labels (p = {first.p_value:.2g})"
         else:
             what += ", were none of them harmful"
         if self.labels_needed is None:
