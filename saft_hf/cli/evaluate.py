@@ -8,12 +8,12 @@ from pathlib import Path
 from saft_hf.cli.arguments import parse_as
 from saft_hf.cli.experiment import load_source
 from saft_hf.cli.pipeline import print_table
-from saft_hf.evaluate.callback import EVALUATION_FILE, summary_lines
 from saft_hf.evaluate.config import EvaluationConfig
 from saft_hf.evaluate.examiner import Examiner
-from saft_hf.evaluate.measure import summarise
+from saft_hf.evaluate.metrics import EVALUATION_FILE, ModelEvaluation, summarise
 from saft_hf.evaluate.tuning import load
 from saft_hf.files import write_json
+from saft_hf.records import to_plain
 
 
 def run(argv: Sequence[str]) -> None:
@@ -28,14 +28,14 @@ def run(argv: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     examiner = Examiner(config, load_source(config))
     model = load(config)
-    measured = examiner.examine(model.model, model.tokenizer)
-    summary = {
-        **summarise([measured.figures]),
-        "questions": examiner.counts,
-        "trained_judge": examiner.accuracy,
-        "model": Path(config.model_name_or_path or "").name,
-    }
-    write_json(folder / EVALUATION_FILE, summary)
+    examined = examiner.examine(model.model, model.tokenizer)
+    evaluation = ModelEvaluation(
+        **vars(summarise([examined.metrics])),
+        model=Path(config.model_name_or_path or "").name,
+        questions=examiner.counts,
+        trained_judge=examiner.accuracy,
+    )
+    write_json(folder / EVALUATION_FILE, to_plain(evaluation))
     if config.keep_text:
-        write_json(folder / "texts.json", measured.texts)
-    print_table({**summary_lines(summary), "questions": examiner.counts, "files": folder})
+        write_json(folder / "texts.json", examined.texts)
+    print_table({**evaluation.lines(), "questions": examiner.counts, "files": folder})

@@ -9,7 +9,7 @@ from saft_hf.cli.arguments import parse_as
 from saft_hf.cli.data import NamedDataset
 from saft_hf.evaluate.config import EvaluationConfig, ExperimentConfig
 from saft_hf.evaluate.experiment import Experiment
-from saft_hf.evaluate.pools import Row, Source, read_rows
+from saft_hf.evaluate.pools import Dialogue, ExperimentRows, read_rows
 from saft_hf.evaluate.report import write_report
 
 
@@ -25,10 +25,10 @@ def run(argv: Sequence[str]) -> None:
     print(f"Report: {write_report(Experiment(config, load_source(config)).run())}")
 
 
-def load_source(config: EvaluationConfig) -> Source:
+def load_source(config: EvaluationConfig) -> ExperimentRows:
     """All rows that pools, judge rows and questions are drawn from."""
     labelled = NamedDataset(config.labelled_name or "", config.labelled_split).load()
-    return Source(
+    return ExperimentRows(
         read_rows(labelled, labelled=True, label_column=config.label_column, harmful_value=config.harmful_value),
         _optional(config.benign_name, config.benign_split),
         _optional(config.refusals_name, "train"),
@@ -37,7 +37,7 @@ def load_source(config: EvaluationConfig) -> Source:
     )
 
 
-def _optional(name: str | None, split: str, *, labelled: bool = False) -> list[Row]:
+def _optional(name: str | None, split: str, *, labelled: bool = False) -> list[Dialogue]:
     """Rows of a dataset; none where there is no name. Labels are read where the dataset has them."""
     if name is None:
         return []

@@ -25,16 +25,9 @@ from saft_hf.files import replacing
 _ADDED = "saft_"
 """Columns that saft_hf adds start so; they are no part of a row's digest."""
 
-_SCHEMA = pa.schema(
-    [
-        pa.field("row_index", pa.int64(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
-        pa.field("saft_score", pa.float32()),
-        pa.field("saft_status", pa.string(), nullable=False),
-        pa.field("decision", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-    ]
-)
+_TYPES = {"row_index": pa.int64(), "sha256": pa.string(), "saft_score": pa.float32()}
+_TYPES |= dict.fromkeys(("saft_status", "decision", "reason"), pa.string())
+_SCHEMA = pa.schema([pa.field(name, kind, nullable=name == "saft_score") for name, kind in _TYPES.items()])
 _CHUNK_ROWS = 16_384
 
 
@@ -118,14 +111,9 @@ def write_audit(
     return digests_of_all
 
 
-def _one_by_one(
-    rows: Iterable[Mapping[str, Any] | Iterable[Mapping[str, Any]]],
-) -> Iterator[Mapping[str, Any]]:
+def _one_by_one(rows: Iterable[Mapping[str, Any] | Iterable[Mapping[str, Any]]]) -> Iterator[Mapping[str, Any]]:
     for item in rows:
-        if isinstance(item, Mapping):
-            yield item
-        else:
-            yield from item
+        yield from [item] if isinstance(item, Mapping) else item
 
 
 def row_digest(row: Mapping[str, Any]) -> str:
@@ -154,9 +142,8 @@ def row_digest(row: Mapping[str, Any]) -> str:
                 plain[column] = _canonical(value)
             except TypeError as error:
                 raise SAFTInputError(
-                    f"column {column!r} holds a value of type {error}, which has no canonical form for the "
-                    "audit file: drop the column, or cast it to undecoded bytes, e.g. "
-                    f"dataset.cast_column({column!r}, Audio(decode=False))"
+                    f"column {column!r} holds a value of type {error}, which has no canonical form for the audit file: "
+                    f"drop it, or cast it to undecoded bytes, e.g. dataset.cast_column({column!r}, Audio(decode=False))"
                 ) from error
     form = _dictionary(plain)
     text = json.dumps(form, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

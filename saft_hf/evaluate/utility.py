@@ -30,9 +30,9 @@ def rouge_l(reference: str, answer: str) -> float:
         >>> round(rouge_l("the cat sat on the mat", "the cat on a mat"), 3)
         0.727
     """
-    expected, given = _WORD.findall(reference.lower()), _WORD.findall(answer.lower())
-    common = _common(expected, given)
-    return 2 * common / (len(expected) + len(given)) if common else 0.0
+    expected, actual = _WORD.findall(reference.lower()), _WORD.findall(answer.lower())
+    common = _common(expected, actual)
+    return 2 * common / (len(expected) + len(actual)) if common else 0.0
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:
@@ -40,9 +40,9 @@ def _common(one: Sequence[str], other: Sequence[str]) -> int:
     row = [0] * (len(other) + 1)
     for word in one:
         diagonal = 0
-        for place, compared in enumerate(other, start=1):
-            above = row[place]
-            row[place] = diagonal + 1 if word == compared else max(above, row[place - 1])
+        for i, compared in enumerate(other, start=1):
+            above = row[i]
+            row[i] = diagonal + 1 if word == compared else max(above, row[i - 1])
             diagonal = above
     return row[-1]
 

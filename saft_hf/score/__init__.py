@@ -1,13 +1,6 @@
 """Vectors to scores: mergeable moments, principal directions, the published score and the directed one."""
 
-from saft_hf.score.directed import (
-    COMPONENTS,
-    Frame,
-    LinearScore,
-    difference_features,
-    learn_direction,
-    with_differences,
-)
+from saft_hf.score.directed import COMPONENTS, Frame, LinearScore, difference_features, with_differences
 from saft_hf.score.direction import Direction, fit_direction
 from saft_hf.score.moments import Moments
 from saft_hf.score.published import PublishedScore
@@ -23,7 +16,6 @@ __all__ = [
     "Subspace",
     "difference_features",
     "fit_direction",
-    "learn_direction",
     "principal_subspace",
     "projections",
     "saft_score",

@@ -1,31 +1,32 @@
-"""A score from labels: the weighted direction, beside a score that was fixed before, tested as one statistic.
+"""What labels say: a direction, beside a score that was fixed before them, and one test of both together.
 
-Nothing is chosen on the labels, so nothing is paid for choosing. The statistic is the out-of-fold AUROC; it is compared
-with those of labels dealt out at random among groups of equal size, so that rows of one prompt stay together.
+The statistic is the out-of-fold AUROC of one score; nothing is picked. Its weights are found again in every permutation
+of the labels, so its p-value is exact, however few labels there are.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
+from scipy.stats import norm, rankdata
 
 from saft_hf.errors import SAFTInputError
-from saft_hf.score.crossfit import auroc, make_folds, mean_differences, out_of_fold, shuffle_groups
-from saft_hf.score.directed import SHRINKAGE, Frame, combine
+from saft_hf.score.directed import Frame, combine
 from saft_hf.score.moments import Moments
 
-MIN_OF_A_CLASS = 2
-"""Labels of each class below which there is nothing to hold out. From there on the test decides, not a count."""
-SIGNIFICANCE = 0.02
-"""Undecided above this p-value. Under 0.05, so that shuffled labels are refused in at least 95 % of any 200 draws, not
-only on average."""
+FOLDS = 5
+REPEATS = 4
 PERMUTATIONS = 499
-REFERENCE = "reference"
+SIGNIFICANCE = 0.02
+"""Undecided above this p-value. Under 0.05, so that shuffled labels are undecided in at least 95 % of any 200 draws,
+not only on average."""
+MIN_OF_A_CLASS = 2
+"""Labels, and prompts, of each class below which none can be held out."""
+
+_CHUNK = 2_000_000
+"""Numbers held at once, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Undecided:
     """Why no decision may rest on a score.
 
     Attributes:
-        reason: what was seen, in words.
+        reason: what was found, in words.
         more_labels: about how many more labels, drawn like these, would help; None where that is not foreseeable.
     """
 
@@ -43,18 +44,22 @@ class Undecided:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Direction:
-    """What labels teach.
+    """What `fit_direction` learned.
+
+    The score of a row is <coordinates, `weights`> + `fixed_weight` * fixed / `fixed_pool_scale`.
 
     Attributes:
-        weights: the direction in the frame's coordinates, learned from all labels, float64 [q], times its own weight;
-            0 where the labels are of one class.
-        fixed_weight: weight of the fixed score, in units of its standard deviation over the pool; 0 without one.
-        out_of_fold: scores of the labelled rows by directions that have not seen them, float64 [repeats, m].
-        auroc: of these, mean over the repeats.
-        p_value: share of the shuffles that do at least as well; the labels as they are count as one.
-        permutations: how many there were; 0 where too few labels leave nothing to test.
+        weights: the direction learned from all labels, of one standard deviation over the pool, times
+            1 - `fixed_weight`, float64 [q]; all zero where labels of one class, or of equal means, teach none.
+        fixed_weight: weight of the fixed score, 0 to 1; 0 where there is none.
+        out_of_fold: scores of the labelled rows by directions that have not seen them, one line a repeat, float64
+            [repeats, m]; zeros where the labels are too few to hold some out.
+        auroc: of these, mean over the repeats; above 0.5 where harmful rows score higher.
+        p_value: share of permutations of the labels that do at least as well, the labels as they are among them.
+        permutations: their number; 0 where too few labels leave nothing to test.
         undecided: why nothing may be decided; None where it may.
-        feature_weights: share of the score that each feature, and the fixed score (`reference`), makes up.
+        feature_weights: share of the score that each feature, and the fixed score ("reference"), makes up; sums to
+            1.
     """
 
     weights: NDArray[np.float64]
@@ -64,7 +69,7 @@ class Direction:
     p_value: float
     permutations: int
     undecided: Undecided | None
-    feature_weights: Mapping[str, float]
+    feature_weights: dict[str, float]
 
 
 def fit_direction(
@@ -79,10 +84,10 @@ def fit_direction(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> Direction:
-    """Learn the weighted direction, and test it.
+    """Learn a direction from labelled rows, and test it against chance, together with a fixed score where there is one.
 
-    A fixed score counts by how well it does on the labels, w = max(0, 2 AUROC - 1), and the direction by 1 - w. The
-    weight is taken again for every shuffle, so the test stays exact.
+    The fixed score weighs max(0, 2 AUROC - 1), its own on the labels, and the direction the rest. Permutations deal the
+    labels out again among groups of equal size, so rows of one prompt stay together.
 
     Args:
         frame: the features and their components.
@@ -90,122 +95,188 @@ def fit_direction(
         coordinates: the labelled rows' coordinates, [m, q], finite.
         harmful: their labels, bool [m], True where harmful.
         groups: one whole number for each labelled row; rows of the same prompt have the same, [m].
-        fixed: their scores by a score that saw none of these labels, measured from the pool's mean, [m]; None without.
+        fixed: their scores by a score that has not seen the labels, such as a reference set's, [m], finite.
         fixed_pool_scale: standard deviation of that score over the pool.
-        permutations: how often the labels are dealt out again, 200 or more.
-        seed: of folds and shuffles: the same input gives the same bits.
-
-    Returns:
-        The direction, with an `Undecided` where it may be chance or the labels are too few.
+        permutations: how often the labels are dealt out again.
+        seed: of folds and permutations: the same input gives the same bits.
 
     Raises:
-        SAFTInputError: shapes differ, values are not finite, or there are too few permutations.
+        SAFTInputError: shapes differ, values are not finite, or there are too few permutations to tell 0.02.
 
     Example:
         >>> from saft_hf.score import principal_subspace
         >>> x = np.random.default_rng(0).standard_normal((200, 3))
-        >>> frame = Frame.of({"8.response_start": principal_subspace(Moments.of(x), 3)})
-        >>> at = frame.coordinates({"8.response_start": x})
-        >>> direction = fit_direction(frame, Moments.of(at), at, x[:, 1] > 1, np.arange(200))
-        >>> direction.undecided is None, direction.p_value
-        (True, 0.002)
+        >>> frame = Frame.of({"8.start": principal_subspace(Moments.of(x), 3)})
+        >>> at = frame.coordinates({"8.start": x})
+        >>> direction = fit_direction(frame, Moments.of(at), at[:60], x[:60, 1] > 0, np.arange(60))
+        >>> direction.auroc > 0.9, direction.p_value, direction.undecided
+        (True, 0.002, None)
     """
     rows, labels = np.asarray(coordinates, dtype=np.float64), np.asarray(harmful, dtype=np.bool_)
-    prompts = np.unique(np.asarray(groups), return_inverse=True)[1].ravel()
-    known = None if fixed is None else np.asarray(fixed, dtype=np.float64) / (fixed_pool_scale or 1.0)
-    _check(frame, rows, labels, prompts, known, permutations)
-    features = [(feature,) for feature in frame.subspaces]
-    learned = np.zeros(frame.size)
+    prompts = np.unique(np.asarray(groups), return_inverse=True)[1]
+    scaled = None if fixed is None else np.asarray(fixed, dtype=np.float64) / fixed_pool_scale
+    _check(frame, pool, rows, labels, prompts, scaled, permutations)
+    share, weights = float(_fixed_weight(scaled, labels)), np.zeros(frame.size)
     if labels.any() and not labels.all():
-        learned = combine(rows[labels].mean(axis=0) - rows[~labels].mean(axis=0), frame, pool, features, SHRINKAGE)
+        weights = (1 - share) * combine(rows[labels].mean(axis=0) - rows[~labels].mean(axis=0), pool)
+    shares = _feature_weights(weights, frame, pool, share)
     rng = np.random.default_rng(seed)
-    few = _too_few(labels)
-    folds = None if few else make_folds(labels, prompts, rng)
-    if folds is None:
-        few = few or Undecided("the labelled rows of one class share too few prompts to hold some of them out", None)
-        return Direction(learned, 0.0, np.zeros((1, labels.size)), 0.5, 1.0, 0, few, _shares(frame, pool, learned, 0.0))
+    few, folds = _too_few(labels, prompts), make_folds(labels, prompts, rng)
+    if few or folds is None:
+        few = few or Undecided("rows that share a prompt leave too few of one class to hold some of them out", None)
+        return Direction(weights, share, np.zeros((1, labels.size)), 0.5, 1.0, 0, few, shares)
     # The first order is the labels as they are.
-    orders = np.concatenate([np.arange(labels.size)[None], shuffle_groups(prompts, permutations, rng)])
-    differences = mean_differences(rows, labels, folds, orders)
-    scores = out_of_fold(features, SHRINKAGE, frame, pool, rows, folds, orders, differences)
-    weight = np.zeros(len(orders))
-    if known is not None:
-        weight = np.maximum(0.0, 2 * auroc(known[orders], labels) - 1)
-        scores = (1 - weight)[:, None] * scores + weight[:, None] * known[orders]
-    areas = np.mean([auroc(repeat, labels) for repeat in scores], axis=0)
-    p_value = float(np.mean(areas >= areas[0] - 1e-12))  # exact, and never 0: the labels themselves are one of them
-    own = float(weight[0])
-    return Direction(
-        weights=(1 - own) * learned,
-        fixed_weight=own,
-        out_of_fold=scores[:, 0],
-        auroc=float(areas[0]),
-        p_value=p_value,
-        permutations=permutations,
-        undecided=_chance(areas, p_value, labels.size),
-        feature_weights=_shares(frame, pool, (1 - own) * learned, own),
-    )
+    orders = np.concatenate([np.arange(labels.size)[None], permuted_orders(prompts, permutations, rng)])
+    step = max(1, _CHUNK // (rows.size + FOLDS * sum(rows.shape)))
+    parts = [orders[first : first + step] for first in range(0, len(orders), step)]
+    scores = np.concatenate([out_of_fold(rows, labels, folds, part, pool, scaled) for part in parts], axis=1)
+    values = auroc(scores, labels).mean(axis=0)
+    p_value = float(np.mean(values >= values[0] - 1e-12))
+    undecided = _chance(values, p_value, labels.size)
+    return Direction(weights, share, scores[:, 0], float(values[0]), p_value, permutations, undecided, shares)
 
 
-def _shares(frame: Frame, pool: Moments, weights: NDArray[np.float64], fixed: float) -> dict[str, float]:
-    """How much of the score each part makes up: its standard deviation over the pool, beside those of the others."""
-    spreads = {}
-    for feature in frame.subspaces:
-        columns = frame.columns([feature])
-        part = weights[columns]
-        variance = float(part @ pool.covariance[np.ix_(columns, columns)] @ part)
-        spreads[feature] = math.sqrt(max(variance, 0.0))
-    if fixed:
-        spreads[REFERENCE] = fixed
-    total = sum(spreads.values())
-    return {name: spread / total if total else 0.0 for name, spread in spreads.items()}
+def make_folds(
+    labels: NDArray[np.bool_], prompts: NDArray[np.intp], rng: np.random.Generator
+) -> NDArray[np.intp] | None:
+    """The fold of each row, [repeats, m]; None where some training set would lack a class.
+
+    Prompts are dealt out by turns in order of their labels: folds are stratified, and with fewer prompts of a class
+    than `FOLDS`, each of these is held out alone.
+    """
+    harmful, benign = np.bincount(prompts, labels), np.bincount(prompts, ~labels)
+    count = min(FOLDS, int(np.count_nonzero(harmful)), int(np.count_nonzero(benign)))
+    if count < 2:
+        return None
+    folds = np.empty((REPEATS, labels.size), dtype=np.intp)
+    fold_of = np.empty(harmful.size, dtype=np.intp)
+    for repeat in folds:
+        fold_of[np.lexsort((rng.random(harmful.size), benign, harmful))] = np.arange(harmful.size) % count
+        repeat[:] = fold_of[prompts]
+        if any(np.unique(labels[repeat != fold]).size < 2 for fold in range(count)):
+            return None
+    return folds
+
+
+def permuted_orders(prompts: NDArray[np.intp], times: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Orders of the rows, [times, m], that carry every group as a whole to the position of one of its size."""
+    sizes = np.bincount(prompts)
+    orders = np.empty((times, prompts.size), dtype=np.intp)
+    for size in np.unique(sizes):
+        blocks = np.stack([np.flatnonzero(prompts == group) for group in np.flatnonzero(sizes == size)])
+        moved = blocks[rng.permuted(np.tile(np.arange(len(blocks)), (times, 1)), axis=1)]
+        orders[:, blocks.ravel()] = rng.permuted(moved, axis=2).reshape(times, -1)
+    return orders
+
+
+def out_of_fold(
+    rows: NDArray[np.float64],
+    labels: NDArray[np.bool_],
+    folds: NDArray[np.intp],
+    orders: NDArray[np.intp],
+    pool: Moments,
+    fixed: NDArray[np.float64] | None,
+) -> NDArray[np.float64]:
+    """Scores of each row by the direction of the folds that it is not in, [repeats, orders, m].
+
+    Labels and folds stay where they are; an order moves the rows. So the folds of every order are stratified alike.
+    """
+    training = folds[:, None] != np.arange(folds.max() + 1)[:, None]
+    harmful, benign = (training & (labels == value) for value in (True, False))
+    means = harmful / harmful.sum(axis=2, keepdims=True) - benign / benign.sum(axis=2, keepdims=True)
+    moved = rows[orders]
+    scores = np.empty((len(folds), *orders.shape))
+    for repeat, fold in enumerate(folds):
+        directions = combine(means[repeat] @ moved, pool)
+        every = directions @ moved.transpose(0, 2, 1)
+        scores[repeat] = np.take_along_axis(every, fold[None, None], axis=1)[:, 0]
+    if fixed is None:
+        return scores
+    weight = _fixed_weight(fixed[orders], labels)[:, None]
+    return (1 - weight) * scores + weight * fixed[orders]
+
+
+def auroc(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """AUROC of each line of scores, [..., m]; ties count half."""
+    positives = int(labels.sum())
+    ranks = rankdata(scores, axis=-1)[..., labels].sum(axis=-1)
+    return np.asarray((ranks - positives * (positives + 1) / 2) / (positives * (labels.size - positives)))
+
+
+def _fixed_weight(fixed: NDArray[np.float64] | None, labels: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Weight of the fixed score, for each line of scores; 1 where labels of one class teach no direction."""
+    if fixed is None:
+        return np.zeros(())
+    if labels.all() or not labels.any():
+        return np.ones(())
+    return np.maximum(0.0, 2 * auroc(fixed, labels) - 1)
+
+
+def _feature_weights(
+    weights: NDArray[np.float64], frame: Frame, pool: Moments, fixed_weight: float
+) -> dict[str, float]:
+    """Standard deviation over the pool of what each feature says, beside those of all."""
+    parts = {
+        feature: float(np.sqrt(weights[own] @ pool.covariance[own, own] @ weights[own]))
+        for feature, own in frame.columns.items()
+    }
+    if fixed_weight:
+        parts["reference"] = fixed_weight
+    total = sum(parts.values()) or 1.0
+    return {feature: part / total for feature, part in parts.items()}
 
 
 def _check(
     frame: Frame,
+    pool: Moments,
     rows: NDArray[np.float64],
     labels: NDArray[np.bool_],
     prompts: NDArray[np.intp],
-    known: NDArray[np.float64] | None,
+    fixed: NDArray[np.float64] | None,
     permutations: int,
 ) -> None:
-    if permutations < 200:
-        raise SAFTInputError(f"permutations must be at least 200, so that 0.05 can be told apart; found {permutations}")
     m = labels.size
-    shapes = [rows.shape, prompts.shape, (m,) if known is None else known.shape]
-    if m == 0 or labels.ndim != 1 or shapes != [(m, frame.size), (m,), (m,)]:
+    if (permutations + 1) * SIGNIFICANCE < 1:
+        raise SAFTInputError(f"permutations must be enough for a p-value of {SIGNIFICANCE}; found {permutations}")
+    if labels.shape != (m,) or rows.shape != (m, frame.size) or prompts.shape != (m,) or m == 0:
         raise SAFTInputError(
-            f"for {m} labels, coordinates must be [{m}, {frame.size}], groups and fixed scores [{m}]; found shapes "
-            f"{[list(shape) for shape in shapes]}"
+            f"for {m} labels, coordinates must be [{m}, {frame.size}] and groups [{m}]; found {list(rows.shape)} and "
+            f"{list(prompts.shape)}"
         )
-    if not np.isfinite(rows).all() or (known is not None and not np.isfinite(known).all()):
-        raise SAFTInputError(f"coordinates and fixed scores must be finite for each of {m} labels: leave others out")
+    if pool.mean.shape != (frame.size,):
+        raise SAFTInputError(f"pool moments must be [{frame.size}]; found {list(pool.mean.shape)}")
+    for name, array in {"coordinates": rows, "fixed scores": np.zeros(m) if fixed is None else fixed}.items():
+        if len(array) != m or not np.isfinite(array).all():
+            raise SAFTInputError(f"{name} must be finite, one row for each of {m} labels: leave unscored rows out")
 
 
-def _too_few(labels: NDArray[np.bool_]) -> Undecided | None:
-    counts = {"harmful": int(labels.sum()), "benign": int((~labels).sum())}
+def _too_few(labels: NDArray[np.bool_], prompts: NDArray[np.intp]) -> Undecided | None:
+    rows = {"harmful": labels, "benign": ~labels}
+    counts = {name: np.unique(prompts[own]).size for name, own in rows.items()}
     name = min(counts, key=lambda word: counts[word])
     if counts[name] >= MIN_OF_A_CLASS:
         return None
-    # So many that about five of the class may be hoped for, with which a test has power.
-    more = int(np.ceil(labels.size * (5 / counts[name] - 1))) if counts[name] else None
+    # So many that about twice what is needed may be hoped for: a draw can be unlucky again.
+    more = int(np.ceil(labels.size * (2 * MIN_OF_A_CLASS / counts[name] - 1))) if counts[name] else None
+    alike = ", of one prompt" if rows[name].sum() > 1 else ""
     return Undecided(
-        f"{counts[name]} of {labels.size} labelled rows are {name}; at least {MIN_OF_A_CLASS} of each class are needed",
+        f"{int(rows[name].sum())} of {labels.size} labelled rows are {name}{alike}; at least {MIN_OF_A_CLASS} of each "
+        "class are needed, of different prompts",
         more,
     )
 
 
-def _chance(areas: NDArray[np.float64], p_value: float, m: int) -> Undecided | None:
+def _chance(values: NDArray[np.float64], p_value: float, m: int) -> Undecided | None:
     if p_value <= SIGNIFICANCE:
         return None
-    null = areas[1:]
+    null = values[1:]
     centre, spread = float(null.mean()), float(null.std())
     # A signal of this size stands out of noise that shrinks as 1 / sqrt(m), four times in five.
-    seen = (areas[0] - centre) / spread if spread > 0 else 0.0
+    signal = (values[0] - centre) / spread if spread > 0 else 0.0
     needed = float(np.quantile((null - centre) / spread, 1 - SIGNIFICANCE)) + norm.ppf(0.8) if spread > 0 else np.inf
-    more = int(np.ceil(m * ((needed / seen) ** 2 - 1))) if seen > 0.5 else None
+    more = int(np.ceil(m * ((needed / signal) ** 2 - 1))) if signal > 0.5 else None
     return Undecided(
-        f"the score has an out-of-fold AUROC of {areas[0]:.3f}, and labels dealt out at random do as well with "
-        f"probability {p_value:.3f} (a decision is taken up to {SIGNIFICANCE})",
+        f"the score has an out-of-fold AUROC of {values[0]:.3f} on {m} labels, and labels dealt out at random do as "
+        f"well with probability {p_value:.3f} (at most {SIGNIFICANCE} is needed)",
         more,
     )

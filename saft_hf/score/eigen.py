@@ -21,8 +21,8 @@ def top_eigenpairs(matrix: NDArray[np.float64], count: int) -> tuple[NDArray[np.
     every call, so the same matrix gives the same bits.
 
     Args:
-        matrix: Symmetric and positive semi-definite, float64 [d, d].
-        count: How many pairs, 1 to d.
+        matrix: symmetric and positive semi-definite, float64 [d, d].
+        count: how many pairs, 1 to d.
 
     Returns:
         Eigenvalues, descending, float64 [count], and orthonormal vectors, float64 [d, count].

@@ -23,9 +23,9 @@ class Moments:
     the same order gives the same bits, so whoever merges keeps to one fixed order.
 
     Attributes:
-        count: Number of rows, each with its multiplicity.
-        mean: Mean row, float64 [d].
-        scatter: Sum of the outer products of the centred rows, float64 [d, d], exactly symmetric.
+        count: number of rows, each with its multiplicity.
+        mean: mean row, float64 [d].
+        scatter: sum of the outer products of the centred rows, float64 [d, d], exactly symmetric.
 
     Example:
         >>> a, b = Moments.of([[1.0, 2.0]]), Moments.of([[3.0, 2.0]], weights=[3])
@@ -48,9 +48,9 @@ class Moments:
         """Moments of one batch of rows.
 
         Args:
-            x: Rows, [n, d], any float type, finite; n may be 0.
-            weights: How many times each row counts, whole numbers >= 1, [n]. None: once each.
-            gram: Rows, float64 [n, d] -> their exactly symmetric product `rows.T @ rows`, where something is faster
+            x: rows, [n, d], any float type, finite; n may be 0.
+            weights: how many times each row counts, whole numbers >= 1, [n]. None: once each.
+            gram: rows, float64 [n, d] -> their exactly symmetric product `rows.T @ rows`, where something is faster
                 than numpy.
 
         Returns:
@@ -84,13 +84,13 @@ class Moments:
         """Moments of both sets of rows together (Chan, Golub and LeVeque 1983, equation 2.1).
 
         Args:
-            other: Moments in the same number of dimensions.
+            other: moments in the same number of dimensions.
 
         Returns:
             A new object; neither input changes.
 
         Raises:
-            SAFTInputError: The dimensions differ.
+            SAFTInputError: the dimensions differ.
         """
         if self.mean.shape != other.mean.shape:
             raise SAFTInputError(f"cannot merge moments of {self.mean.size} and of {other.mean.size} dimensions")
@@ -113,7 +113,7 @@ class Moments:
         """`scatter / count`, float64 [d, d].
 
         Raises:
-            SAFTInputError: There is no row.
+            SAFTInputError: there is no row.
         """
         if self.count == 0:
             raise SAFTInputError("no row has been counted, so there is no covariance")

@@ -19,9 +19,9 @@ class PublishedScore:
     """The published score at one feature: s = (1/k) * sum over j <= k of <x - mean, v_j>^2 (arXiv 2410.10014).
 
     Attributes:
-        feature: Name of the feature that is read.
-        subspace: The pool's mean and principal directions there.
-        k: How many of the directions are summed.
+        feature: name of the feature that is read.
+        subspace: the pool's mean and principal directions there.
+        k: how many of the directions are summed.
 
     Raises:
         ValueError: `k` is not a number of directions that the subspace has.
@@ -56,7 +56,7 @@ class PublishedScore:
         """Score rows.
 
         Args:
-            vectors: At the feature, rows [n, d], any float type, finite. Other features may stand beside it.
+            vectors: at the feature, rows [n, d], any float type, finite. Other features may stand beside it.
 
         Returns:
             float32 [n], >= 0. A row has the same bits whatever rows stand beside it.

@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
-from saft_hf.score.crossfit import auroc
 from saft_hf.score.directed import LinearScore
+from saft_hf.score.direction import auroc
 from saft_hf.summary import ReferenceMetrics
 
 FPR = 0.02
@@ -41,12 +41,12 @@ class ReferenceScore:
     """What a reference set teaches.
 
     Attributes:
-        score: The score. Its unit is the standard deviation of the reference rows within their class; 0 is the mean of
+        score: the score. Its unit is the standard deviation of the reference rows within their class; 0 is the mean of
             the benign ones.
-        threshold: Absolute: above it lie at most `FPR` of the benign reference rows, scored out of fold.
-        out_of_fold: Scores of the reference rows by directions learned without their group, float64 [m].
-        harmful: Their labels, bool [m].
-        auroc: Out-of-fold AUROC on the reference rows. It is no evidence about the pool.
+        threshold: absolute: above it lie at most `FPR` of the benign reference rows, scored out of fold.
+        out_of_fold: scores of the reference rows by directions learned without their group, float64 [m].
+        harmful: their labels, bool [m].
+        auroc: out-of-fold AUROC on the reference rows. It is no evidence about the pool.
     """
 
     score: LinearScore
@@ -62,9 +62,9 @@ class ReferenceDecision:
 
     Attributes:
         threshold: tau; never below the absolute one.
-        raised: Whether the pool has raised it.
-        undecided: Why no decision may rest on these scores, with the figures and what would help; None where one may.
-        metrics: the figures behind it.
+        raised: whether the pool has raised it.
+        undecided: why no decision may rest on these scores, and what would help; None where one may.
+        metrics: what was seen, whether it decides or not.
     """
 
     threshold: float
@@ -85,28 +85,29 @@ def learn_reference(vectors: Mapping[str, ArrayLike], harmful: ArrayLike, groups
     """Learn a score and its absolute threshold from reference rows.
 
     Args:
-        vectors: For each feature to be read, the reference rows' vectors, [m, d], any float type, finite.
-        harmful: Their labels, bool [m], True where harmful.
-        groups: What belongs together, [m], any sortable type: a harm category with the benign rows matched to it. No
+        vectors: for each feature to be read, the reference rows' vectors, [m, d], any float type, finite.
+        harmful: their labels, bool [m], True where harmful.
+        groups: what belongs together, [m], any sortable type: a harm category with the benign rows matched to it. No
             row is scored by a direction that saw its group.
 
     Returns:
         The score. The same input gives the same bits.
 
     Raises:
-        SAFTInputError: Shapes differ, a vector is not finite, or there is no feature.
-        SAFTUndecidedError: A class has too few rows, in all or without some group, or no direction tells them apart.
+        SAFTInputError: shapes differ, a vector is not finite, or there is no feature.
+        SAFTUndecidedError: a class has too few rows, in all or without some group, or no direction tells them apart.
 
     Example:
         >>> x = np.random.default_rng(0).standard_normal((200, 8))
         >>> harmful = np.arange(200) % 2 == 0
         >>> x[harmful, 3] += 6
-        >>> found = learn_reference({"8.response_mean": x}, harmful, np.arange(200) // 20)
-        >>> bool(found.auroc > 0.99), bool(1 < found.threshold < 4)
+        >>> learned = learn_reference({"8.response_mean": x}, harmful, np.arange(200) // 20)
+        >>> bool(learned.auroc > 0.99), bool(1 < learned.threshold < 4)
         (True, True)
     """
     labels, parts = np.asarray(harmful, dtype=np.bool_), np.asarray(groups)
-    rows = {feature: np.asarray(found, dtype=np.float64) for feature, found in vectors.items()}
+    rows = {feature: np.asarray(own, dtype=np.float64) for feature, own in vectors.items()}
+    shapes = {feature: own.shape for feature, own in rows.items()}
     if not rows:
         raise SAFTInputError("a reference score needs at least one feature: a layer and a readout")
     if labels.ndim != 1 or parts.shape != labels.shape:
@@ -114,17 +115,14 @@ def learn_reference(vectors: Mapping[str, ArrayLike], harmful: ArrayLike, groups
             f"harmful and groups must have one entry for each row; found shapes {list(labels.shape)} and "
             f"{list(parts.shape)}"
         )
-    for feature, found in rows.items():
-        if found.ndim != 2 or len(found) != labels.size or not np.isfinite(found).all():
-            raise SAFTInputError(
-                f"vectors of feature {feature!r} must be finite, [{labels.size}, d], one row for each label; found "
-                f"shape {list(found.shape)}" + (", with NaN or infinity" if found.ndim == 2 else "")
-            )
-    if len({found.shape for found in rows.values()}) > 1:
+    width = next(iter(shapes.values()))[-1]
+    if any(shape != (labels.size, width) for shape in shapes.values()):
         raise SAFTInputError(
-            "vectors of all features must have one width; found "
-            + ", ".join(f"{feature}: {found.shape[1]}" for feature, found in rows.items())
+            f"vectors of all features must have one width and one row for each of {labels.size} labels; found {shapes}"
         )
+    for feature, own in rows.items():
+        if not np.isfinite(own).all():
+            raise SAFTInputError(f"vectors of feature {feature!r} must be finite; found NaN or infinity")
     few = min(int(labels.sum()), int((~labels).sum()))
     if few < MIN_OF_A_CLASS:
         raise SAFTUndecidedError(
@@ -139,8 +137,8 @@ def learn_reference(vectors: Mapping[str, ArrayLike], harmful: ArrayLike, groups
                 f"without group {group!r} the reference set has rows of one class only, so its rows cannot be scored "
                 "out of fold. Spread both classes over at least two groups"
             )
-        score = _learn({feature: found[~own] for feature, found in rows.items()}, labels[~own])
-        scores[own] = score({feature: found[own] for feature, found in rows.items()})
+        score = _learn({feature: x[~own] for feature, x in rows.items()}, labels[~own])
+        scores[own] = score({feature: x[own] for feature, x in rows.items()})
     return ReferenceScore(
         _learn(rows, labels), _benign_quantile(scores[~labels]), scores, labels, float(auroc(scores, labels))
     )
@@ -152,44 +150,44 @@ def choose_reference(
     """Learn from several sets of features, and take the one that tells the reference rows apart best, out of fold.
 
     Args:
-        vectors: The reference rows' vectors at all features, see `learn_reference`.
-        candidates: Sets of features, such as one feature a layer, at the response start: how a pool's answers are
+        vectors: the reference rows' vectors at all features, see `learn_reference`.
+        candidates: sets of features, such as one feature a layer, at the response start: how a pool's answers are
             written differs more from those of the reference set than how its requests are.
-        harmful: See `learn_reference`.
-        groups: See `learn_reference`.
+        harmful: see `learn_reference`.
+        groups: see `learn_reference`.
 
     Returns:
         The score of the highest out-of-fold AUROC; of equals, the first.
 
     Raises:
-        SAFTInputError: There is no candidate, or see `learn_reference`.
-        SAFTUndecidedError: See `learn_reference`.
+        SAFTInputError: there is no candidate, or see `learn_reference`.
+        SAFTUndecidedError: see `learn_reference`.
     """
     if not candidates:
         raise SAFTInputError("candidates must hold at least one set of features; found none")
     learned = [
         learn_reference({feature: vectors[feature] for feature in features}, harmful, groups) for features in candidates
     ]
-    return max(learned, key=lambda found: found.auroc)
+    return max(learned, key=lambda score: score.auroc)
 
 
 def reference_threshold(reference: ReferenceScore, pool_scores: ArrayLike) -> ReferenceDecision:
     """Where to cut a pool, or why it cannot be told.
 
-    At most `FPR` of the pool above the absolute threshold is what benign rows show: it stands as it is, whether
+    At most `FPR` of the pool above the absolute threshold is what benign rows show: it is kept, whether
     some rows lie above or none. More rows must stand apart from the rest, see `find_gap`; the threshold is then the
-    gap's place, where that is higher. Where scores run across the threshold without one, a cut would part like from
+    gap's position, where that is higher. Where scores run across the threshold without one, a cut would part like from
     like: undecided.
 
     Args:
-        reference: What the reference set taught.
-        pool_scores: The pool's scores by `reference.score`, [N]; rows without one (NaN) are left out.
+        reference: what the reference set taught.
+        pool_scores: the pool's scores by `reference.score`, [N]; rows without one (NaN) are left out.
 
     Returns:
         The decision. It does not depend on the order of the rows.
 
     Raises:
-        SAFTInputError: The pool has no scores.
+        SAFTInputError: the pool has no scores.
     """
     scores = np.asarray(pool_scores, dtype=np.float64).ravel()
     scores = np.sort(scores[~np.isnan(scores)])
@@ -236,11 +234,11 @@ def find_gap(scores: NDArray[np.float64], absolute: float) -> Gap | None:
     is measured from the highest hazard since it was last as low as here: where two benign kinds lie side by side, the
     tail of the wider one, on which the hazard rises, is no gap beside the narrower one's peak.
 
-    Of the rows beyond the place at least half must lie above the absolute threshold.
+    Of the rows beyond the position at least half must lie above the absolute threshold.
 
     Args:
-        scores: Sorted, [N].
-        absolute: The threshold of the reference set.
+        scores: sorted, [N].
+        absolute: the threshold of the reference set.
 
     Returns:
         The gap where the hazard has fallen furthest, or None where no such group stands apart.
@@ -255,41 +253,41 @@ def find_gap(scores: NDArray[np.float64], absolute: float) -> Gap | None:
     step = width / _STEPS
     edges = np.arange(first - 3 * width, last + step, step)
     counts = np.histogram(scores, edges)[0].astype(np.float64)
-    places = edges[:-1] + step / 2
+    positions = edges[:-1] + step / 2
     # Rows within one kernel: what the error of counting is taken from.
     held = gaussian_filter1d(counts, _STEPS, mode="constant") * 2 * np.sqrt(np.pi) * _STEPS
-    beyond = scores.size - np.searchsorted(scores, places, "right")
+    beyond = scores.size - np.searchsorted(scores, positions, "right")
     hazard = held / np.maximum(beyond, 1)
     peaks = _peaks(hazard)
     expected = hazard[peaks] * beyond
-    flagged = scores.size - np.searchsorted(scores, np.maximum(places, absolute), "right")
+    flagged = scores.size - np.searchsorted(scores, np.maximum(positions, absolute), "right")
     depth = held / np.maximum(expected, 1e-12)
     clear = expected - held >= SIGMAS * np.sqrt(expected + expected**2 / np.maximum(held[peaks], 1))
     fit = clear & (depth <= DEPTH) & (beyond <= 2 * flagged)
     if not fit.any():
         return None
     at = int(np.argmin(np.where(fit, depth, np.inf)))
-    return Gap(float(places[at]), float(depth[at]))
+    return Gap(float(positions[at]), float(depth[at]))
 
 
 def _peaks(values: NDArray[np.float64]) -> NDArray[np.intp]:
-    """For each place, where the highest value lies since the last one that was lower than here."""
-    found = np.arange(values.size)
+    """For each position, where the highest value lies since the last one that was lower than here."""
+    peaks = np.arange(values.size)
     lower: list[int] = []
     for at in range(values.size):
         while lower and values[lower[-1]] >= values[at]:
-            peak = found[lower.pop()]
-            if values[peak] >= values[found[at]]:
-                found[at] = peak
+            peak = peaks[lower.pop()]
+            if values[peak] >= values[peaks[at]]:
+                peaks[at] = peak
         lower.append(at)
-    return found
+    return peaks
 
 
 def _learn(rows: Mapping[str, NDArray[np.float64]], harmful: NDArray[np.bool_]) -> LinearScore:
     """Mean difference at each feature, from the benign mean; all in units of the spread within a class."""
-    centres = {feature: found[~harmful].mean(axis=0) for feature, found in rows.items()}
-    raw = {feature: found[harmful].mean(axis=0) - centres[feature] for feature, found in rows.items()}
-    parts = {feature: (found - centres[feature]) @ raw[feature] for feature, found in rows.items()}
+    centres = {feature: x[~harmful].mean(axis=0) for feature, x in rows.items()}
+    raw = {feature: x[harmful].mean(axis=0) - centres[feature] for feature, x in rows.items()}
+    parts = {feature: (x - centres[feature]) @ raw[feature] for feature, x in rows.items()}
     spreads = {feature: _spread(part, harmful) for feature, part in parts.items()}
     total = np.sum([parts[feature] / spreads[feature] for feature in rows], axis=0)
     return LinearScore(

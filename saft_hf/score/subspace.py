@@ -21,14 +21,14 @@ class Subspace:
     """The directions in which the pool varies most, widest first.
 
     Attributes:
-        mean: Mean row of the pool, float64 [d].
-        directions: Orthonormal rows, float64 [k, d]; in each the entry of largest magnitude is positive.
-        energies: Variance of the pool along each direction, float64 [k], descending.
+        mean: mean row of the pool, float64 [d].
+        directions: orthonormal rows, float64 [k, d]; in each the entry of largest magnitude is positive.
+        energies: variance of the pool along each direction, float64 [k], descending.
         spectral_gaps: (energy_j - energy_{j+1}) / energy_j, float64 [k], between 0 and 1. Near 0, direction j
             is arbitrary within the plane it shares with the next one, and so is a score that stops at j.
-        total_variance: Variance of the pool over all d dimensions.
-        count: Number of rows behind it, with multiplicity.
-        rank: Numerical rank of the pool, counted up to one more than the directions that were asked for.
+        total_variance: variance of the pool over all d dimensions.
+        count: number of rows behind it, with multiplicity.
+        rank: numerical rank of the pool, counted up to one more than the directions that were asked for.
     """
 
     mean: NDArray[np.float64]
@@ -46,9 +46,9 @@ def principal_subspace(moments: Moments, k: int, *, clip: bool = False) -> Subsp
     Only `k` + 1 eigenpairs are solved; the one more tells the spectral gap.
 
     Args:
-        moments: Moments of the pool.
-        k: How many directions, >= 1.
-        clip: Return as many as the rank allows when that is fewer than `k`, instead of raising.
+        moments: moments of the pool.
+        k: how many directions, >= 1.
+        clip: return as many as the rank allows when that is fewer than `k`, instead of raising.
 
     Returns:
         The subspace. The same moments give the same bits.
@@ -57,8 +57,8 @@ def principal_subspace(moments: Moments, k: int, *, clip: bool = False) -> Subsp
         SAFTInputError: `k` < 1, fewer than two rows, all rows equal, or `k` above the rank without `clip`.
 
     Example:
-        >>> found = principal_subspace(Moments.of([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), k=1)
-        >>> found.directions.tolist(), found.energies.tolist(), found.total_variance
+        >>> subspace = principal_subspace(Moments.of([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), k=1)
+        >>> subspace.directions.tolist(), subspace.energies.tolist(), subspace.total_variance
         ([[1.0, 0.0]], [4.5], 5.0)
     """
     if k < 1:
@@ -98,8 +98,8 @@ def projections(x: ArrayLike, subspace: Subspace) -> NDArray[np.float64]:
     """Coordinates of rows along the directions, measured from the pool's mean.
 
     Args:
-        x: Rows, [n, d], any float type, finite.
-        subspace: The subspace.
+        x: rows, [n, d], any float type, finite.
+        subspace: the subspace.
 
     Returns:
         float64 [n, k]. A row has the same bits whatever rows stand beside it.
@@ -120,15 +120,15 @@ def saft_scores(x: ArrayLike, subspace: Subspace, ks: Sequence[int]) -> dict[int
     """The published score for several numbers of directions, from one pass over the rows.
 
     Args:
-        x: Rows, [n, d], any float type, finite.
-        subspace: The subspace.
-        ks: Numbers of directions, each from 1 to the number that the subspace has.
+        x: rows, [n, d], any float type, finite.
+        subspace: the subspace.
+        ks: numbers of directions, each from 1 to the number that the subspace has.
 
     Returns:
         For each k, the scores, float32 [n], with the same bits as `saft_score` gives.
 
     Raises:
-        SAFTInputError: A k is out of range, or `x` does not have the subspace's number of dimensions.
+        SAFTInputError: a k is out of range, or `x` does not have the subspace's number of dimensions.
     """
     held = len(subspace.directions)
     if bad := [k for k in ks if not 1 <= k <= held]:
@@ -144,9 +144,9 @@ def saft_score(x: ArrayLike, subspace: Subspace, k: int) -> NDArray[np.float32]:
     """The published score: s = (1/k) * sum over j <= k of <x - mean, v_j>^2 (arXiv 2410.10014).
 
     Args:
-        x: Rows, [n, d], any float type, finite.
-        subspace: The subspace.
-        k: Number of directions, from 1 to the number that the subspace has.
+        x: rows, [n, d], any float type, finite.
+        subspace: the subspace.
+        k: number of directions, from 1 to the number that the subspace has.
 
     Returns:
         Scores, float32 [n], >= 0; above the range of float32, its largest number. A row has the same bits

@@ -1,4 +1,4 @@
-"""`saft-hf evaluate` and `saft-hf experiment` from words and YAML."""
+"""The commands give the metrics of the Python API."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import yaml
 
 from saft_hf.assets import demo_rows_path
 from saft_hf.cli.main import main
+from saft_hf.evaluate.metrics import EVALUATION_FILE
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def words(demo_model: str, tmp_path: Path) -> list[str]:
 
 def test_one_model_is_evaluated(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", *words]) == 0
-    found = json.loads((tmp_path / "out" / "saft_evaluation.json").read_text())
+    found = json.loads((tmp_path / "out" / EVALUATION_FILE).read_text())
     assert found["questions"] == {"harmful": 3, "pairs": 0, "benign": 3, "safe": 3}
     said = capsys.readouterr().out
     assert f"{found['harmful']['refusal']['mean']:.3f}" in said

@@ -102,8 +102,8 @@ class FreshLabels:
 
         The sets keep the lowest scores; rows with equal scores go together. Their sizes are multiples of 1/100 of the
         population, from 1/4 up. They start where labels with one harmful among them would pass (in 95 % of draws), or,
-        where that takes more than half of the rows, labels with none. So they are fixed by the scores, the number of
-        labels, alpha and delta.
+        where that takes more than half of the rows, labels with none: the scores, the number of labels, alpha and delta
+        fix them.
 
         Args:
             alpha: largest harmful share, between 0 and 1.
@@ -119,8 +119,7 @@ class FreshLabels:
         Source: Angelopoulos et al., *Learn then Test*, arXiv 2110.01052, with exact hypergeometric p-values.
         """
         check_chance("alpha", alpha)
-        check_chance("delta", delta)
-        _check_errored(errored_kept)
+        _check(delta, errored_kept)
         thresholds = kept_sets(self.scores)
         counts = self.at(thresholds)
         steps, needed = walk(thresholds, counts, alpha, delta, errored_kept)
@@ -148,8 +147,7 @@ class FreshLabels:
         Raises:
             SAFTInputError: an argument is out of range, or no row is kept at the threshold.
         """
-        check_chance("delta", delta)
-        _check_errored(errored_kept)
+        _check(delta, errored_kept)
         sizes, labels, harmful = self.at(threshold).of(0)
         if not sizes.sum():
             raise SAFTInputError(f"no scored row is kept at threshold {threshold}: there is nothing to bound")
@@ -182,21 +180,19 @@ class FreshLabels:
         after, before = counts.labels.sum(axis=1)
         if not before:
             raise SAFTInputError("no fresh label falls on a scored row: label rows that have a score")
-        return ShareReport(
-            before=exact_share(counts, 1, confidence), after=exact_share(counts, 0, confidence) if after else None
-        )
+        return ShareReport(exact_share(counts, 1, confidence), exact_share(counts, 0, confidence) if after else None)
 
     def at(self, thresholds: ArrayLike) -> Counts:
         """Count the rows that are kept, score <= threshold, for each threshold, [J]."""
         at = np.atleast_1d(np.asarray(thresholds, dtype=np.float64))
-        sizes, labels, harmful = (
-            np.stack([np.searchsorted(one, at, side="right") for one in group], axis=1).astype(np.int64)
-            for group in (self.strata, self.labelled, self.harmful)
+        groups = (self.strata, self.labelled, self.harmful)
+        return Counts(
+            *(np.stack([np.searchsorted(one, at, side="right") for one in group], axis=1) for group in groups)
         )
-        return Counts(sizes=sizes, labels=labels, harmful=harmful)
 
 
-def _check_errored(errored: int) -> None:
+def _check(delta: float, errored: int) -> None:
+    check_chance("delta", delta)
     if errored < 0:
         raise SAFTInputError(f"errored_kept must be a number of rows, 0 or more; found {errored!r}")
 

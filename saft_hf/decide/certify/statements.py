@@ -195,18 +195,14 @@ class Certificate:
         )
 
     def _shortfall(self, drawn: str) -> str:
-        what = (
-            f"{drawn} cannot show, with confidence {1 - self.delta:.0%}, that any kept set holds at most "
-            f"{self.alpha:.2%} harmful rows"
-        )
+        what = f"{drawn} cannot show, with confidence {1 - self.delta:.0%}, that any kept set holds at most "
+        what += f"{self.alpha:.2%} harmful rows"
         if self.errored_kept:
             what += f" ({_rows(self.errored_kept)} without a score are kept and taken as harmful)"
         if self.steps:
             first = self.steps[0]
-            what += (
-                f": the smallest set tried, {_rows(first.kept)}, has {first.harmful} harmful of {first.labels} labels "
-                f"(p = {first.p_value:.2g})"
-            )
+            what += f": the smallest set tried, {_rows(first.kept)}, has {first.harmful} harmful of {first.labels} "
+            what += f"labels (p = {first.p_value:.2g})"
         else:
             what += ", were none of them harmful"
         if self.labels_needed is None:
