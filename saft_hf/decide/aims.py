@@ -36,14 +36,10 @@ class Goal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ThresholdAim:
-    """A goal with its share.
-
-    Attributes:
-        goal: what is wanted.
-        value: the share, above 0 and below 1; None for F1.
+    """A goal with its share: above 0 and below 1; None for F1.
 
     Raises:
-        SAFTInputError: the value is missing, not needed, or out of range.
+        SAFTInputError: the share is missing, not needed, or out of range.
 
     Example:
         >>> ThresholdAim.parse("recall=0.9")

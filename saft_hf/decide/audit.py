@@ -22,8 +22,7 @@ from saft_hf.decide.filtering import Decisions
 from saft_hf.errors import SAFTInputError
 from saft_hf.files import replacing
 
-_ADDED = "saft_"
-"""Columns that saft_hf adds start so; they are no part of a row's digest."""
+_ADDED = "saft_"  # columns that saft_hf adds start so; they are no part of a row's digest
 
 _TYPES = {"row_index": pa.int64(), "sha256": pa.string(), "saft_score": pa.float32()}
 _TYPES |= dict.fromkeys(("saft_status", "decision", "reason"), pa.string())
@@ -33,7 +32,7 @@ _CHUNK_ROWS = 16_384
 
 @dataclass(frozen=True, slots=True)
 class AuditDigests:
-    """What the rows and decisions of an audit were, in digests: SHA-256, 64 hexadecimal digits each.
+    """SHA-256 of what an audit was written from, hexadecimal.
 
     Attributes:
         input_sha256: of the digests of all rows, in order, as one text.
@@ -57,9 +56,8 @@ def write_audit(
 ) -> AuditDigests:
     """Write the audit file, parquet, in chunks: memory does not grow with what the rows hold.
 
-    Columns: `row_index` (int64, position in the input), `sha256` (`row_digest` of the row), `saft_score` (float32,
-    null where there is none), `saft_status`, `decision` (kept, removed, errored), `reason`. The text of rows is not in
-    it.
+    Columns: `row_index` (position in the input), `sha256` (`row_digest` of the row), `saft_score` (null where there is
+    none), `saft_status`, `decision` (kept, removed, errored), `reason`. The text of rows is not in it.
 
     Args:
         path: the file; its folder must exist. An existing file is replaced when the new one is whole.
@@ -73,19 +71,15 @@ def write_audit(
         SAFTInputError: fewer or more rows than decisions, or a row that has no canonical form.
         OSError: the file cannot be written: no permission, disk full.
     """
-    path = Path(path)
-    values = np.asarray(scores, dtype=np.float32)
-    total = len(decisions)
+    values, total = np.asarray(scores, dtype=np.float32), len(decisions)
     if values.shape != (total,) or len(status) != total:
-        raise SAFTInputError(
-            f"{total} decisions need as many scores and statuses; found {values.shape} and {len(status)}"
-        )
+        both = f"{values.shape} and {len(status)}"
+        raise SAFTInputError(f"{total} decisions need as many scores and statuses; found {both}")
     stream = _one_by_one(rows)
-    trained = np.zeros(total, dtype=np.bool_)
-    trained[decisions.train_rows()] = True
+    trained = np.isin(np.arange(total), decisions.train_rows())
     of_input, of_kept = hashlib.sha256(), hashlib.sha256()
     # Without Arrow's own copy of the schema, which is written first and would hide metadata that come last.
-    with replacing(path) as (file,), pq.ParquetWriter(file, _SCHEMA, store_schema=False) as writer:
+    with replacing(Path(path)) as (file,), pq.ParquetWriter(file, _SCHEMA, store_schema=False) as writer:
         for start in range(0, total, _CHUNK_ROWS):
             stop = min(start + _CHUNK_ROWS, total)
             digests = [row_digest(row) for row in islice(stream, stop - start)]
@@ -125,8 +119,8 @@ def row_digest(row: Mapping[str, Any]) -> str:
     not 1.50, as in Arrow, where the places are part of the type. Columns that start with `saft_` are left out.
 
     Args:
-        row: column -> value. Besides the JSON types: NaN and infinity, bytes, dates and times, Decimal, numpy
-            scalars and arrays, torch tensors, PIL images.
+        row: column -> value. Besides the JSON types: NaN and infinity, bytes, dates and times, Decimal, numpy scalars
+            and arrays, torch tensors, PIL images.
 
     Raises:
         SAFTInputError: a value of another type; the error names the column.

@@ -14,14 +14,10 @@ from saft_hf.decide.certify import clopper_pearson
 from saft_hf.errors import SAFTInputError
 from saft_hf.summary import Confounds, GroupShare, Leverage
 
-WARN_CORRELATION = 0.3
-"""|Spearman's rho| above which a confound is named in a warning; on few rows three standard errors, if that is more."""
-
-WARN_LEVERAGE = 0.2
-"""Share of the pool's energy above which one row, or the copies of one, is named in a warning."""
-
-WARN_KEPT = 0.8
-"""Kept share of a group below which its loss is named in a warning."""
+# What is named in a warning:
+WARN_CORRELATION = 0.3  # a feature with a larger |Spearman's rho|; on few rows, three standard errors if that is more
+WARN_LEVERAGE = 0.2  # one row, or the copies of one, with a larger share of the pool's energy
+WARN_KEPT = 0.8  # a group of which a smaller share is kept
 
 _BY_LINE = {
     "lists": r"^\s*(?:[-*+\u2022]|\d{1,3}[.)])\s",

@@ -27,14 +27,11 @@ class Decision(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why, for rows that have a score or a label. An errored row's reason is its status."""
+    """Why: the score, a person's label, or no threshold to decide by. An errored row's reason is its status."""
 
     SCORE = "score"
-    """The score is above the threshold, or not."""
     LABEL = "label"
-    """A person labelled the row."""
     NO_DECISION = "no_decision"
-    """There is no threshold, so the row stays."""
 
 
 _CODES = (Decision.KEPT, Decision.REMOVED, Decision.ERRORED)
@@ -59,9 +56,8 @@ class Decisions:
         counts = self.counts()
         # A row with any other code is of none of the three.
         if len(self.reasons) != len(self) or sum(counts.values()) != len(self):
-            raise AssertionError(
-                f"rows were lost or doubled: {counts} of {len(self)}, reasons {len(self.reasons)}; please report this"
-            )
+            of = f"{counts} of {len(self)}, reasons {len(self.reasons)}"
+            raise AssertionError(f"rows were lost or doubled: {of}; please report this")
 
     def __len__(self) -> int:
         return len(self.codes)

@@ -71,9 +71,8 @@ def suggest_rows(
     """
     values = np.asarray(scores, dtype=np.float64)
     if min(uniform, informative) < 0 or uniform + informative == 0:
-        raise SAFTInputError(
-            f"uniform and informative must be 0 or more, one of them at least 1; found {uniform} and {informative}"
-        )
+        both = f"{uniform} and {informative}"
+        raise SAFTInputError(f"uniform and informative must be 0 or more, one of them at least 1; found {both}")
     open_rows = ~np.isnan(values)
     open_rows[np.asarray(labelled, dtype=np.int64)] = False
     rest = np.flatnonzero(open_rows)

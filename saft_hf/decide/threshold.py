@@ -11,10 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 
-GRID_POINTS = 100
-"""Candidates for tau (arXiv 2410.10014)."""
-
-_NEAR = 1e-5
+GRID_POINTS = 100  # candidates for tau (arXiv 2410.10014)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +33,7 @@ class PublishedCandidate:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What `calibrate_published` chose, and from what.
-
-    Attributes:
-        best: the candidate in use.
-        candidates: the best of each k, smallest k first.
-    """
+    """The best candidate of each k, smallest k first, and the one of them that is in use."""
 
     best: PublishedCandidate
     candidates: tuple[PublishedCandidate, ...]
@@ -121,9 +113,8 @@ def _best_threshold(
     grid = np.linspace(pool[0], pool[-1], GRID_POINTS)
     above = _count_above(np.sort(scores), grid)
     hits = _count_above(np.sort(scores[labels]), grid)
-    positives = int(labels.sum())
     # One division of whole numbers: equal F1 are equal to the last bit, so that ties are ties.
-    f1 = 2 * hits / (above + positives)
+    f1 = 2 * hits / (above + labels.sum())
     at = GRID_POINTS - 1 - int(np.argmax(f1[::-1]))
     removed = _count_above(pool, grid)  # never all: the first candidate is the smallest score
     splits = np.unique(removed[removed > 0]).size
@@ -172,4 +163,4 @@ def near_threshold(scores: ArrayLike, threshold: float) -> int:
     """
     values = np.asarray(scores, dtype=np.float64)
     values = values[~np.isnan(values)]
-    return int(np.count_nonzero(np.abs(values - threshold) <= _NEAR * np.abs(values).max(initial=0)))
+    return int(np.count_nonzero(np.abs(values - threshold) <= 1e-5 * np.abs(values).max(initial=0)))

@@ -86,7 +86,7 @@ class Embedded:
                     parts.append(where_finite(function, vectors))
         # Each process has neighbouring shards, so the parts in rank order are in plan order.
         values = np.concatenate(self._world.gather(np.concatenate(parts)))
-        return values if wanted is None else values[np.searchsorted(wanted, only)]
+        return values if wanted is None or only is None else values[np.searchsorted(wanted, only)]
 
     def states(self, feature: str) -> NDArray[np.float32]:
         """The vectors of every row at one feature, `float32 [N, d]`, in memory; NaN where there is none."""

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -167,9 +168,9 @@ def _joined(parts: Iterable[Survey], rows: int, readouts: Sequence[str], prompts
     return replace(whole, prefix=reduce(shared_start, prefixes) if prefixes else None)
 
 
-def _columns(survey: Survey) -> list[NDArray[np.generic]]:
+def _columns(survey: Survey) -> list[NDArray[Any]]:
     """What a survey holds for each row."""
-    columns = [survey.keys, survey.identities, survey.lengths, *survey.codes.values()]
+    columns: list[NDArray[Any]] = [survey.keys, survey.identities, survey.lengths, *survey.codes.values()]
     return columns if survey.prompts is None else [*columns, survey.prompts]
 
 

@@ -78,7 +78,7 @@ def test_a_toy_readout_says_which_rows_have_it_and_which_are_equal(toys: tuple[s
 
 
 def test_an_unknown_readout_is_refused() -> None:
-    with pytest.raises(SAFTInputError, match="response_start.*not 'response_first'"):
+    with pytest.raises(SAFTInputError, match=r"response_start.*not 'response_first'"):
         Features((1,), (FIRST,))
 
 

@@ -79,12 +79,8 @@ def share_test(limit: int, sizes: NDArray[np.int64], labels: NDArray[np.int64], 
     step = -(-over // _STEPS)
     # Rounded down to whole steps, the rows of an allocation lose at most step - 1 a stratum.
     steps = -(-(over - sizes.size * (step - 1)) // step)
-    falls = np.concatenate(
-        [
-            log_falls(int(size), int(n), int(x), step, min(steps, int(size) // step))
-            for size, n, x in zip(sizes, labels, harmful, strict=True)
-        ]
-    )
+    strata = zip(sizes.tolist(), labels.tolist(), harmful.tolist(), strict=True)
+    falls = np.concatenate([log_falls(size, n, x, step, min(steps, size // step)) for size, n, x in strata])
     if steps > falls.size:
         return 0.0
     log_q = -np.sort(-falls)[: max(steps, 0)].sum()
@@ -109,8 +105,6 @@ def upper_limit(delta: float, sizes: NDArray[np.int64], labels: NDArray[np.int64
     fails, passes = int(harmful.sum()) - 1, int(sizes.sum() - (labels - harmful).sum())
     while passes - fails > 1:
         middle = (fails + passes) // 2
-        if share_test(middle, sizes, labels, harmful) <= delta:
-            passes = middle
-        else:
-            fails = middle
+        passed = share_test(middle, sizes, labels, harmful) <= delta
+        fails, passes = (fails, middle) if passed else (middle, passes)
     return passes
