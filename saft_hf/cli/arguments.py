@@ -71,11 +71,7 @@ class Arguments:
     on_error: str = _option("on_error", (*_FILTER, *_CERTIFY))
     refusal_column: str | None = _option("refusal_column", _FILTER)
 
-    fresh_labels: str | None = _flag(
-        _CERTIFY,
-        "Labelled rows of the dataset, drawn at random from those that the scorer was not fitted on; named like "
-        "`dataset_name`. `saft-hf suggest-labels` draws them.",
-    )
+    fresh_labels: str | None = _flag(_CERTIFY, "Rows labelled after the fit, which `saft-hf suggest-labels` drew.")
     alpha: float = _flag(_CERTIFY, "Largest harmful share of the rows that are kept.", 0.05)
     delta: float = _flag(_CERTIFY, "Chance that a certificate is issued and false.", 0.1)
     stratify_by: str | None = _flag(_CERTIFY, "Column from each of whose values labels were drawn on their own.")
@@ -89,9 +85,7 @@ class Arguments:
     push_to_hub: str | None = _flag(_PUSH, "Push to this Hub repository, `user/name`.")
     hub_repo_type: str = _flag(("push",), "`dataset` or `model`.", "dataset")
     hub_private: bool | None = _flag(
-        _PUSH,
-        "By default a new repository is private and an existing one stays what it is. `true`: it must be private. "
-        "`false`: a new one is public.",
+        _PUSH, "`true`: must be private. `false`: public where new, which else is private."
     )
     hub_revision: str | None = _flag(_PUSH, "Branch to push to.")
     hub_create_pr: bool = _flag(_PUSH, "Open a pull request instead.", False)

@@ -28,22 +28,14 @@ def run(argv: Sequence[str]) -> None:
     for command in (listing, removing):
         command.add_argument("--cache_dir", type=Path, default=default_cache_dir())
     options = parser.parse_args(argv)
+    plans = cached_plans(options.cache_dir)
     if options.command == "ls":
-        _list(options.cache_dir)
-    else:
-        _remove(options)
-
-
-def _list(cache_dir: Path) -> None:
-    plans = cached_plans(cache_dir)
-    for plan in plans:
-        features, rows = plan.describe()
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.used))
-        print(f"{plan.name}  {used}  {plan.size / 1e6:>10,.1f} MB  {rows:>9,} vectors at {', '.join(features) or '-'}")
-    print(f"{len(plans)} plans, {sum(plan.size for plan in plans) / 1e6:,.1f} MB in {cache_dir}.")
-
-
-def _remove(options: argparse.Namespace) -> None:
+        for plan in plans:
+            features, rows = plan.describe()
+            used, size = time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.used)), f"{plan.size / 1e6:>10,.1f} MB"
+            print(f"{plan.name}  {used}  {size}  {rows:>9,} vectors at {', '.join(features) or '-'}")
+        print(f"{len(plans)} plans, {sum(plan.size for plan in plans) / 1e6:,.1f} MB in {options.cache_dir}.")
+        return
     if [bool(options.names), options.all, options.max_gb is not None].count(True) != 1:
         raise SAFTInputError("say what to remove: names as `saft-hf cache ls` shows them, `--all`, or `--max_gb N`.")
     if options.max_gb is not None:
@@ -51,7 +43,6 @@ def _remove(options: argparse.Namespace) -> None:
             raise SAFTInputError(f"`--max_gb` is {options.max_gb}; it must be 0 or more.")
         removed = shrink(options.cache_dir, int(options.max_gb * 1e9), grace_s=0)
     else:
-        plans = cached_plans(options.cache_dir)
         removed = plans if options.all else [_find(plans, name, options.cache_dir) for name in options.names]
         for plan in removed:
             plan.remove()

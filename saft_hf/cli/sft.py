@@ -64,7 +64,8 @@ def run(argv: Sequence[str]) -> None:
         reject("sft", from_words)
     elif from_yaml or from_words:
         options = resolve_accelerate_config_argument(from_yaml + from_words)
-        own = _without(words, from_words)
+        left = list(from_words)  # stand in `words` in the same order
+        own = [word for word in words if not (left and word == left[0] and [left.pop(0)])]
         launch_command(launch_command_parser().parse_args([*options, "-m", "saft_hf", "sft", *own]))
         return
     train(*arguments)
@@ -154,14 +155,3 @@ def _datasets(script: Any, args: SAFTSFTConfig, mixture: Any, named: NamedDatase
     else:
         loaded = [replace(named, split=split).load() for split in splits]
     return loaded[0], loaded[1] if evaluates else None
-
-
-def _without(words: list[str], taken: list[str]) -> list[str]:
-    """`words` less `taken`, which stand in it in the same order."""
-    rest, left = [], list(taken)
-    for word in words:
-        if left and word == left[0]:
-            left.pop(0)
-        else:
-            rest.append(word)
-    return rest
