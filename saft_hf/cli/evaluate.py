@@ -28,14 +28,14 @@ def run(argv: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     examiner = Examiner(config, load_source(config))
     model = load(config)
-    examined = examiner.examine(model.model, model.tokenizer)
+    metrics, texts = examiner.examine(model.model, model.tokenizer)
     evaluation = ModelEvaluation(
-        **vars(summarise([examined.metrics])),
+        **vars(summarise([metrics])),
         model=Path(config.model_name_or_path or "").name,
         questions=examiner.counts,
         trained_judge=examiner.accuracy,
     )
     write_json(folder / EVALUATION_FILE, to_plain(evaluation))
     if config.keep_text:
-        write_json(folder / "texts.json", examined.texts)
+        write_json(folder / "texts.json", texts)
     print_table({**evaluation.lines(), "questions": examiner.counts, "files": folder})
