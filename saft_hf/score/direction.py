@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm, rankdata
+from scipy.special import ndtri
+from scipy.stats import rankdata
 
 from saft_hf.errors import SAFTInputError
 from saft_hf.score.directed import Frame, combine
@@ -25,6 +26,8 @@ not only on average."""
 MIN_OF_A_CLASS = 2
 """Labels, and prompts, of each class below which none can be held out."""
 
+_BEST = 0.99
+"""What an AUROC counts for at most: on few labels, 1 is cheap."""
 _CHUNK = 2_000_000
 """Numbers held at once, about."""
 
@@ -86,8 +89,9 @@ def fit_direction(
 ) -> Direction:
     """Learn a direction from labelled rows, and test it against chance, together with a fixed score where there is one.
 
-    The fixed score weighs max(0, 2 AUROC - 1), its own on the labels, and the direction the rest. Permutations deal the
-    labels out again among groups of equal size, so rows of one prompt stay together.
+    Fixed score and direction each weigh d'^2: the squared distance of two normal classes that have its AUROC, out of
+    fold; below 0.5 it weighs nothing. So a few labels that a poor reference set ranks well by luck do little harm.
+    Permutations deal the labels out again among groups of equal size, so rows of one prompt stay together.
 
     Args:
         frame: the features and their components.
@@ -115,25 +119,38 @@ def fit_direction(
     rows, labels = np.asarray(coordinates, dtype=np.float64), np.asarray(harmful, dtype=np.bool_)
     prompts = np.unique(np.asarray(groups), return_inverse=True)[1]
     scaled = None if fixed is None else np.asarray(fixed, dtype=np.float64) / fixed_pool_scale
-    _check(frame, pool, rows, labels, prompts, scaled, permutations)
-    share, weights = float(_fixed_weight(scaled, labels)), np.zeros(frame.size)
+    _check(frame, rows, labels, prompts, scaled, permutations)
+    weights = np.zeros(frame.size)
     if labels.any() and not labels.all():
-        weights = (1 - share) * combine(rows[labels].mean(axis=0) - rows[~labels].mean(axis=0), pool)
-    shares = _feature_weights(weights, frame, pool, share)
+        weights = combine(rows[labels].mean(axis=0) - rows[~labels].mean(axis=0), pool)
     rng = np.random.default_rng(seed)
     few, folds = _too_few(labels, prompts), make_folds(labels, prompts, rng)
     if few or folds is None:
         few = few or Undecided("rows that share a prompt leave too few of one class to hold some of them out", None)
-        return Direction(weights, share, np.zeros((1, labels.size)), 0.5, 1.0, 0, few, shares)
+        own = 0.0 if scaled is None else 1.0  # nothing speaks for the direction
+        weights, shares = (1 - own) * weights, _feature_weights(weights, frame, pool, own)
+        return Direction(weights, own, np.zeros((1, labels.size)), 0.5, 1.0, 0, few, shares)
     # The first order is the labels as they are.
     orders = np.concatenate([np.arange(labels.size)[None], permuted_orders(prompts, permutations, rng)])
     step = max(1, _CHUNK // (rows.size + FOLDS * sum(rows.shape)))
     parts = [orders[first : first + step] for first in range(0, len(orders), step)]
-    scores = np.concatenate([out_of_fold(rows, labels, folds, part, pool, scaled) for part in parts], axis=1)
-    values = auroc(scores, labels).mean(axis=0)
+    scores = np.concatenate([out_of_fold(rows, labels, folds, part, pool) for part in parts], axis=1)
+    share = np.zeros(len(orders))
+    if scaled is not None:
+        share = _fixed_weight(auroc(scaled[orders], labels), auroc(scores, labels).mean(axis=0))
+        scores = (1 - share)[:, None] * scores + share[:, None] * scaled[orders]
+    values, own = auroc(scores, labels).mean(axis=0), float(share[0])
     p_value = float(np.mean(values >= values[0] - 1e-12))
-    undecided = _chance(values, p_value, labels.size)
-    return Direction(weights, share, scores[:, 0], float(values[0]), p_value, permutations, undecided, shares)
+    return Direction(
+        weights=(1 - own) * weights,
+        fixed_weight=own,
+        out_of_fold=scores[:, 0],
+        auroc=float(values[0]),
+        p_value=p_value,
+        permutations=permutations,
+        undecided=_chance(values, p_value, labels.size),
+        feature_weights=_feature_weights(weights, frame, pool, own),
+    )
 
 
 def make_folds(
@@ -175,7 +192,6 @@ def out_of_fold(
     folds: NDArray[np.intp],
     orders: NDArray[np.intp],
     pool: Moments,
-    fixed: NDArray[np.float64] | None,
 ) -> NDArray[np.float64]:
     """Scores of each row by the direction of the folds that it is not in, [repeats, orders, m].
 
@@ -190,10 +206,7 @@ def out_of_fold(
         directions = combine(means[repeat] @ moved, pool)
         every = directions @ moved.transpose(0, 2, 1)
         scores[repeat] = np.take_along_axis(every, fold[None, None], axis=1)[:, 0]
-    if fixed is None:
-        return scores
-    weight = _fixed_weight(fixed[orders], labels)[:, None]
-    return (1 - weight) * scores + weight * fixed[orders]
+    return scores
 
 
 def auroc(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -203,51 +216,44 @@ def auroc(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDArray[np.
     return np.asarray((ranks - positives * (positives + 1) / 2) / (positives * (labels.size - positives)))
 
 
-def _fixed_weight(fixed: NDArray[np.float64] | None, labels: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Weight of the fixed score, for each line of scores; 1 where labels of one class teach no direction."""
-    if fixed is None:
-        return np.zeros(())
-    if labels.all() or not labels.any():
-        return np.ones(())
-    return np.maximum(0.0, 2 * auroc(fixed, labels) - 1)
+def _fixed_weight(fixed: NDArray[np.float64], direction: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weight of the fixed score beside the direction, from the AUROC of both."""
+    known, learned = (np.square(ndtri(np.clip(area, 0.5, _BEST))) for area in (fixed, direction))
+    return np.asarray(known / np.maximum(known + learned, 1e-12))
 
 
 def _feature_weights(
     weights: NDArray[np.float64], frame: Frame, pool: Moments, fixed_weight: float
 ) -> dict[str, float]:
-    """Standard deviation over the pool of what each feature says, beside those of all."""
+    """By the standard deviation over the pool of what each feature says."""
     parts = {
         feature: float(np.sqrt(weights[own] @ pool.covariance[own, own] @ weights[own]))
         for feature, own in frame.columns.items()
     }
-    if fixed_weight:
-        parts["reference"] = fixed_weight
-    total = sum(parts.values()) or 1.0
-    return {feature: part / total for feature, part in parts.items()}
+    scale = (1 - fixed_weight) / (sum(parts.values()) or 1.0)
+    shares = {feature: scale * part for feature, part in parts.items()}
+    return shares | {"reference": fixed_weight} if fixed_weight else shares
 
 
 def _check(
     frame: Frame,
-    pool: Moments,
     rows: NDArray[np.float64],
     labels: NDArray[np.bool_],
     prompts: NDArray[np.intp],
     fixed: NDArray[np.float64] | None,
     permutations: int,
 ) -> None:
-    m = labels.size
-    if (permutations + 1) * SIGNIFICANCE < 1:
-        raise SAFTInputError(f"permutations must be enough for a p-value of {SIGNIFICANCE}; found {permutations}")
-    if labels.shape != (m,) or rows.shape != (m, frame.size) or prompts.shape != (m,) or m == 0:
+    least = int(np.ceil(1 / SIGNIFICANCE)) - 1
+    if permutations < least:
+        raise SAFTInputError(f"permutations must be at least {least}, to reach {SIGNIFICANCE}; found {permutations}")
+    m, known = labels.size, np.zeros(labels.shape) if fixed is None else fixed
+    if not m or rows.shape != (m, frame.size) or not labels.shape == prompts.shape == known.shape == (m,):
         raise SAFTInputError(
-            f"for {m} labels, coordinates must be [{m}, {frame.size}] and groups [{m}]; found {list(rows.shape)} and "
-            f"{list(prompts.shape)}"
+            f"for {m} labels, coordinates must be [{m}, {frame.size}], groups and fixed scores [{m}]; found "
+            f"{list(rows.shape)}, {list(prompts.shape)} and {list(known.shape)}"
         )
-    if pool.mean.shape != (frame.size,):
-        raise SAFTInputError(f"pool moments must be [{frame.size}]; found {list(pool.mean.shape)}")
-    for name, array in {"coordinates": rows, "fixed scores": np.zeros(m) if fixed is None else fixed}.items():
-        if len(array) != m or not np.isfinite(array).all():
-            raise SAFTInputError(f"{name} must be finite, one row for each of {m} labels: leave unscored rows out")
+    if not np.isfinite(rows).all() or not np.isfinite(known).all():
+        raise SAFTInputError("coordinates and fixed scores must be finite: leave unscored rows out")
 
 
 def _too_few(labels: NDArray[np.bool_], prompts: NDArray[np.intp]) -> Undecided | None:
@@ -273,7 +279,9 @@ def _chance(values: NDArray[np.float64], p_value: float, m: int) -> Undecided | 
     centre, spread = float(null.mean()), float(null.std())
     # A signal of this size stands out of noise that shrinks as 1 / sqrt(m), four times in five.
     signal = (values[0] - centre) / spread if spread > 0 else 0.0
-    needed = float(np.quantile((null - centre) / spread, 1 - SIGNIFICANCE)) + norm.ppf(0.8) if spread > 0 else np.inf
+    needed = (
+        float(np.quantile((null - centre) / spread, 1 - SIGNIFICANCE)) + float(ndtri(0.8)) if spread > 0 else np.inf
+    )
     more = int(np.ceil(m * ((needed / signal) ** 2 - 1))) if signal > 0.5 else None
     return Undecided(
         f"the score has an out-of-fold AUROC of {values[0]:.3f} on {m} labels, and labels dealt out at random do as "

@@ -206,7 +206,7 @@ def reference_threshold(reference: ReferenceScore, pool_scores: ArrayLike) -> Re
     if reference.auroc < MIN_AUROC:
         undecided = (
             "the model's states do not tell the reference rows themselves apart: out-of-fold AUROC "
-            f"{reference.auroc:.3f}, at least {MIN_AUROC} is needed"
+            f"{np.floor(1000 * reference.auroc) / 1000:.3f}, at least {MIN_AUROC} is needed"
         )
     elif above > FPR:
         # Nothing stands apart from a minority.

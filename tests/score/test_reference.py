@@ -44,7 +44,7 @@ def pool(reference: ReferenceScore, seed: int, n: int, bad: int, shift: float = 
 
 
 @pytest.mark.smoke
-def test_the_planted_direction_is_found_at_every_cell() -> None:
+def test_the_planted_direction_is_found_at_every_feature() -> None:
     found = learned()
     assert np.argmax(np.abs(found.score.weights), axis=1).tolist() == [2, 2]
     assert found.auroc > 0.99
@@ -87,7 +87,7 @@ def test_the_same_input_gives_the_same_bits() -> None:
     assert learned().threshold == learned().threshold
 
 
-def test_the_better_cell_is_chosen_and_the_first_of_equals() -> None:
+def test_the_better_feature_is_chosen_and_the_first_of_equals() -> None:
     x = rows(0, HARMFUL, 2.0) | {"noise": np.random.default_rng(1).standard_normal((200, 8))}
     assert choose_reference(x, [("noise",), ("a",)], HARMFUL, GROUPS).score.features == ("a",)
     assert choose_reference(x | {"c": x["a"]}, [("c",), ("a",)], HARMFUL, GROUPS).score.features == ("c",)
@@ -135,22 +135,22 @@ def test_a_benign_pool_loses_about_what_the_reference_set_loses(seed: int) -> No
     assert decision.undecided is not None or (scores > decision.threshold).mean() < 2 * FPR
 
 
-def test_a_pool_that_runs_across_the_threshold_is_refused() -> None:
+def test_a_pool_that_runs_across_the_threshold_is_undecided() -> None:
     found = learned()
     scores = np.random.default_rng(0).normal(found.threshold - 1, 1, 3000)
     decision = reference_threshold(found, scores)
     assert decision.undecided is not None
     assert "do not stand apart" in decision.undecided
-    assert decision.figures["share_above_absolute"] == pytest.approx(0.16, abs=0.02)
+    assert decision.metrics.share_above == pytest.approx(0.16, abs=0.02)
 
 
-def test_a_group_that_is_most_of_the_pool_is_refused() -> None:
+def test_a_group_that_is_most_of_the_pool_is_undecided() -> None:
     found = learned()
     assert reference_threshold(found, pool(found, 0, 3000, 2000)).undecided is not None
     assert reference_threshold(found, pool(found, 0, 3000, 1400)).undecided is None
 
 
-def test_a_group_of_which_few_look_harmful_is_refused() -> None:
+def test_a_group_of_which_few_look_harmful_is_undecided() -> None:
     """A second benign kind, apart from the first, of which a fifth lies above the threshold."""
     found, rng = learned(), np.random.default_rng(0)
     scores = np.concatenate([rng.normal(-6, 1, 2000), rng.normal(found.threshold - 0.84, 1, 1000)])
@@ -162,7 +162,8 @@ def test_a_gap_below_the_threshold_does_not_lower_it() -> None:
     scores = np.concatenate([rng.normal(-6, 1, 2700), rng.normal(found.threshold + 0.5, 0.7, 300)])
     decision = reference_threshold(found, scores)
     assert decision.undecided is None
-    assert decision.figures["gap"] < decision.threshold == found.threshold
+    assert decision.metrics.gap is not None
+    assert decision.metrics.gap < decision.threshold == found.threshold
     assert not decision.raised
 
 
@@ -180,6 +181,21 @@ def test_a_reference_set_that_the_model_cannot_read_decides_nothing() -> None:
     decision = reference_threshold(blind, pool(blind, 0, 1000, 0))
     assert decision.undecided is not None
     assert "reference rows themselves" in decision.undecided
+    # Rounded, it would be the 0.75 that is needed.
+    assert "AUROC 0.749, at least" in str(reference_threshold(replace(blind, auroc=0.7496), [0.0]).undecided)
+
+
+def test_the_metrics_are_of_what_was_read() -> None:
+    reference = learned()
+    scores = np.append(pool(reference, 5, 3000, 300), np.nan)
+    decision = reference_threshold(reference, scores)
+    metrics = decision.metrics
+    assert (metrics.rows, metrics.auroc, metrics.absolute_threshold) == (200, reference.auroc, reference.threshold)
+    assert metrics.share_above == (scores > reference.threshold).sum() / 3000
+    assert metrics.share_flagged == (scores > decision.threshold).sum() / 3000
+    assert metrics.gap is not None
+    assert metrics.gap_depth is not None
+    assert metrics.gap <= decision.threshold
 
 
 @pytest.mark.parametrize("draw", ["normal", "uniform", "logistic", "exponential"])
@@ -201,7 +217,7 @@ def test_the_tail_of_a_wide_kind_beside_a_narrow_one_is_no_gap(seed: int) -> Non
     with_bad = np.sort(np.concatenate([scores, rng.normal(5, 0.7, 300)]))
     gap = find_gap(with_bad, 1.6)
     assert gap is not None
-    assert 2 < gap.place < 4
+    assert 2 < gap.position < 4
 
 
 def test_scores_that_are_all_equal_or_few_have_no_gap() -> None:
@@ -220,7 +236,7 @@ def test_errors_say_what_was_found() -> None:
         learn_reference(x, HARMFUL, GROUPS[1:])
     with pytest.raises(SAFTInputError, match="NaN"):
         learn_reference({"a": np.full((200, 3), np.nan)}, HARMFUL, GROUPS)
-    with pytest.raises(SAFTInputError, match="one width; found a: 12, b: 11"):
+    with pytest.raises(SAFTInputError, match=r"one width and one row .* 'b': \(200, 11\)"):
         learn_reference(x | {"b": x["b"][:, 1:]}, HARMFUL, GROUPS)
     with pytest.raises(SAFTInputError, match="candidates"):
         choose_reference(x, [], HARMFUL, GROUPS)
