@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from saft_hf.train import inputs
 from saft_hf.train.config import setting
 from saft_hf.train.inputs import FilterArgs
 from saft_hf.train.record import Record
-from saft_hf.train.stream import BATCH_ROWS, Batch, StreamFilter, first_rows
+from saft_hf.train.stream import BATCH_ROWS, ScoreBatch, StreamFilter, first_rows
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def _by_trusted_scores(args: FilterArgs) -> Record:
     summary = Summary(
         filtered=True,
         threshold=threshold,
-        threshold_from="the data's own scores, trusted",
+        threshold_from="given",
         near_threshold=near_threshold(scores, threshold),
         score_quantiles=quantiles(scores),
     )
@@ -171,12 +171,10 @@ def _by_stream(args: FilterArgs, scorer: SAFTScorer) -> Record:
     return _of_stream(args, scorer, threshold, scorer)
 
 
-def _of_stream(
-    args: FilterArgs, scorer: SAFTScorer | None, threshold: float, score: Callable[[Batch], Mapping[str, Any]]
-) -> Record:
+def _of_stream(args: FilterArgs, scorer: SAFTScorer | None, threshold: float, score: ScoreBatch) -> Record:
     stream = StreamFilter(score, threshold, args.get("on_error"))
     rows = args.train_dataset.filter(stream, batched=True, batch_size=BATCH_ROWS)
-    known = scorer.summary_ if scorer else Summary(threshold_from="the data's own scores, trusted")
+    known = scorer.summary_ if scorer else Summary(threshold_from="given")
     summary = replace(known, filtered=True, stream=True, threshold=threshold)
     return Record(without_scores(rows), summary, scorer=scorer, stream=stream)
 

@@ -7,11 +7,11 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset, IterableDataset
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from trl import SFTTrainer
 
@@ -26,18 +26,13 @@ from saft_hf.train.filtering import filter_rows
 from saft_hf.train.inputs import FilterArgs, model_name
 from saft_hf.train.record import ALL_ROWS, Record, write_summary
 
-if TYPE_CHECKING:
-    from transformers import Trainer as _Trainer
-else:
-    _Trainer = object
-
 logger = logging.getLogger(__name__)
 
 _OWN_ARGUMENTS = ("saft_labelled", "saft_scorer", "saft_fresh_labels")
 _COUNTS = ("rows", "kept", "removed", "errored")
 
 
-class SAFTMixin(_Trainer):  # type: ignore[misc] # transformers is not typed
+class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
     """The filter, for a trainer of TRL that takes `args` and `train_dataset`: it stands before that class.
 
     `__init__` is all that happens to the rows; the rest tells of it. `SAFTSFTTrainer` documents the arguments.
@@ -106,10 +101,11 @@ class SAFTMixin(_Trainer):  # type: ignore[misc] # transformers is not typed
     def _saft_write(self, record: Record) -> None:
         output_dir, on_error = self.args.output_dir, setting(self.args, "saft_on_error")
         if record.scored:
-            # Also what the others need: their checkpoints and cards name the same digests.
-            self._saft_rows, record.summary = World().on_main(
+            # The other processes get what the files say: any of them may write a checkpoint.
+            self._saft_rows, summary = World().on_main(
                 "writing what was filtered", lambda: (record.write(output_dir, on_error), record.summary)
             )
+            record.tell(summary)
         elif self.is_world_process_zero():  # nothing was asked for: nothing that other processes wait for
             write_summary(record.summary, output_dir)
 
