@@ -68,9 +68,9 @@ def rows() -> Dataset:
 
 def plain_way(
     model: LlamaForCausalLM, rows: Dataset, tokenizer: PreTrainedTokenizerFast
-) -> dict[tuple[int, Readout], np.ndarray]:
+) -> dict[tuple[int, str], np.ndarray]:
     """Batches of 8 in row order, whole sequences, attention mask, every hidden state, the head."""
-    found: dict[tuple[int, Readout], list[np.ndarray]] = {}
+    found: dict[tuple[int, str], list[np.ndarray]] = {}
     for first in range(0, len(rows), 8):
         batch = tokenizer.apply_chat_template(
             rows[first : first + 8]["messages"],
@@ -112,7 +112,7 @@ def test_vectors_are_those_of_the_plain_way(
     side: str,
     budget: int,
     layers: tuple[int, ...],
-    readouts: tuple[Readout, ...],
+    readouts: tuple[str, ...],
 ) -> None:
     words = tokenizer(side)
     source = ModelSource(model, processing_class=words)

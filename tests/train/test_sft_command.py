@@ -82,11 +82,7 @@ def test_labels_from_the_rows_or_from_a_file(config: dict[str, Any], tmp_path: P
     assert [summary["threshold_from"] for summary in summaries] == ["f1", "fpr=0.05"]
     with pytest.raises(SAFTInputError, match="not both"):
         sft.run(["--config", path, "--saft_labelled_rows", "24", "--saft_labelled_name", "x"])
-<<<<<<< HEAD
     with pytest.raises(SAFTInputError, match="`--saft_labelled_rows` must be 1 to 40"):
-=======
-    with pytest.raises(SAFTInputError, match="must be 1 to 40"):
->>>>>>> wt-train
         sft.run(["--config", path, "--saft_labelled_rows", "41"])
 
 
