@@ -101,7 +101,7 @@ class Embedded:
         return spread
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Extractor:
     """Embeds datasets with one model, read in one way.
 
