@@ -100,7 +100,7 @@ def fit_direction(
         harmful: their labels, bool [m], True where harmful.
         groups: one whole number for each labelled row; rows of the same prompt have the same, [m].
         fixed: their scores by a score that has not seen the labels, such as a reference set's, [m], finite.
-        fixed_pool_scale: standard deviation of that score over the pool.
+        fixed_pool_scale: standard deviation of that score over the pool; 0 where it is constant, and says nothing.
         permutations: how often the labels are dealt out again.
         seed: of folds and permutations: the same input gives the same bits.
 
@@ -118,7 +118,7 @@ def fit_direction(
     """
     rows, labels = np.asarray(coordinates, dtype=np.float64), np.asarray(harmful, dtype=np.bool_)
     prompts = np.unique(np.asarray(groups), return_inverse=True)[1]
-    scaled = None if fixed is None else np.asarray(fixed, dtype=np.float64) / fixed_pool_scale
+    scaled = None if fixed is None else np.asarray(fixed, dtype=np.float64) / (fixed_pool_scale or 1.0)
     _check(frame, rows, labels, prompts, scaled, permutations)
     weights = np.zeros(frame.size)
     if labels.any() and not labels.all():
