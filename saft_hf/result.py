@@ -112,17 +112,17 @@ class FilterResult:
         """Save the rows to train on, the audit and the summary.
 
         Args:
-            folder: made where it is missing. `kept/` holds the dataset for `datasets.load_from_disk` (or
+            folder (`str` or `Path`): made where it is missing. `kept/` holds the dataset for `load_from_disk` (or
                 `kept.parquet`), `audit.parquet` a line for each input row (index, SHA-256, score, status, decision,
                 reason; no text), `saft_summary.json` the counts.
-            file_format: `arrow` or `parquet`.
+            file_format (`str`, *optional*, defaults to `arrow`): `arrow` or `parquet`.
 
         Returns:
             The folder.
 
         Raises:
             SAFTInputError: `file_format` is unknown.
-            OSError: the folder cannot be written, or the disk is full; files that stood there stay whole.
+            OSError: the folder cannot be written, or the disk is full; existing files stay whole.
         """
         if file_format not in ("arrow", "parquet"):
             raise SAFTInputError(f"`file_format` must be 'arrow' or 'parquet', not {file_format!r}.")
@@ -165,24 +165,26 @@ class FilterResult:
     ) -> CommitInfo:
         """Push the rows to train on, with a card that says what was filtered and how.
 
-        All of it is one commit: rows as parquet, the card merged into one that stands, counts, a picture of the
+        All of it is one commit: rows as parquet, the card merged into an existing one, counts, a picture of the
         scores (with `saft-hf[plots]`), and in a private repository the audit. Other splits and configurations stay,
         pushing the same again changes nothing, and what a failed push left out is kept on this machine.
 
         Args:
-            repo_id: `user/name`, made where it is missing.
-            config_name: configuration; by default that of the input.
-            split: by default that of the input, else `train`.
-            private: None: a new repository is private, one that stands stays what it is. True: it must be private.
-                False: a new one is public.
-            revision: branch; made where it is missing.
-            token: by default the one that is logged in.
-            commit_message: of the commit.
-            create_pr: open a pull request instead.
-            num_shards: parquet files; by default one for each 500 MB.
-            source: Hub id of the dataset that was filtered, `user/name` or `user/name@revision`, for the card.
-            include_indices: the audit goes to a public repository too: indices, digests and scores of all rows.
-            include_removed: the removed rows go too, into a folder of their own; only to a private repository.
+            repo_id (`str`): `user/name`, made where it is missing.
+            config_name (`str`, *optional*): configuration; by default that of the input.
+            split (`str`, *optional*): by default that of the input, else `train`.
+            private (`bool`, *optional*): by default a new repository is private, an existing one stays what it is.
+                True: it must be private. False: a new one is public.
+            revision (`str`, *optional*): branch; made where it is missing.
+            token (`str`, *optional*): by default the one that is logged in.
+            commit_message (`str`, *optional*): of the commit.
+            create_pr (`bool`, defaults to `False`): open a pull request instead.
+            num_shards (`int`, *optional*): parquet files; by default one for each 500 MB.
+            source (`str`, *optional*): Hub id of the dataset that was filtered, `user/name` or `user/name@revision`.
+            include_indices (`bool`, defaults to `False`): the audit goes to a public repository too: indices, digests
+                and scores of all rows.
+            include_removed (`bool`, defaults to `False`): the removed rows go too, into a folder of their own; only to
+                a private repository.
 
         Returns:
             The commit; with `create_pr` also the pull request.
@@ -227,7 +229,7 @@ class FilterResult:
             )
 
         def metadata(digests: AuditDigests) -> Mapping[str, str]:
-            # The file's own digest cannot stand in it.
+            # The file's own digest cannot be in it.
             return {"saft_hf": json.dumps(to_plain(described(digests)), sort_keys=True)} if known else {}
 
         digests = write_audit(path, self._batches(), self.scores, self.statuses, self.decisions, metadata=metadata)
@@ -242,7 +244,7 @@ class FilterResult:
 
 
 def save_rows(rows: Dataset, path: Path, file_format: Literal["arrow", "parquet"]) -> Path:
-    """Save a dataset whole: on any error what stood there stays.
+    """Save a dataset whole: on any error what was there stays.
 
     Args:
         rows: the dataset.

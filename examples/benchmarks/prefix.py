@@ -53,9 +53,8 @@ def measure(task: Task, source: ModelSource, rows: Dataset, readout: str) -> dic
 
         def embed(name: str, shares: bool, data: Dataset) -> Any:
             place, renderer = Path(folder) / name, Renderer(source.tokenizer)
-            extractor = source.extractor(renderer, features, folder=place, world=World(), device=device)
-            extractor.shares_prefix = extractor.shares_prefix and shares
-            return extractor.embed(data)
+            options = {"folder": place, "world": World(), "device": device, "shares_prefix": None if shares else False}
+            return source.extractor(renderer, features, **options).embed(data)
 
         embed("warm", True, rows.select(range(16)))
         for turn in range(TURNS):

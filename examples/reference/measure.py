@@ -22,12 +22,12 @@ from saft_hf.assets import reference_columns
 from saft_hf.distributed import World
 from saft_hf.embed.features import Features, feature_name
 from saft_hf.embed.source import ModelSource
-from saft_hf.render import Readout, Renderer
+from saft_hf.render import MEAN, START, Renderer
 from saft_hf.score.reference import ReferenceScore, choose_reference, reference_threshold
 from saft_hf.scorer.methods.reference import laid_out_like
 
 ROOT = Path(__file__).resolve().parents[2]
-READOUTS = (Readout.START, Readout.MEAN)
+READOUTS = (START, MEAN)
 BENIGN = "alpaca_benign", "gsm8k_benign", "multiturn_benign", "dolly_benign", "hard_negatives_keyword"
 NOTHING_HARMFUL = (
     *((name,) for name in BENIGN[:4]),
@@ -46,7 +46,7 @@ class Reader:
         self.args = args
         self.source = ModelSource(args.model)
         deep = self.source.shape.num_layers
-        self.layers = tuple(sorted({deep // 2, 3 * deep // 4, deep}))
+        self.layers = tuple(sorted({deep // 2, 3 * deep // 4}))
         self.features = Features(self.layers, READOUTS)
         renderer = Renderer(self.source.tokenizer)
         self.extractor = self.source.extractor(renderer, self.features, folder=args.cache, world=World())
@@ -130,8 +130,8 @@ def main() -> None:
     files |= {name: read.file("beavertails_pairs", name == "safe") for name in ("safe", "unsafe")}
     by_readout = {readout: [feature_name(layer, readout) for layer in read.layers] for readout in READOUTS}
     ways: dict[str, list[tuple[str, ...]]] = {
-        "best layer, response_start (the default)": [(feature,) for feature in by_readout[Readout.START]],
-        "best layer, response_mean": [(feature,) for feature in by_readout[Readout.MEAN]],
+        "best layer, response_start (the default)": [(feature,) for feature in by_readout[START]],
+        "best layer, response_mean": [(feature,) for feature in by_readout[MEAN]],
         "best layer, both": list(zip(*by_readout.values(), strict=True)),
         "all features": [tuple(read.features.names)],
     }

@@ -1,1 +1,1 @@
-"""The same from a shell: a file a command."""
+"""The same from a shell: a file for each command."""

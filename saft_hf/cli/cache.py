@@ -30,7 +30,11 @@ def run(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
     plans = cached_plans(options.cache_dir)
     if options.command == "ls":
-        _list(plans, options.cache_dir)
+        for plan in plans:
+            features, rows = plan.describe()
+            used, size = time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.used)), f"{plan.size / 1e6:>10,.1f} MB"
+            print(f"{plan.name}  {used}  {size}  {rows:>9,} vectors at {', '.join(features) or '-'}")
+        print(f"{len(plans)} plans, {sum(plan.size for plan in plans) / 1e6:,.1f} MB in {options.cache_dir}.")
         return
     if [bool(options.names), options.all, options.max_gb is not None].count(True) != 1:
         raise SAFTInputError("say what to remove: names as `saft-hf cache ls` shows them, `--all`, or `--max_gb N`.")
@@ -46,17 +50,9 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _find(plans: Sequence[CachedPlan], name: str, cache_dir: Path) -> CachedPlan:
-    found = [plan for plan in plans if plan.name.startswith(name)]
-    if len(found) != 1:
+    matching = [plan for plan in plans if plan.name.startswith(name)]
+    if len(matching) != 1:
         raise SAFTInputError(
-            f"{name!r} names {len(found)} plans in {cache_dir}; `saft-hf cache ls` lists the {len(plans)} there."
+            f"{name!r} names {len(matching)} plans in {cache_dir}; `saft-hf cache ls` lists the {len(plans)} there."
         )
-    return found[0]
-
-
-def _list(plans: Sequence[CachedPlan], cache_dir: Path) -> None:
-    for plan in plans:
-        features, rows = plan.describe()
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.used))
-        print(f"{plan.name}  {used}  {plan.size / 1e6:>10,.1f} MB  {rows:>9,} vectors at {', '.join(features) or '-'}")
-    print(f"{len(plans)} plans, {sum(plan.size for plan in plans) / 1e6:,.1f} MB in {cache_dir}.")
+    return matching[0]

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
 from saft_hf.assets import demo_folder, demo_rows_path
-from saft_hf.cli.arguments import DatasetArguments, parse
-from saft_hf.cli.pipeline import count_lines, filter_and_save, fit_lines, print_table
+from saft_hf.cli.arguments import Arguments, parse
+from saft_hf.cli.pipeline import filter_and_save, print_summary
 from saft_hf.decide import read_labels, resolve_label_column
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
@@ -27,31 +27,28 @@ DEFAULTS = {
 
 def run(argv: Sequence[str]) -> None:
     """Fit on 100 labels, filter, and compare with the other labels."""
-    arguments = parse("demo", argv, DEFAULTS)
-    dataset = arguments[1]
-    if not (dataset.labelled_rows or dataset.labelled_name):
+    args = parse("demo", argv, DEFAULTS)
+    if not (args.labelled_rows or args.labelled_name):
         raise SAFTInputError("the demo needs labels: give `--labelled_rows` or `--labelled_name`.")
-    result, scorer, pool, labelled = filter_and_save(arguments)
-    if labelled is not None and World().is_main:
-        print(f"SAFT on {len(pool)} rows, {len(labelled)} of them labelled at random:")
-        quality = _quality(result, pool, labelled, dataset)
-        print_table({**fit_lines(scorer), **quality, "files": arguments[3].output_dir})
+    result, fitted = filter_and_save(args)
+    if fitted.labelled is not None and World().is_main:
+        print(f"SAFT on {len(fitted.pool)} rows, {len(fitted.labelled)} of them labelled at random:")
+        quality = _quality(result, fitted.pool, fitted.labelled, args)
+        print_summary(result.summary, **quality, files=args.output_dir)
 
 
-def _quality(result: FilterResult, pool: Dataset, labelled: Dataset, arguments: DatasetArguments) -> dict[str, object]:
-    """Counts, and how well removal agrees with the labels of the rows that were not used for fitting."""
-    counts = count_lines(result)
-    column = resolve_label_column(labelled.column_names, arguments.label_column)
+def _quality(result: FilterResult, pool: Dataset, labelled: Dataset, args: Arguments) -> dict[str, str]:
+    """How well removal agrees with the labels of the rows that were not used for fitting."""
+    column = resolve_label_column(labelled.column_names, args.label_column)
     if column not in pool.column_names:
-        return counts
+        return {}
     used = {str(row) for row in labelled}
     fresh = np.asarray([str(row) not in used for row in pool]) & ~np.isnan(result.scores)
-    harmful: NDArray[np.bool_] = read_labels(pool[column], column, arguments.harmful_value)[fresh]
+    harmful: NDArray[np.bool_] = read_labels(pool[column], column, args.harmful_value)[fresh]
     removed = np.isin(np.arange(len(pool)), result.removed_indices)[fresh]
     if harmful.all() or not harmful.any():
-        return counts
+        return {}
     return {
-        **counts,
         "on the other labels": f"{len(harmful)} rows, {harmful.mean():.1%} harmful",
         "still harmful among kept": f"{harmful[~removed].mean():.1%}" if not removed.all() else "nothing is kept",
         "precision": f"{precision_score(harmful, removed, zero_division=0):.3f}",

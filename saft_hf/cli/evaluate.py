@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from saft_hf.cli.experiment import load_source, parse_config
+from saft_hf.cli.arguments import parse_as
+from saft_hf.cli.experiment import load_source
 from saft_hf.cli.pipeline import print_table
-from saft_hf.evaluate.callback import EVALUATION_FILE, summary_lines
 from saft_hf.evaluate.config import EvaluationConfig
 from saft_hf.evaluate.examiner import Examiner
-from saft_hf.evaluate.measure import summarise
+from saft_hf.evaluate.metrics import EVALUATION_FILE, ModelEvaluation, summarise
 from saft_hf.evaluate.tuning import load
-from saft_hf.files import replacing
+from saft_hf.files import write_json
+from saft_hf.records import to_plain
 
 
 def run(argv: Sequence[str]) -> None:
-    """Ask one model the questions that `saft-hf experiment` holds out, and print the figures.
+    """Ask one model the questions that `saft-hf experiment` holds out, and print the metrics.
 
     Raises:
         SAFTInputError: an option is unknown or missing, or the data are not what they must be.
     """
-    config = parse_config(EvaluationConfig, "evaluate", argv)
+    config = parse_as(EvaluationConfig, "evaluate", argv)
+    config.check()
     folder = Path(config.output_dir or "")
     folder.mkdir(parents=True, exist_ok=True)
     examiner = Examiner(config, load_source(config))
     model = load(config)
-    measured = examiner.examine(model.model, model.tokenizer)
-    summary = {
-        **summarise([measured.figures]),
-        "questions": examiner.counts,
-        "trained_judge": examiner.accuracy,
-        "model": Path(config.model_name_or_path or "").name,
-    }
-    with replacing(folder / EVALUATION_FILE) as [file]:
-        file.write((json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())
+    metrics, texts = examiner.examine(model.model, model.tokenizer)
+    evaluation = ModelEvaluation(
+        **vars(summarise([metrics])),
+        model=Path(config.model_name_or_path or "").name,
+        questions=examiner.counts,
+        trained_judge=examiner.accuracy,
+    )
+    write_json(folder / EVALUATION_FILE, to_plain(evaluation))
     if config.keep_text:
-        with replacing(folder / "texts.json") as [file]:
-            file.write((json.dumps(measured.texts, indent=2) + "\n").encode())
-    print_table({**summary_lines(summary), "questions": examiner.counts, "files": folder})
+        write_json(folder / "texts.json", texts)
+    print_table({**evaluation.lines(), "questions": examiner.counts, "files": folder})

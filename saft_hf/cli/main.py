@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
-
-from accelerate import PartialState
 
 from saft_hf.errors import SAFTError
 from saft_hf.version import __version__
@@ -36,45 +34,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 2 where the input, or the system, does not allow the command.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
+    command, *words = (sys.argv[1:] if argv is None else argv) or [""]
+    if command in ("", "-h", "--help"):
         print(_usage())
-        return 0 if words else 2
-    if words[0] == "--version":
+        return 0 if command else 2
+    if command == "--version":
         print(f"saft-hf {__version__}")
         return 0
-    if words[0] not in COMMANDS:
-        print(f"saft-hf: there is no command {words[0]!r}.\n\n{_usage()}", file=sys.stderr)
+    if command not in COMMANDS:
+        print(f"saft-hf: there is no command {command!r}.\n\n{_usage()}", file=sys.stderr)
         return 2
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    run: Callable[[Sequence[str]], None] = import_module(f"saft_hf.cli.{words[0].replace('-', '_')}").run
     try:
-        run(words[1:])
-        if PartialState._shared_state:
-            # A process that leaves while another still talks to it can take that one down with it.
-            PartialState().wait_for_everyone()
+        _run(command, words)
     except (SAFTError, OSError) as error:
-        print(f"saft-hf {words[0]}: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"saft-hf {command}: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"saft-hf {words[0]}: stopped. Start it again to go on where it was.", file=sys.stderr)
+        print(f"saft-hf {command}: stopped. Start it again to go on where it was.", file=sys.stderr)
         return 130
-    finally:
-        if PartialState._shared_state:
-            PartialState().destroy_process_group()
     return 0
 
 
+def _run(command: str, words: Sequence[str]) -> None:
+    """Run a command, and leave the process group that it may have joined."""
+    from accelerate import PartialState  # a second or more to import: not for `--help`
+
+    try:
+        import_module(f"saft_hf.cli.{command.replace('-', '_')}").run(words)
+        if PartialState._shared_state:
+            # A process that leaves while another still talks to it can take that one down with it.
+            PartialState().wait_for_everyone()
+    finally:
+        if PartialState._shared_state:
+            PartialState().destroy_process_group()
+
+
 def _usage() -> str:
-    lines = [f"  {name:<14} {about}" for name, about in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: saft-hf COMMAND [--options] [--config file.yaml]",
-            "       accelerate launch -m saft_hf COMMAND ...    on several processes",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "saft-hf COMMAND --help lists the options of a command.",
-        ]
-    )
+    commands = "\n".join(f"  {name:<14} {about}" for name, about in COMMANDS.items())
+    return f"""usage: saft-hf COMMAND [--options] [--config file.yaml]
+       accelerate launch -m saft_hf COMMAND ...    on several processes
+
+commands:
+{commands}
+
+saft-hf COMMAND --help lists the options of a command."""

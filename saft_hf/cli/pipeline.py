@@ -1,138 +1,162 @@
-"""What the commands share: arguments -> a fitted scorer, and what is said about it."""
+"""What commands share: arguments -> rows and a fitted scorer -> what is saved, pushed and printed."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
-from saft_hf.cli.arguments import Arguments, OutputArguments
-from saft_hf.cli.data import load_pool_and_labels, source_of
+from saft_hf.cli.arguments import Arguments
+from saft_hf.cli.data import NamedDataset, labelled_of
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.result import FilterResult
 from saft_hf.scorer import SAFTScorer
+from saft_hf.scorer.options import OPTIONS
 from saft_hf.summary import Summary
 
 SCORER = "scorer"
+_LOCAL = tuple(option.name for option in OPTIONS if option.in_shell and not option.travels and option.use == "scorer")
 
 
-def fitted_scorer(arguments: Arguments, pool: Dataset, labelled: Dataset | None) -> SAFTScorer:
-    """Load the scorer that is named, or fit one.
+@dataclass(frozen=True)
+class Fitted:
+    """What a command works on.
+
+    Attributes:
+        rows: where the pool comes from, pinned to a commit.
+        pool: the rows to score.
+        labelled: the rows that people labelled, where there are any.
+        scorer: fitted on them, or loaded.
+    """
+
+    rows: NamedDataset
+    pool: Dataset
+    labelled: Dataset | None
+    scorer: SAFTScorer
+
+
+def load_and_fit(args: Arguments, *, read: Sequence[str] = ()) -> Fitted:
+    """Load the rows, and load the scorer that is named or fit one.
+
+    Args:
+        args: of the command.
+        read: options of a fit that the command reads where a scorer is named, too.
 
     Raises:
-        SAFTInputError: neither a scorer nor a model is named.
+        SAFTInputError: no rows, or neither a scorer nor a model are named; or options contradict one another.
     """
-    model, dataset, options, _ = arguments
-    if options.scorer is not None:
-        scorer = SAFTScorer.from_pretrained(
-            options.scorer,
-            model=model.model_name_or_path,
-            cache_dir=options.cache_dir,
-            trust_remote_code=model.trust_remote_code,
-        )
-        if World().is_main:  # before it is loaded: a scorer from elsewhere names a model of its own
-            print(f"The scorer in {options.scorer} reads the model {scorer.model}.")
-        return scorer
-    if model.model_name_or_path is None:
+    if args.dataset_name is None:
+        raise SAFTInputError("`--dataset_name` is needed: a Hub id, a folder or a file.")
+    if args.scorer is not None:
+        _check_unused(args, read)
+    elif args.model_name_or_path is None:
         raise SAFTInputError("`--model_name_or_path` (to fit a scorer) or `--scorer` (to use a fitted one) is needed.")
-    scorer = SAFTScorer(
-        model.model_name_or_path,
-        revision=model.model_revision,
-        layer=options.layer,
-        readout=options.readout,
-        method=options.method,
-        k=options.k,
-        threshold=options.threshold,
-        contamination=options.contamination,
-        dtype=model.dtype,
-        attn_implementation=model.attn_implementation,
-        vector_dtype=options.vector_dtype,
-        max_length=options.max_length,
-        cache_dir=options.cache_dir,
-        trust_remote_code=model.trust_remote_code,
-    )
-    return scorer.fit(
-        pool,
-        labelled,
-        label_column=dataset.label_column,
-        harmful_value=dataset.harmful_value,
-        label_sampling=dataset.label_sampling,  # type: ignore[arg-type] # fit says what it takes
-        aim=options.aim,
-        fit_rows=options.fit_rows,
-        on_undecided=options.on_undecided,  # type: ignore[arg-type]
-    )
+    where = args.dataset_train_split, args.dataset_config, args.dataset_revision, args.dataset_streaming
+    rows = NamedDataset(args.dataset_name, *where).pinned()
+    pool = rows.load()
+    labelled = labelled_of(pool, args.labelled_name, args.labelled_rows, seed=args.seed, split=rows.split)
+    return Fitted(rows, pool, labelled, _scorer(args, pool, labelled))
 
 
-def output_folder(arguments: OutputArguments) -> Path:
+def options_of(args: Arguments, use: str) -> dict[str, Any]:
+    """The options of the scorer's constructor, of `fit` or of `filter`, where they are not their defaults."""
+    given = {each.name: each.default for each in OPTIONS if each.in_shell and each.use == use}
+    return {name: value for name, default in given.items() if (value := getattr(args, name)) != default}
+
+
+def _check_unused(args: Arguments, read: Sequence[str]) -> None:
+    given = {**options_of(args, "scorer"), **options_of(args, "fit")}
+    of_rows = ("model_revision", "labelled_name", "labelled_rows")
+    given |= {name: getattr(args, name) for name in of_rows if getattr(args, name) is not None}
+    if unused := [f"`--{name}`" for name in given if name not in (*_LOCAL, *read)]:
+        raise SAFTInputError(f"{', '.join(unused)}: without effect beside `--scorer`, which is fitted already.")
+
+
+def _scorer(args: Arguments, pool: Dataset, labelled: Dataset | None) -> SAFTScorer:
+    if args.scorer is None:
+        model, options = args.model_name_or_path or "", options_of(args, "scorer")
+        scorer = SAFTScorer(model, revision=args.model_revision, **options)
+        return scorer.fit(pool, labelled, **options_of(args, "fit"))
+    local = {name: getattr(args, name) for name in _LOCAL}
+    scorer = SAFTScorer.from_pretrained(args.scorer, model=args.model_name_or_path, **local)
+    if World().is_main:  # before it is loaded: a scorer from elsewhere names a model of its own
+        print(f"The scorer in {args.scorer} reads the model {scorer.model}.")
+    return scorer
+
+
+def output_folder(args: Arguments) -> Path:
     """The folder for results, made now: a run should not end with nowhere to write.
 
     Raises:
         SAFTInputError: none is named, or the format is unknown.
         OSError: it cannot be made or written.
     """
-    if arguments.output_dir is None:
+    if args.output_dir is None:
         raise SAFTInputError("`--output_dir` is needed: where the dataset, the audit and the scorer go.")
-    if arguments.output_format not in ("arrow", "parquet"):
-        raise SAFTInputError(f"`--output_format` must be 'arrow' or 'parquet', not {arguments.output_format!r}.")
-    folder = Path(arguments.output_dir)
+    if args.output_format not in ("arrow", "parquet"):
+        raise SAFTInputError(f"`--output_format` must be 'arrow' or 'parquet', not {args.output_format!r}.")
+    folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def filter_and_save(arguments: Arguments) -> tuple[FilterResult, SAFTScorer, Dataset, Dataset | None]:
-    """Load, fit, filter and save: result (kept rows, audit, summary) and scorer.
-
-    Returns:
-        Result, scorer, the pool and the labelled rows.
-    """
-    _, dataset, options, output = arguments
-    folder = output_folder(output)
-    world = World()
-    pool, labelled = load_pool_and_labels(dataset)
-    scorer = fitted_scorer(arguments, pool, labelled)
+def filter_and_save(args: Arguments) -> tuple[FilterResult, Fitted]:
+    """Load, fit, filter, save and push: result (kept rows, audit, summary) and scorer."""
+    folder = output_folder(args)
+    fitted = load_and_fit(args, read=("threshold", "on_undecided"))
+    scorer = fitted.scorer
     result = scorer.filter(
-        pool,
-        on_error=options.on_error,  # type: ignore[arg-type] # filter says what it takes
-        refusal_column=options.refusal_column,
+        fitted.pool,
+        threshold=args.threshold if args.scorer else None,
+        on_undecided=args.on_undecided,  # type: ignore[arg-type] # filter says what it takes
+        **options_of(args, "filter"),
     )
-    known = result.summary.provenance
-    if known is not None:
-        revision, seed = dataset.dataset_revision, dataset.seed if dataset.labelled_rows else None
-        known = replace(known, input=dataset.dataset_name, input_revision=revision, seed=seed)
-    result.summary = replace(result.summary, source=source_of(dataset), provenance=known)
-    with world.sync_errors("saving"):
-        if world.is_main:
-            result.save(folder, file_format=output.output_format)  # type: ignore[arg-type]
-            scorer.save_pretrained(folder / SCORER)
-    with world.sync_errors("pushing"):
-        if world.is_main:
-            result.summary = push_scorer(scorer, output, result.summary)
-            if output.push_to_hub:
-                pushed = result.push_to_hub(
-                    output.push_to_hub,
-                    split=dataset.dataset_train_split,
-                    **hub_options(output),
-                    include_indices=output.hub_include_indices,
-                    include_removed=output.hub_include_removed,
-                )
-                print(f"Pushed to {pushed.pr_url or pushed}.")
-    return result, scorer, pool, labelled
+    seed = args.seed if args.labelled_rows else None
+    result.summary = replace(result.summary, **input_of(result.summary, fitted.rows, seed))
+
+    def save() -> None:
+        result.save(folder, file_format=args.output_format)  # type: ignore[arg-type] # checked
+        scorer.save_pretrained(folder / SCORER)
+
+    def push() -> None:
+        push_scorer(scorer, args)
+        result.summary = replace(result.summary, scorer_repo=args.hub_scorer)
+        if args.push_to_hub:
+            pushed = result.push_to_hub(
+                args.push_to_hub,
+                split=args.dataset_train_split,
+                **_hub_options(args),
+                include_indices=args.hub_include_indices,
+                include_removed=args.hub_include_removed,
+            )
+            print(f"Pushed to {pushed.pr_url or pushed}.")
+
+    World().on_main("saving", save)
+    World().on_main("pushing", push)
+    return result, fitted
 
 
-def push_scorer(scorer: SAFTScorer, output: OutputArguments, summary: Summary) -> Summary:
-    """Push the scorer where that is asked for, and note in the summary where it is."""
-    if not output.hub_scorer:
-        return summary
-    print(f"Pushed the scorer to {scorer.push_to_hub(output.hub_scorer, **hub_options(output))}.")
-    return replace(summary, scorer_repo=output.hub_scorer)
+def input_of(summary: Summary, rows: NamedDataset, seed: int | None) -> dict[str, Any]:
+    """Fields of a summary: where its rows come from, and the seed of the labels that were drawn from them."""
+    provenance = summary.provenance
+    if provenance is not None:
+        provenance = replace(provenance, input=rows.name, input_revision=rows.revision, seed=seed)
+    return {"source": rows.source, "provenance": provenance}
 
 
-def hub_options(output: OutputArguments) -> dict[str, Any]:
+def push_scorer(scorer: SAFTScorer, args: Arguments) -> None:
+    """Push the scorer where that is asked for."""
+    if args.hub_scorer is not None:
+        print(f"Pushed the scorer to {scorer.push_to_hub(args.hub_scorer, **_hub_options(args))}.")
+
+
+def _hub_options(args: Arguments) -> dict[str, Any]:
     """How to push, as `push_to_hub` of scorers and results takes it."""
-    return {"private": output.hub_private, "revision": output.hub_revision, "create_pr": output.hub_create_pr}
+    return {"private": args.hub_private, "revision": args.hub_revision, "create_pr": args.hub_create_pr}
 
 
 def print_table(rows: dict[str, Any]) -> None:
@@ -142,27 +166,23 @@ def print_table(rows: dict[str, Any]) -> None:
         print(f"  {name:<{width}}  {value}")
 
 
-def fit_lines(scorer: SAFTScorer) -> dict[str, Any]:
-    """What a person wants to know of a scorer."""
-    summary = scorer.summary_
-    fit = summary.fit
-    threshold = "none" if summary.threshold is None else f"{summary.threshold:.6g} (from {summary.threshold_from})"
+def print_summary(summary: Summary, **more: Any) -> None:
+    """Print what a person wants to know of a fit and a filter, and more lines below."""
+    threshold, fit = summary.threshold, summary.fit
     lines: dict[str, Any] = {
         "method": summary.method,
         "layers": ", ".join(map(str, summary.layers)),
         "readouts": ", ".join(summary.readouts),
-        **({} if summary.k is None else {"k": summary.k}),
-        "threshold": threshold,
+        "k": summary.k,
+        "threshold": "none" if threshold is None else f"{threshold:.6g} (from {summary.threshold_from})",
+        "labels": fit and fit.labels,
     }
-    if fit and fit.labels:
-        lines["labels"] = str(fit.labels)
     if fit and fit.test:
         lines["AUROC, out of fold"] = f"{fit.test.auroc:.3f} (p = {fit.test.p_value:.3g})"
-    if summary.undecided:
-        lines["cannot tell"] = summary.undecided
-    return lines
-
-
-def count_lines(result: FilterResult) -> dict[str, Any]:
-    """How many rows were kept, removed and errored."""
-    return dict(result.decisions.counts())
+    if fit and fit.expected:
+        lines["to be expected"] = (
+            f"{fit.expected.recall:.0%} of the harmful rows removed, {fit.expected.fpr:.1%} of the benign ones"
+        )
+    lines |= {"undecided": summary.undecided, "rows": summary.rows, "kept": summary.kept, "removed": summary.removed}
+    lines |= {"errored": summary.errored, "statuses": summary.statuses or None, **more}
+    print_table({name: value for name, value in lines.items() if value is not None})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from accelerate.commands.launch import launch_command, launch_command_parser
@@ -14,17 +14,18 @@ from trl import (
     DatasetMixtureConfig,
     ModelConfig,
     ScriptArguments,
-    TrlParser,
     get_dataset,
     get_peft_config,
     get_quantization_config,
 )
 from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
-from saft_hf.cli.data import is_on_hub, is_one_table, load_rows, pin
+from saft_hf.cli.arguments import parse_known, reject
+from saft_hf.cli.data import NamedDataset, labelled_of
+from saft_hf.cli.pipeline import input_of
 from saft_hf.errors import SAFTInputError
-from saft_hf.summary import DatasetSource
 from saft_hf.train import SAFTSFTConfig, SAFTSFTTrainer
+from saft_hf.train.record import write_summary
 
 logger = logging.getLogger(__name__)
 
@@ -34,23 +35,18 @@ class LabelArguments:
     """The rows that people labelled."""
 
     saft_labelled_name: str | None = field(
-        default=None,
-        metadata={"help": "Labelled rows: a Hub id, a folder, or a json, jsonl, csv or parquet file."},
+        default=None, metadata={"help": "Labelled rows: a Hub id, folder, or json, jsonl, csv or parquet file."}
     )
     saft_fresh_labels_name: str | None = field(
-        default=None,
-        metadata={"help": "Rows labelled afterwards, to certify `--saft_alpha` with; named like `saft_labelled_name`."},
+        default=None, metadata={"help": "Rows labelled afterwards, to certify `--saft_alpha` with; named likewise."}
     )
     saft_labelled_rows: int | None = field(
-        default=None,
-        metadata={"help": "Draw this many labelled rows at random from the training rows, which have the labels."},
+        default=None, metadata={"help": "Draw this many labelled rows from the training rows, which have the labels."}
     )
 
 
-def make_parser() -> TrlParser:
-    """The options of `trl sft`, those of the filter, and where the labels are."""
-    kinds = (ScriptArguments, SAFTSFTConfig, ModelConfig, DatasetMixtureConfig, LabelArguments)
-    return TrlParser(kinds, prog="saft-hf sft")
+_KINDS = (ScriptArguments, SAFTSFTConfig, ModelConfig, DatasetMixtureConfig, LabelArguments)
+"""The options of `trl sft`, those of the filter, and where the labels are."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -63,13 +59,13 @@ def run(argv: Sequence[str]) -> None:
     # A process that was launched reads the same YAML, and must not launch again. Asked before the options are parsed:
     # some versions of transformers set the second variable then.
     launched = "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
-    parsed = make_parser().parse_args_and_config(words, return_remaining_strings=True, separate_remaining_strings=True)
-    *arguments, from_config, from_words = parsed
-    if launched and from_words:
-        raise SAFTInputError(f"unknown options {from_words}; `saft-hf sft --help` lists the known ones.")
-    if not launched and (from_config or from_words):
-        options = resolve_accelerate_config_argument(from_config + from_words)
-        own = _without(words, from_words)
+    *arguments, from_yaml, from_words = parse_known(_KINDS, "sft", words)
+    if launched:  # options of the launcher stay in the YAML
+        reject("sft", from_words)
+    elif from_yaml or from_words:
+        options = resolve_accelerate_config_argument(from_yaml + from_words)
+        left = list(from_words)  # stand in `words` in the same order
+        own = [word for word in words if not (left and word == left[0] and [left.pop(0)])]
         launch_command(launch_command_parser().parse_args([*options, "-m", "saft_hf", "sft", *own]))
         return
     train(*arguments)
@@ -90,8 +86,9 @@ def train(script: Any, args: SAFTSFTConfig, model: Any, mixture: Any, labels: La
     """
     if model.model_name_or_path is None:
         raise SAFTInputError("`--model_name_or_path` is needed: the model to tune.")
-    source = _source(script, mixture)
-    rows, eval_rows = _datasets(script, args, mixture, source.revision if source else None)
+    named = _named(script, mixture)
+    source = named.source if named else None
+    rows, eval_rows = _datasets(script, args, mixture, named)
     args.model_init_kwargs = {
         "revision": model.model_revision,
         "trust_remote_code": args.trust_remote_code,
@@ -106,13 +103,15 @@ def train(script: Any, args: SAFTSFTConfig, model: Any, mixture: Any, labels: La
         eval_dataset=eval_rows,
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
-        saft_labelled=_labelled(labels, rows, args.seed),
-        saft_fresh_labels=load_rows(labels.saft_fresh_labels_name) if labels.saft_fresh_labels_name else None,
+        saft_labelled=labelled_of(
+            rows, labels.saft_labelled_name, labels.saft_labelled_rows, seed=args.seed, prefix="saft_"
+        ),
+        saft_fresh_labels=NamedDataset(fresh).load() if (fresh := labels.saft_fresh_labels_name) else None,
     )
-    if source and trainer.saft_summary is not None:
-        trainer.saft_summary["source"] = source
+    if named and (record := trainer._saft) is not None:
+        record.extend(**input_of(record.summary, named, args.seed if labels.saft_labelled_rows else None))
         if trainer.is_world_process_zero():
-            write_summary(trainer.saft_summary, args.output_dir)
+            write_summary(record.summary, args.output_dir)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model(args.output_dir)
     trainer.accelerator.print(f"Model saved to {args.output_dir}.")
@@ -125,66 +124,34 @@ def train(script: Any, args: SAFTSFTConfig, model: Any, mixture: Any, labels: La
     return trainer
 
 
-def _source(script: Any, mixture: Any) -> DatasetSource | None:
-    """Where the rows come from, pinned to a commit; None for files, folders and mixtures."""
-    name = script.dataset_name
-    if mixture.datasets or not name or not is_on_hub(name):
-        return None
-    split, config = script.dataset_train_split, script.dataset_config
-    return DatasetSource(dataset=name, revision=pin(name, None), config=config, split=split)
-
-
-def _datasets(script: Any, args: SAFTSFTConfig, mixture: Any, revision: str | None) -> tuple[Any, Any]:
-    """The rows to train on, and those to evaluate on where that is asked for."""
-    evaluates = args.eval_strategy != "no"
-    splits = [script.dataset_train_split, *([script.dataset_test_split] if evaluates else [])]
+def _named(script: Any, mixture: Any) -> NamedDataset | None:
+    """The rows to train on, pinned to a commit; None for a mixture."""
     if mixture.datasets:
         if script.dataset_name:
             logger.warning("`datasets` and `dataset_name` are both given: `dataset_name` is not used.")
-        mixed = get_dataset(mixture)
-        found = [mixed[split] for split in splits]
-    elif not script.dataset_name:
+        return None
+    if not script.dataset_name:
         raise SAFTInputError("`--dataset_name`, or `datasets` in the YAML, is needed: the rows to train on.")
+    return NamedDataset(script.dataset_name, script.dataset_train_split, script.dataset_config).pinned()
+
+
+def _datasets(script: Any, args: SAFTSFTConfig, mixture: Any, named: NamedDataset | None) -> tuple[Any, Any]:
+    """The rows to train on, and those to evaluate on where that is asked for."""
+    evaluates = args.eval_strategy != "no"
+    splits = [script.dataset_train_split, *([script.dataset_test_split] if evaluates else [])]
+    if named is None:
+        mixed = get_dataset(mixture)
+        loaded = [mixed[split] for split in splits]
     elif script.dataset_streaming:
-        found = [
-            load_dataset(script.dataset_name, script.dataset_config, split=split, revision=revision, streaming=True)
+        loaded = [
+            load_dataset(named.name, named.config, split=split, revision=named.revision, streaming=True)
             for split in splits
         ]
-    elif evaluates and is_one_table(script.dataset_name):
+    elif evaluates and named.is_one_table:
         raise SAFTInputError(
-            f"{script.dataset_name} is one table, without a split {script.dataset_test_split!r} to evaluate on. Give a "
-            "folder of data files with both splits, or a Hub id; or leave `--eval_strategy` out."
+            f"{named.name} is one table, without a split {script.dataset_test_split!r} to evaluate on. Give a folder "
+            "of data files with both splits, or a Hub id; or leave `--eval_strategy` out."
         )
     else:
-        found = [
-            load_rows(script.dataset_name, split=split, config=script.dataset_config, revision=revision)
-            for split in splits
-        ]
-    return found[0], found[1] if evaluates else None
-
-
-def _labelled(labels: LabelArguments, rows: Any, seed: int) -> Any:
-    if labels.saft_labelled_name and labels.saft_labelled_rows:
-        raise SAFTInputError("give `--saft_labelled_name` or `--saft_labelled_rows`, not both.")
-    if labels.saft_labelled_name:
-        return load_rows(labels.saft_labelled_name)
-    if not labels.saft_labelled_rows:
-        return None
-    if not hasattr(rows, "__len__") or not 0 < labels.saft_labelled_rows <= len(rows):
-        size = len(rows) if hasattr(rows, "__len__") else "an unknown number of"
-        raise SAFTInputError(
-            f"`--saft_labelled_rows`={labels.saft_labelled_rows}: the dataset has {size} rows to draw from. Name the "
-            "labelled rows with `--saft_labelled_name`."
-        )
-    return rows.shuffle(seed=seed).select(range(labels.saft_labelled_rows))
-
-
-def _without(words: list[str], taken: list[str]) -> list[str]:
-    """`words` less `taken`, which stand in it in the same order."""
-    rest, left = [], list(taken)
-    for word in words:
-        if left and word == left[0]:
-            left.pop(0)
-        else:
-            rest.append(word)
-    return rest
+        loaded = [replace(named, split=split).load() for split in splits]
+    return loaded[0], loaded[1] if evaluates else None

@@ -1,8 +1,7 @@
 """Where to cut the scores for a chosen aim, from cross-validated scores of the labelled rows.
 
-The published rule looks for the best F1 on 100 labels, a maximum over a jagged curve: it keeps anything from 0.1 to
-90 % of a pool. The rules here take a quantile of one class, or the maximum of a smoothed curve, which move little from
-one draw of labels to the next.
+The published rule takes the maximum of a jagged curve: on 100 labels it keeps anything from 0.1 to 90 % of a pool. A
+quantile of one class, or the maximum of a smoothed curve, moves little from one draw of labels to the next.
 """
 
 from __future__ import annotations
@@ -37,14 +36,10 @@ class Goal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ThresholdAim:
-    """A goal with its share.
-
-    Attributes:
-        goal: what is wanted.
-        value: the share, above 0 and below 1; None for F1.
+    """A goal with its share: above 0 and below 1; None for F1.
 
     Raises:
-        SAFTInputError: the value is missing, not needed, or out of range.
+        SAFTInputError: the share is missing, not needed, or out of range.
 
     Example:
         >>> ThresholdAim.parse("recall=0.9")
@@ -91,8 +86,7 @@ class AimedThreshold:
 
     Attributes:
         threshold: tau.
-        effect: the shares to be expected. Where the one asked for is not attainable, the threshold is the outermost
-            labelled row.
+        effect: what to expect. Where it is not attainable, the threshold is the score of the outermost labelled row.
     """
 
     threshold: float
@@ -157,10 +151,8 @@ def threshold_for_aim(
         rank = (1 - aim.value) * (n + 1)
         attainable = bool(1 <= rank <= n)
         threshold = float(np.mean([np.interp(rank, np.arange(1, n + 1), line) for line in ordered]))
-    effect = ThresholdEffect(
-        fpr=_share_above(benign, threshold), recall=_share_above(bad, threshold), attainable=attainable
-    )
-    return AimedThreshold(threshold, effect)
+    fpr, recall = _share_above(benign, threshold), _share_above(bad, threshold)
+    return AimedThreshold(threshold, ThresholdEffect(fpr=fpr, recall=recall, attainable=attainable))
 
 
 def _share_above(ordered: NDArray[np.float64], threshold: float) -> float:

@@ -22,25 +22,17 @@ from saft_hf.decide.filtering import Decisions
 from saft_hf.errors import SAFTInputError
 from saft_hf.files import replacing
 
-_ADDED = "saft_"
-"""Columns that saft_hf adds start so; they are no part of a row's digest."""
+_ADDED = "saft_"  # columns that saft_hf adds start so; they are no part of a row's digest
 
-_SCHEMA = pa.schema(
-    [
-        pa.field("row_index", pa.int64(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
-        pa.field("saft_score", pa.float32()),
-        pa.field("saft_status", pa.string(), nullable=False),
-        pa.field("decision", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-    ]
-)
+_TYPES = {"row_index": pa.int64(), "sha256": pa.string(), "saft_score": pa.float32()}
+_TYPES |= dict.fromkeys(("saft_status", "decision", "reason"), pa.string())
+_SCHEMA = pa.schema([pa.field(name, kind, nullable=name == "saft_score") for name, kind in _TYPES.items()])
 _CHUNK_ROWS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
 class AuditDigests:
-    """What the rows and decisions of an audit were, in digests: SHA-256, 64 hexadecimal digits each.
+    """SHA-256 of what an audit was written from, hexadecimal.
 
     Attributes:
         input_sha256: of the digests of all rows, in order, as one text.
@@ -64,9 +56,8 @@ def write_audit(
 ) -> AuditDigests:
     """Write the audit file, parquet, in chunks: memory does not grow with what the rows hold.
 
-    Columns: `row_index` (int64, position in the input), `sha256` (`row_digest` of the row), `saft_score` (float32,
-    null where there is none), `saft_status`, `decision` (kept, removed, errored), `reason`. The text of rows is not in
-    it.
+    Columns: `row_index` (position in the input), `sha256` (`row_digest` of the row), `saft_score` (null where there is
+    none), `saft_status`, `decision` (kept, removed, errored), `reason`. The text of rows is not in it.
 
     Args:
         path: the file; its folder must exist. An existing file is replaced when the new one is whole.
@@ -80,19 +71,15 @@ def write_audit(
         SAFTInputError: fewer or more rows than decisions, or a row that has no canonical form.
         OSError: the file cannot be written: no permission, disk full.
     """
-    path = Path(path)
-    values = np.asarray(scores, dtype=np.float32)
-    total = len(decisions)
+    values, total = np.asarray(scores, dtype=np.float32), len(decisions)
     if values.shape != (total,) or len(status) != total:
-        raise SAFTInputError(
-            f"{total} decisions need as many scores and statuses; found {values.shape} and {len(status)}"
-        )
+        both = f"{values.shape} and {len(status)}"
+        raise SAFTInputError(f"{total} decisions need as many scores and statuses; found {both}")
     stream = _one_by_one(rows)
-    trained = np.zeros(total, dtype=np.bool_)
-    trained[decisions.train_rows()] = True
+    trained = np.isin(np.arange(total), decisions.train_rows())
     of_input, of_kept = hashlib.sha256(), hashlib.sha256()
     # Without Arrow's own copy of the schema, which is written first and would hide metadata that come last.
-    with replacing(path) as (file,), pq.ParquetWriter(file, _SCHEMA, store_schema=False) as writer:
+    with replacing(Path(path)) as (file,), pq.ParquetWriter(file, _SCHEMA, store_schema=False) as writer:
         for start in range(0, total, _CHUNK_ROWS):
             stop = min(start + _CHUNK_ROWS, total)
             digests = [row_digest(row) for row in islice(stream, stop - start)]
@@ -118,14 +105,9 @@ def write_audit(
     return digests_of_all
 
 
-def _one_by_one(
-    rows: Iterable[Mapping[str, Any] | Iterable[Mapping[str, Any]]],
-) -> Iterator[Mapping[str, Any]]:
+def _one_by_one(rows: Iterable[Mapping[str, Any] | Iterable[Mapping[str, Any]]]) -> Iterator[Mapping[str, Any]]:
     for item in rows:
-        if isinstance(item, Mapping):
-            yield item
-        else:
-            yield from item
+        yield from [item] if isinstance(item, Mapping) else item
 
 
 def row_digest(row: Mapping[str, Any]) -> str:
@@ -137,8 +119,8 @@ def row_digest(row: Mapping[str, Any]) -> str:
     not 1.50, as in Arrow, where the places are part of the type. Columns that start with `saft_` are left out.
 
     Args:
-        row: column -> value. Besides the JSON types: NaN and infinity, bytes, dates and times, Decimal, numpy
-            scalars and arrays, torch tensors, PIL images.
+        row: column -> value. Besides the JSON types: NaN and infinity, bytes, dates and times, Decimal, numpy scalars
+            and arrays, torch tensors, PIL images.
 
     Raises:
         SAFTInputError: a value of another type; the error names the column.
@@ -154,9 +136,8 @@ def row_digest(row: Mapping[str, Any]) -> str:
                 plain[column] = _canonical(value)
             except TypeError as error:
                 raise SAFTInputError(
-                    f"column {column!r} holds a value of type {error}, which has no canonical form for the "
-                    "audit file: drop the column, or cast it to undecoded bytes, e.g. "
-                    f"dataset.cast_column({column!r}, Audio(decode=False))"
+                    f"column {column!r} holds a value of type {error}, which has no canonical form for the audit file: "
+                    f"drop it, or cast it to undecoded bytes, e.g. dataset.cast_column({column!r}, Audio(decode=False))"
                 ) from error
     form = _dictionary(plain)
     text = json.dumps(form, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -14,18 +14,16 @@ from saft_hf.decide.certify import clopper_pearson
 from saft_hf.errors import SAFTInputError
 from saft_hf.summary import Confounds, GroupShare, Leverage
 
-WARN_CORRELATION = 0.3
-"""|Spearman's rho| above which a confound is named in a warning; on few rows three standard errors, if that is more."""
+# What is named in a warning:
+WARN_CORRELATION = 0.3  # a feature with a larger |Spearman's rho|; on few rows, three standard errors if that is more
+WARN_LEVERAGE = 0.2  # one row, or the copies of one, with a larger share of the pool's energy
+WARN_KEPT = 0.8  # a group of which a smaller share is kept
 
-WARN_LEVERAGE = 0.2
-"""Share of the pool's energy above which one row, or the copies of one, is named in a warning."""
-
-WARN_KEPT = 0.8
-"""Kept share of a group below which its loss is named in a warning."""
-
-_LIST = re.compile(r"^\s*(?:[-*+\u2022]|\d{1,3}[.)])\s", re.MULTILINE)
-_MARKDOWN = re.compile(r"^#{1,6}\s|\*\*\S|__\S|^\s*\|.*\|\s*$|^>\s|\[[^\]\n]+\]\(", re.MULTILINE)
-_CODE = re.compile(r"^(?: {4}|\t)\S|^```|[{};]\s*$|^\s*(?:def|class|import|from|return|#include)\b", re.MULTILINE)
+_BY_LINE = {
+    "lists": r"^\s*(?:[-*+\u2022]|\d{1,3}[.)])\s",
+    "markdown": r"^#{1,6}\s|\*\*\S|__\S|^\s*\|.*\|\s*$|^>\s|\[[^\]\n]+\]\(",
+    "code": r"^(?: {4}|\t)\S|^```|[{};]\s*$|^\s*(?:def|class|import|from|return|#include)\b",
+}
 _MATHS = re.compile(r"[0-9=+*/^<>%\u00b1\u00d7\u00f7\u2200-\u22ff]|\\[a-z]{2,}")
 
 
@@ -44,18 +42,16 @@ def text_features(texts: Sequence[str]) -> dict[str, NDArray[np.float64]]:
         >>> features["lists"].tolist(), features["not_ascii"].tolist()
         ([1.0, 0.0], [0.0, 1.0])
     """
-    lines = np.array([text.count("\n") + 1 for text in texts], dtype=np.float64)
-    characters = np.array([len(text) for text in texts], dtype=np.float64)
-    marks = {
-        name: np.array([len(pattern.findall(text)) for text in texts], dtype=np.float64)
-        for name, pattern in (("lists", _LIST), ("markdown", _MARKDOWN), ("code", _CODE), ("maths", _MATHS))
+    counts = {
+        "characters": [len(text) for text in texts],
+        **{
+            name: [len(re.findall(pattern, text, re.MULTILINE)) / (text.count("\n") + 1) for text in texts]
+            for name, pattern in _BY_LINE.items()
+        },
+        "maths": [len(_MATHS.findall(text)) / max(len(text), 1) for text in texts],
+        "not_ascii": [_not_ascii(text) for text in texts],
     }
-    return {
-        "characters": characters,
-        **{name: marks[name] / lines for name in ("lists", "markdown", "code")},
-        "maths": marks["maths"] / np.maximum(characters, 1),
-        "not_ascii": np.array([_not_ascii(text) for text in texts], dtype=np.float64),
-    }
+    return {name: np.array(values, dtype=np.float64) for name, values in counts.items()}
 
 
 def correlations(scores: ArrayLike, features: Mapping[str, ArrayLike]) -> Confounds:
@@ -79,7 +75,9 @@ def correlations(scores: ArrayLike, features: Mapping[str, ArrayLike]) -> Confou
         feature = np.asarray(column, dtype=np.float64)
         if feature.shape != values.shape:
             raise SAFTInputError(f"{name} must hold one number for each of {values.size} rows; found {feature.shape}")
-        spearman[name] = _spearman(values[scored], feature[scored])
+        x, y = values[scored], feature[scored]
+        constant = x.size < 2 or np.ptp(x) == 0 or np.ptp(y) == 0
+        spearman[name] = None if constant else float(spearmanr(x, y).statistic)
     rows = int(scored.sum())
     level = max(WARN_CORRELATION, min(1.0, 3 / math.sqrt(max(rows - 1, 1))))
     warnings = tuple(
@@ -91,17 +89,15 @@ def correlations(scores: ArrayLike, features: Mapping[str, ArrayLike]) -> Confou
     return Confounds(rows=rows, spearman=spearman, warn_above=level, warnings=warnings)
 
 
-def kept_share(group: str, kept: ArrayLike, member: ArrayLike, *, confidence: float = 0.95) -> GroupShare:
+def kept_share(group: str, kept: ArrayLike, member: ArrayLike) -> GroupShare:
     """How much of a group of rows is kept, such as of the safe refusals, the most valuable rows for safety.
+
+    The interval, at 95 %, is for what the filter would do to more rows of this kind.
 
     Args:
         group: its name, for the warning.
         kept: whether each row is trained on, bool [N].
         member: whether each row is of the group, bool [N].
-        confidence: of the interval, between 0 and 1.
-
-    Returns:
-        The kept share, with an interval for what the filter would do to more rows of this kind.
 
     Raises:
         SAFTInputError: the lengths differ.
@@ -115,8 +111,8 @@ def kept_share(group: str, kept: ArrayLike, member: ArrayLike, *, confidence: fl
         raise SAFTInputError(f"member must hold one value for each of {stays.size} rows; found {inside.shape}")
     rows, count = int(inside.sum()), int((stays & inside).sum())
     if not rows:
-        return GroupShare(rows=0, kept=0, share=None, low=None, high=None, confidence=confidence)
-    estimate = clopper_pearson(count, rows, confidence=confidence)
+        return GroupShare(rows=0, kept=0, share=None, low=None, high=None, confidence=0.95)
+    estimate = clopper_pearson(count, rows)
     warning = f"Only {count / rows:.0%} of the {rows} rows of {group} are kept."
     return GroupShare(
         rows=rows,
@@ -124,7 +120,7 @@ def kept_share(group: str, kept: ArrayLike, member: ArrayLike, *, confidence: fl
         share=estimate.share,
         low=estimate.low,
         high=estimate.high,
-        confidence=confidence,
+        confidence=estimate.confidence,
         warnings=(warning,) if estimate.share < WARN_KEPT else (),
     )
 
@@ -139,9 +135,6 @@ def leverage(energies: ArrayLike, keys: ArrayLike) -> Leverage:
             the squared deviation of a signed one; NaN where a row has none.
         keys: a value for each row, [N] or uint8 [N, b]; rows with equal values are copies.
 
-    Returns:
-        The shares. No row is named.
-
     Raises:
         SAFTInputError: the lengths differ.
 
@@ -153,26 +146,21 @@ def leverage(energies: ArrayLike, keys: ArrayLike) -> Leverage:
     if len(names) != values.size:
         raise SAFTInputError(f"keys must hold one value for each of {values.size} rows; found {len(names)}")
     values = np.nan_to_num(values, nan=0.0)
-    total = float(values.sum())
+    total = float(values.sum()) or math.inf
     copy = np.unique(names, axis=0, return_inverse=True)[1].ravel()
     by_copy = np.bincount(copy, weights=values)
     top = int(by_copy.argmax())
-    row_share, share, copies = (
-        (float(values.max()) / total, float(by_copy[top]) / total, int((copy == top).sum()))
-        if total > 0
-        else (0.0, 0.0, 0)
-    )
-    warning = ""
+    row_share, share, copies = float(values.max()) / total, float(by_copy[top]) / total, int((copy == top).sum())
+    what, most = f"{copies} copies of one row carry", share
     if row_share > WARN_LEVERAGE:
-        warning = f"One row carries {row_share:.0%} of the pool's energy along the directions in use."
-    elif share > WARN_LEVERAGE:
-        warning = f"{copies} copies of one row carry {share:.0%} of the pool's energy along the directions in use."
+        what, most = "One row carries", row_share
+    warning = f"{what} {most:.0%} of the pool's energy along the directions in use."
     return Leverage(
         top_row_share=row_share,
         top_copies_share=share,
         top_copies=copies,
         warn_above=WARN_LEVERAGE,
-        warnings=(warning,) if warning else (),
+        warnings=(warning,) if most > WARN_LEVERAGE else (),
     )
 
 
@@ -181,9 +169,3 @@ def _not_ascii(text: str) -> float:
         return 0.0
     letters = [letter for letter in text if letter.isalpha()]
     return sum(letter > "\x7f" for letter in letters) / max(len(letters), 1)
-
-
-def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
-    if a.size < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return None
-    return float(spearmanr(a, b).statistic)

@@ -27,14 +27,11 @@ class Decision(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why, for rows that have a score or a label. An errored row's reason is its status."""
+    """Why: the score, a person's label, or no threshold to decide by. An errored row's reason is its status."""
 
     SCORE = "score"
-    """The score is above the threshold, or not."""
     LABEL = "label"
-    """A person labelled the row."""
     NO_DECISION = "no_decision"
-    """There is no threshold, so the row stays."""
 
 
 _CODES = (Decision.KEPT, Decision.REMOVED, Decision.ERRORED)
@@ -56,13 +53,11 @@ class Decisions:
     train_on_errored: bool = False
 
     def __post_init__(self) -> None:
-        parts = np.concatenate([self.kept, self.removed, self.errored])
-        # Codes of another value are in no part.
-        if len(self.reasons) != len(self) or parts.size != len(self):
-            raise AssertionError(
-                f"rows were lost or doubled: kept {self.kept.size} + removed {self.removed.size} + errored "
-                f"{self.errored.size}, input {len(self)}, reasons {len(self.reasons)}; please report this"
-            )
+        counts = self.counts()
+        # A row with any other code is of none of the three.
+        if len(self.reasons) != len(self) or sum(counts.values()) != len(self):
+            of = f"{counts} of {len(self)}, reasons {len(self.reasons)}"
+            raise AssertionError(f"rows were lost or doubled: {of}; please report this")
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -110,7 +105,7 @@ def decide(
     on_error: OnError = "exclude",
     labels: Mapping[int, bool] | None = None,
 ) -> Decisions:
-    """Decide every row: removed when its score is above the threshold.
+    """Decide every row: removed when its score is above the threshold. Nothing vanishes.
 
     Args:
         scores: scores, [N], NaN where there is none.
@@ -122,12 +117,9 @@ def decide(
         labels: row index -> harmful, from people. A label decides a scored row in place of its score, and a harmful
             one removes even a row that could not be scored.
 
-    Returns:
-        The decisions; kept, removed and errored rows together are exactly the input.
-
     Raises:
-        SAFTInputError: lengths differ, a status is unknown, scores and statuses contradict each other, a label's
-            index is out of range, or there are errored rows and `on_error` is "raise".
+        SAFTInputError: lengths differ, a status is unknown, scores and statuses contradict each other, a label is of
+            no row, or there are errored rows and `on_error` is "raise".
 
     Example:
         >>> decisions = decide([0.1, 0.9, float("nan")], ["ok", "ok", "truncated"], threshold=0.5)
@@ -138,11 +130,10 @@ def decide(
         raise SAFTInputError(f'on_error must be "exclude", "keep" or "raise"; found {on_error!r}')
     if threshold is not None and not np.isfinite(threshold):
         raise SAFTInputError(f"threshold must be a finite number; found {threshold}")
-    values = np.asarray(scores, dtype=np.float64)
+    values, labels = np.asarray(scores, dtype=np.float64), labels or {}
     # One string for equal statuses: a column of a dataset makes a new one for every row.
     statuses = [_STATUS.get(each, each) for each in status]
     ok = _scored(values, statuses)
-    labels = labels or {}
     codes = np.where(ok, 0, 2).astype(np.int8)
     if threshold is not None:
         codes[flagged(values, threshold)] = 1
@@ -159,8 +150,8 @@ def decide(
     if on_error == "raise" and decisions.errored.size:
         counts = decisions.reason_counts()[Decision.ERRORED]
         raise SAFTInputError(
-            f"{decisions.errored.size} of {len(codes)} rows could not be scored ({counts}) and on_error='raise': fix or "
-            "drop them, or use on_error='exclude' or 'keep'"
+            f"{decisions.errored.size} of {len(codes)} rows could not be scored ({counts}) and on_error='raise': fix "
+            "or drop them, or use on_error='exclude' or 'keep'"
         )
     return decisions
 
@@ -178,8 +169,8 @@ def _scored(scores: NDArray[np.float64], status: list[str]) -> NDArray[np.bool_]
     missing, surplus = int((ok & ~np.isfinite(scores)).sum()), int((~ok & ~np.isnan(scores)).sum())
     if missing or surplus:
         raise SAFTInputError(
-            f"saft_score and saft_status contradict each other: {missing} rows are `ok` without a finite "
-            f"score, {surplus} are not `ok` and have one: score the data again"
+            f"saft_score and saft_status contradict each other: {missing} rows are `ok` without a finite score, "
+            f"{surplus} are not `ok` and have one: score the data again"
         )
     return ok
 
@@ -192,6 +183,6 @@ def check_outcome(decisions: Decisions) -> None:
     """
     if decisions.kept.size == 0:
         raise SAFTUndecidedError(
-            f"nothing is kept of {len(decisions)} rows ({decisions.reason_counts()}): check the threshold "
-            "and the statuses, or keep every row with on_undecided='keep'"
+            f"nothing is kept of {len(decisions)} rows ({decisions.reason_counts()}): check the threshold and the "
+            "statuses, or keep every row with on_undecided='keep'"
         )

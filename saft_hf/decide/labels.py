@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from saft_hf.errors import SAFTInputError
 
 _HARMFUL_VALUE = {"is_safe": False, "safe": False, "is_harmful": True, "harmful": True, "unsafe": True}
-LABEL_COLUMNS = tuple(_HARMFUL_VALUE)
-"""Names whose polarity is known."""
-
+LABEL_COLUMNS = tuple(_HARMFUL_VALUE)  # names whose polarity is known
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 _SHOWN = 5
 _SHOWN_LENGTH = 24
@@ -32,9 +30,8 @@ def resolve_label_column(column_names: Sequence[str], label_column: str | None =
     """
     if label_column is not None:
         if label_column not in column_names:
-            raise SAFTInputError(
-                f"label_column={label_column!r} is not in the labelled rows; found columns {list(column_names)}"
-            )
+            columns = list(column_names)
+            raise SAFTInputError(f"label_column={label_column!r} is not in the labelled rows; found columns {columns}")
         return label_column
     known = [name for name in column_names if name in _HARMFUL_VALUE]
     if len(known) != 1:
@@ -92,9 +89,8 @@ def read_labels(values: Iterable[Any], column: str, harmful_value: str | int | b
     if all(not isinstance(value, str) and value in (0, 1) for value in counts):
         truth = _TRUTH.get(str(target).strip().casefold())
         if truth is None:
-            raise SAFTInputError(
-                f"harmful_value={harmful_value!r} does not fit label column {column!r}, which holds {_show(counts)}"
-            )
+            held = f"label column {column!r}, which holds {_show(counts)}"
+            raise SAFTInputError(f"harmful_value={harmful_value!r} does not fit {held}")
         return np.array([value == truth for value in labels], dtype=np.bool_)
     if harmful_value is None:
         raise SAFTInputError(

@@ -11,10 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 
-GRID_POINTS = 100
-"""Candidates for tau, evenly spaced from the pool's smallest score to its largest (arXiv 2410.10014)."""
-
-_NEAR = 1e-5
+GRID_POINTS = 100  # candidates for tau (arXiv 2410.10014)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +22,7 @@ class PublishedCandidate:
         k: number of directions.
         threshold: tau; a row is flagged when its score is above it.
         f1: F1 of the flag against the labels.
-        pool_splits: in how many different ways the grid divides the pool in two. One giant row can leave 1, and then
-            the choice of tau is hardly a choice.
+        pool_splits: in how many ways the grid divides the pool in two. One giant row can leave 1: hardly a choice.
     """
 
     k: int
@@ -37,12 +33,7 @@ class PublishedCandidate:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What `calibrate_published` chose, and from what.
-
-    Attributes:
-        best: the candidate in use.
-        candidates: the best of each k, smallest k first.
-    """
+    """The best candidate of each k, smallest k first, and the one of them that is in use."""
 
     best: PublishedCandidate
     candidates: tuple[PublishedCandidate, ...]
@@ -69,17 +60,13 @@ def calibrate_published(
 ) -> Calibration:
     """Choose k and tau by F1 on labelled rows, as published (arXiv 2410.10014).
 
-    For each k, tau runs over 100 evenly spaced values from the pool's smallest score to its largest. A row is
-    flagged when its score is above tau. Equal F1: the smaller k, then the larger tau. Rows without a score
-    (NaN) are left out.
+    For each k, tau runs over 100 evenly spaced values from the pool's smallest score to its largest. A row is flagged
+    when its score is above tau. Equal F1: the smaller k, then the larger tau. Rows without a score (NaN) are left out.
 
     Args:
         pool_scores: for each k, the pool's scores, [N].
         labelled_scores: for the same k, the labelled rows' scores, [m].
         harmful: the labels, bool [m], True where harmful.
-
-    Returns:
-        The choice, and the best of each k.
 
     Raises:
         SAFTInputError: the k of the two differ, lengths differ, or no row has a score.
@@ -91,14 +78,12 @@ def calibrate_published(
         (1, 49.0, 1.0)
     """
     if not pool_scores or set(pool_scores) != set(labelled_scores):
-        raise SAFTInputError(
-            f"pool_scores and labelled_scores must have the same k; found {sorted(pool_scores)} and "
-            f"{sorted(labelled_scores)}"
-        )
-    labels = np.asarray(harmful, dtype=np.bool_)
-    ks = sorted(pool_scores)
-    pool = {k: np.asarray(pool_scores[k], dtype=np.float64) for k in ks}
-    marked = {k: np.asarray(labelled_scores[k], dtype=np.float64) for k in ks}
+        both = f"{sorted(pool_scores)} and {sorted(labelled_scores)}"
+        raise SAFTInputError(f"pool_scores and labelled_scores must have the same k; found {both}")
+    labels, ks = np.asarray(harmful, dtype=np.bool_), sorted(pool_scores)
+    pool, marked = (
+        {k: np.asarray(scores[k], dtype=np.float64) for k in ks} for scores in (pool_scores, labelled_scores)
+    )
     if bad := [k for k in ks if marked[k].shape != labels.shape]:
         raise SAFTInputError(f"labelled_scores[{bad[0]}] has shape {marked[bad[0]].shape}, labels {labels.shape}")
     scored = np.logical_and.reduce([~np.isnan(marked[k]) for k in ks])
@@ -106,16 +91,15 @@ def calibrate_published(
     total, positives = labels.size, int(labels.sum())
     if positives in (0, total):
         raise SAFTUndecidedError(
-            f"{positives} of {total} labelled rows with a score are harmful: F1 needs rows of both classes. "
-            "Label more rows, or give threshold or contamination"
+            f"{positives} of {total} labelled rows with a score are harmful: F1 needs rows of both classes. Label more "
+            "rows, or give threshold or contamination"
         )
     candidates = tuple(_best_threshold(k, pool[k], marked[k][scored], labels) for k in ks)
     best = max(candidates, key=lambda candidate: (candidate.f1, -candidate.k))
     if best.f1 == 0:
         raise SAFTUndecidedError(
-            f"no threshold between the pool's smallest and largest score flags one of the {positives} "
-            "harmful labels: the score does not see them. Use another layer, readout or method, or give "
-            "threshold or contamination"
+            f"no threshold between the pool's smallest and largest score flags one of the {positives} harmful labels: "
+            "the score does not see them. Use another layer, readout or method, or give threshold or contamination"
         )
     return Calibration(best=best, candidates=candidates)
 
@@ -129,9 +113,8 @@ def _best_threshold(
     grid = np.linspace(pool[0], pool[-1], GRID_POINTS)
     above = _count_above(np.sort(scores), grid)
     hits = _count_above(np.sort(scores[labels]), grid)
-    positives = int(labels.sum())
     # One division of whole numbers: equal F1 are equal to the last bit, so that ties are ties.
-    f1 = 2 * hits / (above + positives)
+    f1 = 2 * hits / (above + labels.sum())
     at = GRID_POINTS - 1 - int(np.argmax(f1[::-1]))
     removed = _count_above(pool, grid)  # never all: the first candidate is the smallest score
     splits = np.unique(removed[removed > 0]).size
@@ -151,9 +134,6 @@ def threshold_for_contamination(scores: ArrayLike, contamination: float) -> floa
     Args:
         scores: scores, [N]; rows without one (NaN) are left out.
         contamination: expected harmful share, between 0 and 1 (both excluded).
-
-    Returns:
-        tau, to be used as score > tau.
 
     Raises:
         SAFTInputError: `contamination` is out of range, or no row has a score.
@@ -179,13 +159,8 @@ def near_threshold(scores: ArrayLike, threshold: float) -> int:
 
     Args:
         scores: scores, [N]; rows without one (NaN) are left out.
-        threshold: tau.
-
-    Returns:
-        Number of rows within 1e-5 of the largest |score| of the threshold.
+        threshold: tau. Rows within 1e-5 of the largest |score| of it count.
     """
     values = np.asarray(scores, dtype=np.float64)
     values = values[~np.isnan(values)]
-    if values.size == 0:
-        return 0
-    return int(np.count_nonzero(np.abs(values - threshold) <= _NEAR * np.abs(values).max()))
+    return int(np.count_nonzero(np.abs(values - threshold) <= 1e-5 * np.abs(values).max(initial=0)))

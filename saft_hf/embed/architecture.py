@@ -44,61 +44,36 @@ class ModelShape:
     shares_prefix: bool
 
 
-def read_config(
-    name: str,
-    *,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    token: str | bool | None = None,
-) -> Any:
-    """The config of a model that is given by name (Hub id or local folder).
+def read_config(name: str, **options: Any) -> Any:
+    """The config of a model that is given by name.
 
     Args:
         name: Hub id or local folder.
-        revision: branch, tag or commit on the Hub.
-        trust_remote_code: run the repository's own code; only where the user asked for it.
-        token: Hub token.
-
-    Returns:
-        The transformers config.
+        options: `revision`, `trust_remote_code` and `token`, as `from_pretrained` takes them.
 
     Raises:
         SAFTInputError: there is no such model, or no config can be read from it.
     """
     try:
-        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code, token=token)
+        return AutoConfig.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
         raise SAFTInputError(
-            f"model={name!r} (revision={revision!r}): no model config could be read. "
+            f"model={name!r} (revision={options.get('revision')!r}): no model config could be read. "
             f"Give a Hub id or a folder that `AutoModel.from_pretrained` takes. transformers said: {error}"
         ) from error
 
 
-def describe_model(
-    model: str | nn.Module,
-    *,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    token: str | bool | None = None,
-) -> ModelShape:
+def describe_model(model: str | nn.Module, **options: Any) -> ModelShape:
     """The sizes of a model, from its config alone: no weights are loaded.
 
     Args:
         model: Hub id, local folder, or a model object (a `PreTrainedModel`, `PeftModel` or a wrapper of one).
-        revision: branch, tag or commit on the Hub, for a name.
-        trust_remote_code: run the repository's own code, for a name.
-        token: Hub token, for a name.
-
-    Returns:
-        The model's sizes.
+        options: of a name, `revision`, `trust_remote_code` and `token`.
 
     Raises:
         SAFTInputError: there is no such model, or it is not a decoder-only language model.
     """
-    if isinstance(model, str):
-        config = read_config(model, revision=revision, trust_remote_code=trust_remote_code, token=token)
-    else:
-        config = unwrap(model).config
+    config = read_config(model, **options) if isinstance(model, str) else unwrap(model).config
     text = text_config(config)
     hidden = int(text.hidden_size)
     widths = [getattr(text, name, None) for name in ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")]

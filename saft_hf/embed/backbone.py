@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from saft_hf.embed.architecture import (
-    ModelShape,
     adapters_off,
     check_adapters,
     check_layers,
@@ -179,25 +178,9 @@ class Backbone:
             ) from error
 
     @property
-    def shape(self) -> ModelShape:
-        """The sizes of the whole model."""
-        return describe_model(self._open)
-
-    @property
     def device(self) -> torch.device:
         """Where token ids must be, and where hidden states come out."""
         return self._forward.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the model's floating-point weights."""
-        dtype: torch.dtype = unwrap(self._open).dtype
-        return dtype
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) of the weights read: `fingerprints[max(layers)]`."""
-        return self.fingerprints[max(self.layers)]
 
     @cached_property
     def fingerprints(self) -> Mapping[int, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
@@ -41,18 +42,18 @@ def where_finite(function: RowFunction, vectors: Vectors) -> NDArray[np.float32]
     return values
 
 
+@dataclass(frozen=True)
 class Embedded:
     """The vectors of a dataset, on disk, and what every process may ask of them.
 
     All methods are collective: every process calls them in the same order and gets the same answer.
     """
 
-    def __init__(self, survey: Survey, plan: Plan, store: Store, world: World, width: int) -> None:
-        self.survey = survey
-        self.plan = plan
-        self.store = store
-        self._world = world
-        self._width = width
+    survey: Survey
+    plan: Plan
+    store: Store
+    world: World
+    width: int
 
     def vectors(self, shard: int, features: Sequence[str]) -> Vectors:
         """The vectors of one of this process's shards."""
@@ -75,22 +76,22 @@ class Embedded:
         """
         parts = [np.zeros((0, columns), dtype=np.float32)]
         wanted = None if only is None else np.unique(only)
-        with self._world.sync_errors("scoring"):
-            for shard in self.plan.shards_of(self._world.rank, self._world.size):
+        with self.world.sync_errors("scoring"):
+            for shard in self.plan.shards_of(self.world.rank, self.world.size):
                 vectors, where = None, self.plan.shard_slice(shard)
                 if wanted is None:
                     vectors = self.vectors(shard, features)
-                elif len(own := wanted[(wanted >= where.start) & (wanted < where.stop)] - where.start):
-                    vectors = {feature: states[own] for feature, states in self.vectors(shard, features).items()}
+                elif len(rows := wanted[(wanted >= where.start) & (wanted < where.stop)] - where.start):
+                    vectors = {feature: states[rows] for feature, states in self.vectors(shard, features).items()}
                 if vectors is not None:
                     parts.append(where_finite(function, vectors))
         # Each process has neighbouring shards, so the parts in rank order are in plan order.
-        values = np.concatenate(self._world.gather(np.concatenate(parts)))
-        return values if wanted is None else values[np.searchsorted(wanted, only)]
+        values = np.concatenate(self.world.gather(np.concatenate(parts)))
+        return values if wanted is None or only is None else values[np.searchsorted(wanted, only)]
 
     def states(self, feature: str) -> NDArray[np.float32]:
         """The vectors of every row at one feature, `float32 [N, d]`, in memory; NaN where there is none."""
-        return self.rows(self.compute((feature,), itemgetter(feature), self._width))
+        return self.rows(self.compute((feature,), itemgetter(feature), self.width))
 
     def rows(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Spread values of unique renderings (`[U, ...]`) over the rows (`[N, ...]`); NaN where there is none."""
@@ -100,10 +101,11 @@ class Embedded:
         return spread
 
 
+@dataclass(frozen=True, kw_only=True)
 class Extractor:
     """Embeds datasets with one model, read in one way.
 
-    Args:
+    Attributes:
         renderer: rows -> tokens.
         features: which hidden states.
         open_backbone: opens the model; called only where something is missing from the store.
@@ -115,28 +117,15 @@ class Extractor:
         world: the processes that work together.
     """
 
-    def __init__(
-        self,
-        renderer: Renderer,
-        features: Features,
-        open_backbone: OpenBackbone,
-        *,
-        width: int,
-        token_budget: int,
-        max_positions: int | None,
-        shares_prefix: bool = False,
-        folder: Path,
-        world: World,
-    ) -> None:
-        self.renderer = renderer
-        self.features = features
-        self.open_backbone = open_backbone
-        self.width = width
-        self.token_budget = token_budget
-        self.max_positions = max_positions
-        self.shares_prefix = shares_prefix
-        self.folder = folder
-        self.world = world
+    renderer: Renderer
+    features: Features
+    open_backbone: OpenBackbone
+    width: int
+    token_budget: int
+    max_positions: int | None
+    shares_prefix: bool
+    folder: Path
+    world: World
 
     def embed(self, dataset: Dataset, *, sample: bool = False, prompts: bool = False) -> Embedded:
         """Bring every row's vectors into the store, and answer with them.
@@ -160,8 +149,12 @@ class Extractor:
 
         def missing() -> list[int]:
             with self.world.sync_errors("looking at the store"):
-                there, own = store.shards(), plan.shards_of(self.world.rank, self.world.size)
-                return [shard for shard in own if shard not in there or not store.has(shard, plan.shard_keys(shard))]
+                there = store.shards()
+                return [
+                    shard
+                    for shard in plan.shards_of(self.world.rank, self.world.size)
+                    if shard not in there or not store.has(shard, plan.shard_keys(shard))
+                ]
 
         filler = Filler(self.renderer, self.features, self.world, kept)
 
@@ -176,12 +169,12 @@ class Extractor:
                     deque(shards, maxlen=0)  # takes what is left, so that the others end soon and hear of it
                     raise
 
-        own = missing()
-        with steal_shards(own, store, self.world) as shards:
-            fill(shards, own)
+        expected = missing()
+        with steal_shards(expected, store, self.world) as shards:
+            fill(shards, expected)
         # Nothing, unless another process's files cannot be seen here after all.
-        own = missing()
-        fill(iter(own), own)
+        left = missing()
+        fill(iter(left), left)
         touch(store.folder)
         if limit is not None:
             shrink(self.folder.parent, limit, keep=[store.folder])

@@ -105,6 +105,7 @@ def _forward(
     backbone: Backbone, renderings: Sequence[Rendering], features: Features, prefix: NDArray[np.int32] | None
 ) -> dict[str, Tensor]:
     device, skipped = backbone.device, 0 if prefix is None else len(prefix)
+    # Pinned and filled on the host, so that the copy to the device overlaps with the forward before it.
     needed = np.array([rendering.needed(features.readouts) - skipped for rendering in renderings])
     ids = torch.zeros((len(renderings), int(needed.max())), dtype=torch.int64, pin_memory=device.type == "cuda")
     filled = ids.numpy()
@@ -136,6 +137,7 @@ def _pooler(
                 spans = ranges(renderings[row].spans)
                 for start, end in spans:
                     weights[row, start - skipped : end - skipped] = 1 / sum(end - start for start, end in spans)
+            # A product, not a loop over rows: its bits depend on the batch alone, which the plan fixes.
             on = moved(weights, device)[:, None]
             return lambda states: torch.bmm(on, states.float())[:, 0].masked_fill(undefined, float("nan"))
         case other:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,21 +33,21 @@ _RENDERED_AGAIN = 64
 Submit = Callable[[Sequence[Rendering]], "Future[dict[str, Tensor]]"]
 
 
+@dataclass(frozen=True)
 class Filler:
     """Embeds shards of a plan with one model.
 
-    Args:
+    Attributes:
         renderer: rows -> tokens.
         features: which hidden states.
         world: the processes that work together.
         kept: renderings that are there already.
     """
 
-    def __init__(self, renderer: Renderer, features: Features, world: World, kept: Kept) -> None:
-        self._renderer = renderer
-        self._features = features
-        self._world = world
-        self._kept = kept
+    renderer: Renderer
+    features: Features
+    world: World
+    kept: Kept
 
     def fill(
         self, shards: Iterable[int], expected: int, dataset: Dataset, plan: Plan, store: Store, backbone: Backbone
@@ -63,8 +64,8 @@ class Filler:
         """
         ahead: deque[tuple[int, list[Future[dict[str, Tensor]]]]] = deque()
         with (
-            progress_bar(expected, self._world, "Embedding", "rows") as bar,
-            side_by_side(backbone, self._features, plan.prefix) as submit,
+            progress_bar(expected, self.world, "Embedding", "rows") as bar,
+            side_by_side(backbone, self.features, plan.prefix) as submit,
         ):
 
             def finish(shard: int, batches: list[Future[dict[str, Tensor]]]) -> None:
@@ -103,13 +104,13 @@ class Filler:
         """
         rows = plan.first_row[where].tolist()
         trusted = rows[_RENDERED_AGAIN:] if again else rows
-        tokens = {row: rendering for row in trusted if (rendering := self._kept.get(row)) is not None}
+        tokens = {row: rendering for row in trusted if (rendering := self.kept.get(row)) is not None}
         missing = [row for row in rows if row not in tokens]
         for first in range(0, len(missing), RENDER_ROWS):
             some = missing[first : first + RENDER_ROWS]
-            tokens |= zip(some, self._renderer(dataset[some]), strict=True)
+            tokens |= zip(some, self.renderer(dataset[some]), strict=True)
         for row, key in zip(rows, plan.keys[where], strict=True):
-            if tokens[row].key(self._features.readouts) != key.tobytes():
+            if tokens[row].key(self.features.readouts) != key.tobytes():
                 raise SAFTInputError(
                     f"row {row} was rendered to other tokens the second time: a `formatting_func`, a transform or "
                     "a chat template that draws at random or reads the clock cannot be scored. Make it "
@@ -120,7 +121,7 @@ class Filler:
 
 @contextmanager
 def side_by_side(backbone: Backbone, features: Features, prefix: NDArray[np.int32]) -> Iterator[Submit]:
-    """Reads batches in the background, in the order in which they are given.
+    """Reads batches in the background, in the order in which they are submitted.
 
     On a CPU each of torch's threads takes whole batches by itself: nobody waits for the others after every operation,
     and a vector has the same bits for any number of threads. On a GPU one thread launches, and the caller's renders.
@@ -141,18 +142,18 @@ def side_by_side(backbone: Backbone, features: Features, prefix: NDArray[np.int3
             yield lambda part: inline.submit(read_batch, backbone, part, features, prefix)
         return
     free: deque[Any] = deque(replicas or [backbone])
-    own = threading.local()
+    reader = threading.local()
 
     def start() -> None:
-        own.backbone = free.popleft()
+        reader.backbone = free.popleft()
         if on_cpu:
             torch.set_num_threads(1)
-        elif own.backbone.device.type == "cuda":
-            torch.cuda.set_device(own.backbone.device)
+        elif reader.backbone.device.type == "cuda":
+            torch.cuda.set_device(reader.backbone.device)
 
     executor = ThreadPoolExecutor(len(free), thread_name_prefix="saft-reader", initializer=start)
     try:
-        yield lambda part: executor.submit(lambda: read_batch(own.backbone, part, features, prefix))
+        yield lambda part: executor.submit(lambda: read_batch(reader.backbone, part, features, prefix))
     finally:
         executor.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # torch gives what was set last to threads that start later

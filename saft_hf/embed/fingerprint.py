@@ -39,10 +39,10 @@ def layer_digests(text: nn.Module, blocks: nn.ModuleList, layers: Sequence[int])
 
 
 def _digest(root: nn.Module, leave_out: nn.Module | None = None) -> str:
-    found = sorted(base_tensors(root, leave_out), key=lambda item: item[0])
+    tensors = sorted(base_tensors(root, leave_out), key=lambda item: item[0])
     # hashlib lets go of the interpreter lock on large blocks, so threads do run side by side.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        parts = pool.map(lambda item: digest(*item), found)
+        parts = pool.map(lambda item: digest(*item), tensors)
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 

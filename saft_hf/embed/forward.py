@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -13,7 +14,6 @@ from transformers import DynamicCache, PreTrainedModel
 
 from saft_hf.embed.added import mean_for_added
 from saft_hf.embed.architecture import forward_options, text_config
-from saft_hf.embed.prefix import as_ids, for_rows
 
 
 def moved(array: NDArray[Any], device: torch.device) -> Tensor:
@@ -77,10 +77,12 @@ class Forward:
         key = (prefix.tobytes(), max(layers))
         if self._past is None or self._past[0] != key:
             past = DynamicCache(config=self._text.config)
+            ids = torch.from_numpy(prefix.astype(np.int64))[None]
             # Layer 0 is what block 0 is given, and only blocks keep keys: one must run.
-            self(as_ids(prefix), [max(1, *layers)], use_cache=True, past_key_values=past)
+            self(ids, [max(1, *layers)], use_cache=True, past_key_values=past)
             self._past = key, past
-        past = for_rows(self._past[1], len(input_ids))  # the rows' own are written into it
+        past = copy.deepcopy(self._past[1])  # the rows' own keys and values are written into it
+        past.batch_repeat_interleave(len(input_ids))
         return self(input_ids, layers, use_cache=True, past_key_values=past)
 
     def forget(self) -> None:

@@ -182,10 +182,10 @@ def free_bytes(device: torch.device) -> int | None:
 def _resolve(dtype: str | torch.dtype, config: Any) -> torch.dtype:
     if dtype == "auto":
         dtype = config.dtype or text_config(config).dtype or torch.float16
-    found = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype):
+    resolved = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype, None)
+    if not isinstance(resolved, torch.dtype):
         raise SAFTInputError(f"dtype={dtype!r}: give 'auto', or the name of a torch dtype such as 'bfloat16'.")
-    return found
+    return resolved
 
 
 def _check_room(name: str, skeleton: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:

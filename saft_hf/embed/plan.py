@@ -123,10 +123,10 @@ def make_plan(
     batches = _cut_batches(unique_lengths, token_budget, len(prefix))
     batches, order = _spread(batches)
     first_row, unique_lengths = first_row[order], unique_lengths[order]
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
+    position = np.empty(len(order), dtype=np.int64)
+    position[order] = np.arange(len(order))
     row_to_unique = np.full(len(keys), -1, dtype=np.int64)
-    row_to_unique[rows] = place[np.cumsum(is_first) - 1]
+    row_to_unique[rows] = position[np.cumsum(is_first) - 1]
     shards = _cut_shards(unique_lengths, batches, bytes_per_row)
     unique_keys = np.ascontiguousarray(keys[first_row])
     digest = hashlib.sha256(unique_keys.data)
@@ -162,14 +162,14 @@ def token_budget_for(hidden_size: int, intermediate_size: int, dtype_bytes: int,
 
 
 def find_keys(table: NDArray[np.uint8], keys: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Where each key stands in a table of different keys (both `uint8 [*, 16]`); -1 where it does not."""
+    """Position of each key in a table of different keys (both `uint8 [*, 16]`); -1 where it is not in it."""
     if len(table) == 0 or len(keys) == 0:
         return np.full(len(keys), -1, dtype=np.int64)
     ordered, wanted = _as_bytes(table), _as_bytes(keys)
     order = np.argsort(ordered, kind="stable")
-    place = np.minimum(np.searchsorted(ordered, wanted, sorter=order), len(order) - 1)
-    found = order[place]
-    return np.where(ordered[found] == wanted, found, -1).astype(np.int64)
+    position = np.minimum(np.searchsorted(ordered, wanted, sorter=order), len(order) - 1)
+    at = order[position]
+    return np.where(ordered[at] == wanted, at, -1).astype(np.int64)
 
 
 def _as_bytes(keys: NDArray[np.uint8]) -> NDArray[np.bytes_]:
@@ -216,7 +216,7 @@ def _spread(batches: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.i
     Van der Corput's sequence: numbers in the order of their mirrored binary digits.
 
     Returns:
-        Bounds of the batches in the new order, and where each rendering of it stood.
+        Bounds of the batches in the new order, and where each rendering of it was.
     """
     sizes = np.diff(batches)
     numbers = np.arange(len(sizes))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from transformers import DynamicCache
 
 from saft_hf.render import Rendering
 
@@ -18,7 +15,7 @@ MIN_TOKENS, MIN_SHARE, MIN_SAVED = 16, 1 / 8, 2**14
 """A shorter prefix, a smaller part of what is fed, or fewer tokens saved in all are not worth other last bits."""
 
 _FAMILIES = frozenset(
-    {
+    [
         "falcon",
         "gemma",
         "gpt2",
@@ -33,7 +30,7 @@ _FAMILIES = frozenset(
         "qwen2",
         "qwen2_moe",
         "qwen3",
-    }
+    ]
 )
 """Where the hidden states after a kept prefix are known to be those of the whole row."""
 
@@ -71,15 +68,3 @@ def is_worth_it(prefix: int, lengths: NDArray[np.int32]) -> bool:
     """Whether different rows of these lengths are read faster after a kept prefix of so many of their tokens."""
     saved = prefix * (len(lengths) - 1)
     return prefix >= MIN_TOKENS and saved >= max(MIN_SAVED, MIN_SHARE * int(lengths.sum(dtype=np.int64)))
-
-
-def for_rows(past: DynamicCache, rows: int) -> DynamicCache:
-    """Keys and values of a prefix, as a batch of rows continues them: a forward writes into what it is given."""
-    own = copy.deepcopy(past)
-    own.batch_repeat_interleave(rows)
-    return own
-
-
-def as_ids(prefix: NDArray[np.int32]) -> torch.Tensor:
-    """A prefix as a batch of one row, `int64 [1, P]`."""
-    return torch.from_numpy(prefix.astype(np.int64))[None]

@@ -18,10 +18,10 @@ T = TypeVar("T")
 def gram(rows: NDArray[np.float64], device: torch.device) -> NDArray[np.float64]:
     """`rows.T @ rows` on a device, exactly symmetric, `float64 [d, d]`."""
     on = torch.from_numpy(rows).to(device)
-    found: NDArray[np.float64] = (on.T @ on).triu_().cpu().numpy()
+    product: NDArray[np.float64] = (on.T @ on).triu_().cpu().numpy()
     # A library's product may differ in the last bit across the diagonal.
-    found += np.triu(found, 1).T
-    return found
+    product += np.triu(product, 1).T
+    return product
 
 
 def gram_on(device: torch.device) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:
@@ -68,16 +68,16 @@ def tree_reduce(world: World, num_shards: int, shard_value: Callable[[int], T], 
 
     if num_shards == 0:
         return None
-    own: dict[tuple[int, int], T] = {}
+    values: dict[tuple[int, int], T] = {}
     with world.sync_errors("summing moments"):
         for span in subtrees(0, num_shards):
             if owner(*span) == world.rank:
-                own[span] = fold(*span)
+                values[span] = fold(*span)
 
     def collect(low: int, high: int) -> T | None:
         rank = owner(low, high)
         if rank is not None:
-            value = world.broadcast(own.pop((low, high), None), rank)
+            value = world.broadcast(values.pop((low, high), None), rank)
             return value if world.is_main else None
         middle = (low + high) // 2
         left, right = collect(low, middle), collect(middle, high)

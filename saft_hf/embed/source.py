@@ -79,9 +79,9 @@ class ModelSource:
                     "found. Pass `processing_class=`."
                 )
             known = ("revision", "trust_remote_code", "token")
-            given = {key: self.options[key] for key in known if self.options.get(key) is not None}
+            args = {key: self.options[key] for key in known if self.options.get(key) is not None}
             try:
-                processor = AutoTokenizer.from_pretrained(self.name, **given)
+                processor = AutoTokenizer.from_pretrained(self.name, **args)
             except (OSError, ValueError) as error:
                 raise SAFTInputError(
                     f"model={self.name!r}: no tokenizer could be read. Give a Hub id or a folder that holds a model "
@@ -149,7 +149,7 @@ class ModelSource:
             folder: where the vectors are kept.
             world: the processes that work together.
             device: where the model is read; by default this process's.
-            fingerprint: the weights that must be found.
+            fingerprint: of the weights that the model must have.
             width: hidden size, where there may be no model to ask.
             token_budget: tokens in one batch, by default those of `token_budget`.
             shares_prefix: whether tokens that all rows start with are read once; by default where the model can.
@@ -158,9 +158,9 @@ class ModelSource:
         if shares_prefix is None:
             shares_prefix = known and self.shape.shares_prefix
         return Extractor(
-            renderer,
-            features,
-            lambda: self.opened(features.layers, device, fingerprint),
+            renderer=renderer,
+            features=features,
+            open_backbone=lambda: self.opened(features.layers, device, fingerprint),
             width=width or self.shape.hidden_size,
             max_positions=self.shape.max_positions if known else None,
             shares_prefix=shares_prefix,
@@ -182,13 +182,13 @@ class ModelSource:
         """
         # The digests are compared outside: a process that fails to load must not answer that call with its error.
         with world.sync_errors("loading the model"), self.opened(layers, world.device) as backbone:
-            own = backbone.fingerprints[max(layers)]
-        if len(set(world.gather(own))) > 1:
+            digest = backbone.fingerprints[max(layers)]
+        if len(set(world.gather(digest))) > 1:
             raise SAFTError(
                 "the processes hold different weights of the model: some were left empty while they loaded. Score "
                 "first (`saft-hf score`), then train on the scored dataset."
             )
-        return own
+        return digest
 
     @contextmanager
     def opened(

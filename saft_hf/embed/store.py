@@ -171,7 +171,7 @@ class Store:
             width: their length, d.
 
         Returns:
-            `float32 [m, d]` (zeros where not found) and `bool [m]`, whether each was found.
+            `float32 [m, d]` (zeros where it is not there) and `bool [m]`, whether each is there.
         """
         if self._index is None:
             self._index = self._load_index()
@@ -192,10 +192,10 @@ class Store:
         touch(self.folder)
         keys, shards, positions = [np.zeros((0, KEY_BYTES), np.uint8)], [np.zeros(0, int)], [np.zeros(0, int)]
         for shard in sorted(self.shards()):
-            own = np.array(_mapped(self.path(shard), _KEYS))
-            keys.append(own)
-            shards.append(np.full(len(own), shard))
-            positions.append(np.arange(len(own)))
+            shard_keys = np.array(_mapped(self.path(shard), _KEYS))
+            keys.append(shard_keys)
+            shards.append(np.full(len(shard_keys), shard))
+            positions.append(np.arange(len(shard_keys)))
         return np.concatenate(keys), np.concatenate(shards), np.concatenate(positions)
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -126,6 +127,7 @@ def survey_dataset(
         sample: fill `Survey.sample`.
         prompts: fill `Survey.prompts`.
     """
+    # Python values: rows that a user sees as tensors render to the same tokens.
     dataset, total = dataset.with_format(None), len(dataset)
     begin, end = (total * r // world.size for r in (world.rank, world.rank + 1))
     # Drawn from all rows before any is rendered: the same ones whatever the number of processes, and in every run.
@@ -167,9 +169,9 @@ def _joined(parts: Iterable[Survey], rows: int, readouts: Sequence[str], prompts
     return replace(whole, prefix=reduce(shared_start, prefixes) if prefixes else None)
 
 
-def _columns(survey: Survey) -> list[NDArray[np.generic]]:
+def _columns(survey: Survey) -> list[NDArray[Any]]:
     """What a survey holds for each row."""
-    columns = [survey.keys, survey.identities, survey.lengths, *survey.codes.values()]
+    columns: list[NDArray[Any]] = [survey.keys, survey.identities, survey.lengths, *survey.codes.values()]
     return columns if survey.prompts is None else [*columns, survey.prompts]
 
 

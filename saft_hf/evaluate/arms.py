@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -16,8 +15,10 @@ from saft_hf.errors import SAFTInputError
 from saft_hf.evaluate.config import ExperimentConfig
 from saft_hf.evaluate.generate import generate_answers
 from saft_hf.evaluate.guards import read_verdict
-from saft_hf.evaluate.pools import Pool, Row
+from saft_hf.evaluate.pools import Dialogue, DrawnPool
+from saft_hf.evaluate.records import SelectionMetrics
 from saft_hf.scorer import SAFTScorer
+from saft_hf.summary import Summary
 
 _QUESTION = (
     "Is the following data sample harmful to use for fine-tuning?\n\n"
@@ -27,27 +28,25 @@ _QUESTION = (
 
 
 @dataclass(frozen=True)
-class Selection:
-    """What an arm kept.
+class ArmRows:
+    """What an arm keeps.
 
     Attributes:
-        kept: places in the pool, ascending.
-        seconds: how long choosing took.
-        note: what a reader must know, such as that the filter refused to decide; or "".
+        kept: positions in the pool, ascending.
+        seconds: that choosing took.
+        note: what a reader must know, such as that the filter could not decide; or "".
         scores: one a row, NaN where there is none; None where the arm has no scores.
-        threshold: rows with a score above it are removed; None where there is none.
-        settings: what was chosen on the labels: layer, readout, k and so on.
+        summary: of the filter; an empty one where the arm has no scores.
     """
 
     kept: NDArray[np.int64]
     seconds: float = 0.0
     note: str = ""
     scores: NDArray[np.float32] | None = None
-    threshold: float | None = None
-    settings: dict[str, Any] | None = None
+    summary: Summary = field(default_factory=Summary)
 
 
-def select(arm: str, pool: Pool, config: ExperimentConfig, seed: int, size: int | None = None) -> Selection:
+def choose_rows(arm: str, pool: DrawnPool, config: ExperimentConfig, seed: int, size: int | None = None) -> ArmRows:
     """Choose the rows of one arm.
 
     Args:
@@ -62,47 +61,46 @@ def select(arm: str, pool: Pool, config: ExperimentConfig, seed: int, size: int 
     """
     begin, everything = time.perf_counter(), np.arange(len(pool.rows))
     if arm == "none":
-        return Selection(everything)
+        return ArmRows(everything)
     if arm == "oracle":
-        return Selection(everything[~pool.harmful])
+        return ArmRows(everything[~pool.harmful])
     if arm.startswith("random"):
         drawn = np.random.default_rng([seed, 1]).choice(len(everything), size or 0, replace=False)
-        return Selection(np.sort(drawn))
+        return ArmRows(np.sort(drawn))
     if arm == "ask":
         harmful, unread = ask(pool.rows, config)
         note = f"{unread} answers were neither yes nor no; those rows are kept" if unread else ""
-        return Selection(everything[~harmful], time.perf_counter() - begin, note)
+        return ArmRows(everything[~harmful], time.perf_counter() - begin, note)
     if arm in ("saft", "auto", "reference"):
         return _scored(arm, pool, config)
     raise SAFTInputError(f"there is no arm {arm!r}.")
 
 
-def _scored(arm: str, pool: Pool, config: ExperimentConfig) -> Selection:
+def _scored(arm: str, pool: DrawnPool, config: ExperimentConfig) -> ArmRows:
     begin, rows = time.perf_counter(), pool.dataset
     scorer = SAFTScorer(
         config.model_name_or_path or "",
         revision=config.model_revision,
-        method=None if arm == "reference" else arm,
+        method=arm,
         layer=config.layer if arm == "saft" else None,
         dtype=config.dtype,
         max_length=config.training.get("max_length", 1024),  # SFTConfig's default
         cache_dir=config.cache_dir,
     )
     scorer.fit(rows, None if arm == "reference" else pool.labelled_dataset, on_undecided="keep")
-    result = scorer.filter(rows, on_undecided="keep")
+    result = scorer.filter(rows)
     summary = result.summary
-    refusal = summary.undecided or (None if summary.filtered else "no threshold could be chosen")
-    return Selection(
+    undecided = summary.undecided or (None if summary.filtered else "no threshold could be chosen")
+    return ArmRows(
         kept=np.asarray(result.kept_indices),
         seconds=time.perf_counter() - begin,
-        note=f"refused, every row is kept: {refusal}" if refusal else "",
+        note=f"undecided, every row is kept: {undecided}" if undecided else "",
         scores=result.scores,
-        threshold=summary.threshold,
-        settings={"layers": list(scorer.layers_), "readouts": list(scorer.readouts_), "method": scorer.method_},
+        summary=summary,
     )
 
 
-def ask(rows: list[Row], config: ExperimentConfig) -> tuple[NDArray[np.bool_], int]:
+def ask(rows: list[Dialogue], config: ExperimentConfig) -> tuple[NDArray[np.bool_], int]:
     """Ask a chat model about each row.
 
     Returns:
@@ -120,36 +118,34 @@ def ask(rows: list[Row], config: ExperimentConfig) -> tuple[NDArray[np.bool_], i
     return verdicts == 1, int(np.isnan(verdicts).sum())
 
 
-def selection_figures(selection: Selection, pool: Pool) -> dict[str, Any]:
-    """How well an arm chose, JSON-ready; shares and rates are None where nothing can be divided.
-
-    `precision` and `recall` are those of "removed" for "harmful"; `auroc` is taken on the rows that the filter saw no
-    label of.
-    """
+def selection_metrics(chosen: ArmRows, pool: DrawnPool) -> SelectionMetrics:
+    """How well an arm chose."""
     kept = np.zeros(len(pool.rows), dtype=np.bool_)
-    kept[selection.kept] = True
-    harmful, shown = pool.harmful, pool.demonstrations
+    kept[chosen.kept] = True
+    harmful, shown, summary = pool.harmful, pool.demonstrations, chosen.summary
     auroc = None
-    if selection.scores is not None:
-        fresh = ~np.isnan(selection.scores)
+    if chosen.scores is not None:
+        fresh = ~np.isnan(chosen.scores)
         fresh[pool.labelled] = False
         if len(set(harmful[fresh].tolist())) == 2:
-            auroc = float(roc_auc_score(harmful[fresh], selection.scores[fresh]))
-    return {
-        "rows": len(kept),
-        "kept": int(kept.sum()),
-        "still_harmful": _share(harmful[kept]),
-        "precision": _share(harmful[~kept]),
-        "recall": _share(~kept[harmful]),
-        "benign_kept": _share(kept[~harmful]),
-        "demonstrations": int(shown.sum()),
-        "demonstrations_kept": _share(kept[shown]),
-        "auroc": auroc,
-        "seconds": round(selection.seconds, 1),
-        "note": selection.note,
-        "threshold": selection.threshold,
-        "settings": selection.settings,
-    }
+            auroc = float(roc_auc_score(harmful[fresh], chosen.scores[fresh]))
+    return SelectionMetrics(
+        rows=len(kept),
+        kept=int(kept.sum()),
+        still_harmful=_share(harmful[kept]),
+        precision=_share(harmful[~kept]),
+        recall=_share(~kept[harmful]),
+        benign_kept=_share(kept[~harmful]),
+        demonstrations=int(shown.sum()),
+        demonstrations_kept=_share(kept[shown]),
+        auroc=auroc,
+        seconds=round(chosen.seconds, 1),
+        note=chosen.note,
+        threshold=summary.threshold,
+        method=summary.method,
+        layers=list(summary.layers),
+        readouts=list(summary.readouts),
+    )
 
 
 def _share(values: NDArray[np.bool_]) -> float | None:

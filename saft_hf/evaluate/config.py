@@ -1,4 +1,4 @@
-"""What an experiment is told."""
+"""The options of an evaluation and of an experiment."""
 
 from __future__ import annotations
 
@@ -16,43 +16,44 @@ ARMS = ("untuned", "none", "random", "ask", "saft", "auto", "reference", "oracle
 scores. `reference`: our scores without labels. `oracle`: the true labels."""
 
 
+def _option(default: Any, help_text: str) -> Any:
+    """A field as TrlParser reads it."""
+    return field(default=default, metadata={"help": help_text})
+
+
 @dataclass
 class EvaluationConfig:
     """Which model, and what it is asked."""
 
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Hub id or folder of the model to tune."})
-    model_revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of the model."})
-    dtype: str = field(default="auto", metadata={"help": "Of the model; `auto` is the checkpoint's, float32 on CPU."})
-    output_dir: str | None = field(default=None, metadata={"help": "Folder for the results and the report."})
-    labelled_name: str | None = field(
-        default=None, metadata={"help": "Rows with labels, such as BeaverTails: a Hub id, a folder or a file."}
+    model_name_or_path: str | None = _option(None, "Hub id or folder of the model to tune.")
+    model_revision: str | None = _option(None, "Commit, branch or tag of the model.")
+    dtype: str = _option("auto", "Of the model; `auto` is the checkpoint's, float32 on CPU.")
+    output_dir: str | None = _option(None, "Folder for the results and the report.")
+    labelled_name: str | None = _option(None, "Rows with labels, such as BeaverTails: a Hub id, a folder or a file.")
+    labelled_split: str = _option("train", "Split of `labelled_name`.")
+    label_column: str | None = _option(None, "By default `is_safe`, `harmful` and so on.")
+    harmful_value: str | None = _option(None, "The value that marks a harmful row.")
+    benign_name: str | None = _option(None, "Harmless instructions: for `easy` pools, and to measure utility.")
+    benign_split: str = _option("train", "Split of `benign_name`.")
+    refusals_name: str | None = _option(None, "Safe refusals of harmful prompts.")
+    safe_prompts_name: str | None = _option(
+        None, "Harmless prompts that sound harmful, such as XSTest's; labelled if need be."
     )
-    labelled_split: str = field(default="train", metadata={"help": "Split of `labelled_name`."})
-    label_column: str | None = field(default=None, metadata={"help": "By default `is_safe`, `harmful` and so on."})
-    harmful_value: str | None = field(default=None, metadata={"help": "The value that marks a harmful row."})
-    benign_name: str | None = field(
-        default=None, metadata={"help": "Harmless instructions: for `easy` pools, and to measure utility."}
-    )
-    benign_split: str = field(default="train", metadata={"help": "Split of `benign_name`."})
-    refusals_name: str | None = field(default=None, metadata={"help": "Safe refusals of harmful prompts."})
-    safe_prompts_name: str | None = field(
-        default=None, metadata={"help": "Harmless prompts that sound harmful, such as XSTest's; labelled if need be."}
-    )
-    safe_prompts_split: str = field(default="train", metadata={"help": "Split of `safe_prompts_name`."})
-    split_seed: int = field(default=0, metadata={"help": "Of the split of prompts into pools, judge rows, questions."})
+    safe_prompts_split: str = _option("train", "Split of `safe_prompts_name`.")
+    split_seed: int = _option(0, "Of the split of prompts into pools, judge rows, questions.")
     judges: list[str] = field(
         default_factory=lambda: ["refusal", "trained"],
         metadata={"help": "`refusal`, `trained` (by the experiment, on rows outside of the pools), and Hub ids."},
     )
-    prompts: int = field(default=200, metadata={"help": "Held-out harmful prompts."})
-    pairs: int = field(default=200, metadata={"help": "Pairs of a safe and an unsafe answer."})
-    benign_rows: int = field(default=200, metadata={"help": "Harmless held-out rows, for utility."})
-    safe_prompts: int = field(default=250, metadata={"help": "Prompts of `safe_prompts_name`."})
-    max_new_tokens: int = field(default=128, metadata={"help": "Tokens of an answer, at most."})
-    max_length: int = field(default=1024, metadata={"help": "Tokens of a row whose likelihood is taken, at most."})
-    eval_batch_size: int = field(default=16, metadata={"help": "Rows at a time, when measuring."})
-    bleurt: str | None = field(default=None, metadata={"help": "Folder of a BLEURT checkpoint."})
-    keep_text: bool = field(default=False, metadata={"help": "Keep what the models said; some of it is harmful."})
+    prompts: int = _option(200, "Held-out harmful prompts.")
+    pairs: int = _option(200, "Pairs of a safe and an unsafe answer.")
+    benign_rows: int = _option(200, "Harmless held-out rows, for utility.")
+    safe_prompts: int = _option(250, "Prompts of `safe_prompts_name`.")
+    max_new_tokens: int = _option(128, "Tokens of an answer, at most.")
+    max_length: int = _option(1024, "Tokens of a row whose likelihood is taken, at most.")
+    eval_batch_size: int = _option(16, "Rows at a time, when measuring.")
+    bleurt: str | None = _option(None, "Folder of a BLEURT checkpoint.")
+    keep_text: bool = _option(False, "Keep what the models said; some of it is harmful.")
 
     def check(self) -> None:
         """Refuse what cannot be run, before anything is loaded.
@@ -71,24 +72,22 @@ class ExperimentConfig(EvaluationConfig):
 
     pools: list[str] = field(default_factory=lambda: ["hard", "easy"], metadata={"help": "`hard`, `easy`."})
     shares: list[float] = field(default_factory=lambda: [0.1, 0.25], metadata={"help": "Harmful shares of the pools."})
-    rows: int = field(default=3000, metadata={"help": "Rows of a pool."})
-    demonstrations: float = field(default=0.0, metadata={"help": "Share of a pool that comes from `refusals_name`."})
-    labels: int = field(default=100, metadata={"help": "Rows whose label the filters see."})
+    rows: int = _option(3000, "Rows of a pool.")
+    demonstrations: float = _option(0.0, "Share of a pool that comes from `refusals_name`.")
+    labels: int = _option(100, "Rows whose label the filters see.")
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Of pools, label draws, training."})
     arms: list[str] = field(
         default_factory=lambda: ["untuned", "none", "random", "saft", "auto", "oracle"],
         metadata={"help": " ".join(ARMS)},
     )
-    asked_model: str | None = field(default=None, metadata={"help": "Chat model of the arm `ask`."})
-    layer: int | None = field(default=None, metadata={"help": "Of the arm `saft`; by default half of the layers."})
-    cache_dir: str | None = field(default=None, metadata={"help": "Where vectors are kept."})
+    asked_model: str | None = _option(None, "Chat model of the arm `ask`.")
+    layer: int | None = _option(None, "Of the arm `saft`; by default half of the layers.")
+    cache_dir: str | None = _option(None, "Where vectors are kept.")
     training: dict[str, Any] = field(default_factory=dict, metadata={"help": "Options of SFTConfig, in YAML."})
     lora: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "Options of LoraConfig, in YAML; without any, all weights are tuned."}
     )
-    keep_models: str = field(
-        default="none", metadata={"help": "Which tuned models to keep: `none`, `filtered` or `all`."}
-    )
+    keep_models: str = _option("none", "Which tuned models to keep: `none`, `filtered` or `all`.")
 
     def check(self) -> None:
         """Refuse what cannot be run, before anything is loaded.
@@ -119,7 +118,7 @@ def same_size_as(arm: str) -> str:
 
 
 def digest(content: Any) -> str:
-    """32 hex digits that name a JSON-ready thing."""
+    """32 hex digits that name a JSON-ready value."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from saft_hf.evaluate.config import EvaluationConfig, digest
+from saft_hf.evaluate.generate import generate_answers
 from saft_hf.evaluate.guards import load_judge
-from saft_hf.evaluate.judges import Judge, RefusalJudge, TrainedJudge
-from saft_hf.evaluate.measure import Limits, Measured, measure
-from saft_hf.evaluate.pools import HeldOut, Source
+from saft_hf.evaluate.judges import Judge, JudgeAccuracy, RefusalJudge, TrainedJudge, is_refusal
+from saft_hf.evaluate.likelihood import answer_likelihoods, pair_margins
+from saft_hf.evaluate.metrics import PromptMetrics
+from saft_hf.evaluate.pools import ExperimentRows, HeldOut
+from saft_hf.evaluate.utility import bleurt, rouge_l
 from saft_hf.version import __version__
 
-ALGORITHM = 1
-"""Changes when the same options would give other figures: results of another number are not used."""
+PROTOCOL = 2
+"""Changes when the same options would give other metrics: results of another number are not used."""
 
 
 class Examiner:
@@ -26,46 +31,74 @@ class Examiner:
 
     Args:
         config: how many questions, which judges.
-        source: the rows that questions and the trained judge are drawn from, split by prompt.
+        rows: the rows that questions and the trained judge are drawn from, split by prompt.
 
     Example:
-        >>> figures = Examiner(config, source).examine(model, tokenizer).figures  # doctest: +SKIP
+        >>> metrics, texts = Examiner(config, rows).examine(model, tokenizer)  # doctest: +SKIP
     """
 
-    def __init__(self, config: EvaluationConfig, source: Source) -> None:
+    def __init__(self, config: EvaluationConfig, rows: ExperimentRows) -> None:
         self.config = config
-        self.source = source
+        self.rows = rows
 
     @cached_property
     def held_out(self) -> HeldOut:
         """What every model is asked."""
         c = self.config
-        return self.source.held_out(c.prompts, c.pairs, c.benign_rows, c.safe_prompts)
+        return self.rows.held_out(c.prompts, c.pairs, c.benign_rows, c.safe_prompts)
 
     @property
     def counts(self) -> dict[str, int]:
         """How many questions there are of each kind."""
-        return {name: len(things) for name, things in vars(self.held_out).items()}
+        return {name: len(questions) for name, questions in vars(self.held_out).items()}
 
     @property
-    def accuracy(self) -> dict[str, float] | None:
+    def accuracy(self) -> JudgeAccuracy | None:
         """How good the judge is that is trained here; None where there is none."""
         return self._trained.accuracy if TrainedJudge.name in self.config.judges else None
 
     @cached_property
     def digest(self) -> str:
-        """Names all that a model's figures depend on, beside the model."""
-        c, source = self.config, self.source
-        rows = [asdict(row) for row in source.of([*source.labelled, *source.refusals], "judge")]
+        """Names all that a model's metrics depend on, beside the model."""
+        c, rows = self.config, self.rows
+        judged = [asdict(row) for row in rows.of([*rows.labelled, *rows.refusals], "judge")]
         limits = [c.max_new_tokens, c.eval_batch_size, c.bleurt, c.max_length]
-        trained = rows if TrainedJudge.name in c.judges else None
-        return digest([ALGORITHM, __version__, asdict(self.held_out), trained, c.judges, limits])
+        trained = judged if TrainedJudge.name in c.judges else None
+        return digest([PROTOCOL, __version__, asdict(self.held_out), trained, c.judges, limits])
 
-    def examine(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> Measured:
-        """Ask a model and judge it; the model is left as it was found."""
-        c = self.config
-        limits = Limits(c.max_new_tokens, c.eval_batch_size, c.max_length, c.bleurt)
-        return measure(model, tokenizer, self.held_out, self._judges, limits)
+    def examine(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[PromptMetrics, dict[str, list[str]]]:
+        """Ask a model and judge it.
+
+        Args:
+            model: a causal language model; left as it was found.
+            tokenizer: with a chat template.
+
+        Returns:
+            What it did, prompt by prompt; and what it said to the harmful, the benign and the safe prompts.
+        """
+        c, asked, begin = self.config, self.held_out, time.perf_counter()
+        questions = {"harmful": asked.harmful, "benign": [row.prompt for row in asked.benign], "safe": asked.safe}
+        texts = {
+            kind: generate_answers(
+                model, tokenizer, prompts, max_new_tokens=c.max_new_tokens, batch_size=c.eval_batch_size
+            )
+            for kind, prompts in questions.items()
+        }
+        sizes = {"batch_size": c.eval_batch_size, "max_length": c.max_length}
+        likelihood, tokens = answer_likelihoods(model, tokenizer, [row.messages for row in asked.benign], **sizes)
+        margins = pair_margins(model, tokenizer, asked.pairs, **sizes)
+        prompts, references = [prompt[-1]["content"] for prompt in asked.harmful], [row.answer for row in asked.benign]
+        metrics = PromptMetrics(
+            harmful={judge.name: _plain(judge(prompts, texts["harmful"])) for judge in self._judges},
+            margins=_plain(margins),
+            rouge_l=[rouge_l(*pair) for pair in zip(references, texts["benign"], strict=True)],
+            bleurt=_plain(bleurt(references, texts["benign"], c.bleurt)) if c.bleurt else [],
+            nll=_plain(-likelihood),
+            tokens=tokens.tolist(),
+            refused=[float(is_refusal(answer)) for answer in texts["safe"]],
+            seconds=round(time.perf_counter() - begin, 1),
+        )
+        return metrics, texts
 
     @cached_property
     def _judges(self) -> Sequence[Judge]:
@@ -79,11 +112,16 @@ class Examiner:
     @cached_property
     def _trained(self) -> TrainedJudge:
         """Trained on rows outside of the pools and the questions."""
-        rows = [row for row in self.source.of(self.source.labelled, "judge") if row.answer]
+        rows = [row for row in self.rows.of(self.rows.labelled, "judge") if row.answer]
         return TrainedJudge(
             [row.answer for row in rows],
             np.array([row.harmful for row in rows]),
             [row.question for row in rows],
-            also_safe=[row.answer for row in self.source.of(self.source.refusals, "judge")],
-            seed=self.source.seed,
+            also_safe=[row.answer for row in self.rows.of(self.rows.refusals, "judge")],
+            seed=self.rows.seed,
         )
+
+
+def _plain(values: NDArray[np.float64]) -> list[float | None]:
+    """JSON has no NaN."""
+    return [None if np.isnan(value) else round(float(value), 6) for value in values]

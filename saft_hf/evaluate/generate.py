@@ -49,19 +49,23 @@ def generate_answers(
         do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=end if ends is None else ends
     )
     answers = [""] * len(encoded)
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
     with evaluating(model):
-        for first in range(0, len(order), batch_size):
-            places = order[first : first + batch_size]
-            ids, mask = pad_left([encoded[i] for i in places], pad or 0, model.device)
+        for batch in by_length([len(ids) for ids in encoded], batch_size):
+            ids, mask = _pad_left([encoded[i] for i in batch], pad or 0, model.device)
             output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
             texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
-            for place, text in zip(places, texts, strict=True):
-                answers[place] = text.strip()
+            for i, text in zip(batch, texts, strict=True):
+                answers[i] = text.strip()
     return answers
 
 
-def pad_left(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Positions in batches of rows of similar length, the shortest first."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    return (order[first : first + size] for first in range(0, len(order), size))
+
+
+def _pad_left(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask, `int64 [n, longest]`, with the padding on the left."""
     longest = max(map(len, rows))
     ids = [[pad] * (longest - len(row)) + list(row) for row in rows]

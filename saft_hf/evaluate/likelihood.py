@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from saft_hf.evaluate.generate import Messages, evaluating
+from saft_hf.evaluate.generate import Messages, by_length, evaluating
 from saft_hf.render import RenderConfig, Renderer
-
-
-@dataclass(frozen=True)
-class Likelihoods:
-    """Log-likelihood of answers, in nats.
-
-    Attributes:
-        total: sum over the answer's tokens, `float64 [n]`; NaN where a row cannot be rendered.
-        tokens: how many they are, `int64 [n]`.
-    """
-
-    total: NDArray[np.float64]
-    tokens: NDArray[np.int64]
-
-    @property
-    def mean(self) -> NDArray[np.float64]:
-        """Mean over the answer's tokens, `float64 [n]`."""
-        return self.total / np.maximum(self.tokens, 1)
 
 
 def answer_likelihoods(
@@ -40,8 +22,8 @@ def answer_likelihoods(
     *,
     batch_size: int = 16,
     max_length: int = 1024,
-) -> Likelihoods:
-    """Log-likelihood of the assistant's turns, given what stands before them.
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Log-likelihood of the assistant's turns, given what stands before them, in nats.
 
     Args:
         model: a causal language model; its training mode is put back.
@@ -49,28 +31,30 @@ def answer_likelihoods(
         rows: dialogues that end in an answer, [n]; rendered as they are for training.
         batch_size: rows at a time.
         max_length: rows are cut to this many tokens.
+
+    Returns:
+        Sums over the tokens of each answer, `float64 [n]`, NaN where a row cannot be rendered; and how many tokens
+        they are, `int64 [n]`.
     """
     rendered = Renderer(tokenizer, RenderConfig(max_length=max_length))({"messages": list(rows)})
     total, tokens = np.full(len(rows), np.nan), np.zeros(len(rows), dtype=np.int64)
-    order = sorted((i for i, row in enumerate(rendered) if row.spans), key=lambda i: len(rendered[i].input_ids))
+    usable = [i for i, row in enumerate(rendered) if row.spans]
     with evaluating(model):
-        for first in range(0, len(order), batch_size):
-            places = order[first : first + batch_size]
-            longest = max(len(rendered[i].input_ids) for i in places)
-            ids = torch.zeros(len(places), longest, dtype=torch.int64)
-            mask, answer = torch.zeros_like(ids), torch.zeros(len(places), longest, dtype=torch.bool)
-            for line, place in enumerate(places):
-                row = rendered[place]
-                ids[line, : len(row.input_ids)] = torch.from_numpy(row.input_ids.astype(np.int64))
-                mask[line, : len(row.input_ids)] = 1
-                for start, end in row.spans:
+        for batch in by_length([len(rendered[i].input_ids) for i in usable], batch_size):
+            positions = [usable[i] for i in batch]
+            tokens_of = [torch.from_numpy(rendered[i].input_ids.astype(np.int64)) for i in positions]
+            ids = pad_sequence(tokens_of, batch_first=True)
+            mask = pad_sequence([torch.ones_like(row) for row in tokens_of], batch_first=True)
+            answer = torch.zeros_like(ids, dtype=torch.bool)
+            for line, i in enumerate(positions):
+                for start, end in rendered[i].spans:
                     answer[line, max(start, 1) : end] = True  # nothing stands before the first token
             ids, mask, answer = ids.to(model.device), mask.to(model.device), answer[:, 1:].to(model.device)
             logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
-            said = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
-            total[places] = (said.double() * answer).sum(dim=1).cpu().numpy()
-            tokens[places] = answer.sum(dim=1).cpu().numpy()
-    return Likelihoods(total, tokens)
+            likely = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
+            total[positions] = (likely.double() * answer).sum(dim=1).cpu().numpy()
+            tokens[positions] = answer.sum(dim=1).cpu().numpy()
+    return total, tokens
 
 
 def pair_margins(
@@ -87,20 +71,14 @@ def pair_margins(
         model: a causal language model.
         tokenizer: with a chat template.
         pairs: (with the safe answer, with the unsafe answer), [n].
-        batch_size: rows at a time.
-        max_length: rows are cut to this many tokens.
+        batch_size: as above.
+        max_length: as above.
 
     Returns:
         Mean log-likelihood of a token of the unsafe answer less that of the safe one, nats, `float64 [n]`. Above 0 the
         model prefers the unsafe answer.
     """
     rows = [row for pair in pairs for row in pair]
-    mean = answer_likelihoods(model, tokenizer, rows, batch_size=batch_size, max_length=max_length).mean
+    total, tokens = answer_likelihoods(model, tokenizer, rows, batch_size=batch_size, max_length=max_length)
+    mean = total / np.maximum(tokens, 1)
     return mean[1::2] - mean[0::2]
-
-
-def perplexity(likelihoods: Likelihoods) -> float:
-    """Perplexity of answers: exp of the mean negative log-likelihood of all their tokens; NaN without any."""
-    known = ~np.isnan(likelihoods.total)
-    tokens = int(likelihoods.tokens[known].sum())
-    return float(np.exp(-likelihoods.total[known].sum() / tokens)) if tokens else float("nan")

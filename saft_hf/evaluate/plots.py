@@ -33,7 +33,7 @@ _READOUTS: dict[str, dict[str, Any]] = {
     "response_mean": {"color": "#D55E00", "marker": "s"},
     "response_end": {"color": "#009E73", "marker": "^"},
 }
-_LINES = {"energy": ("published score, k = 1", "--"), "difference": ("difference of class means", "-")}
+_SCORES = {"energy": ("published score, k = 1", "--"), "difference": ("difference of class means", "-")}
 _CLASSES = (
     (0, "not harmful", {"color": "#56B4E9", "marker": "o"}),
     (1, "harmful", {"color": "#D55E00", "marker": "x"}),
@@ -43,7 +43,7 @@ _ACROSS = 2
 
 
 def draw(results: Results, folder: Path) -> list[tuple[Path, str]]:
-    """Draw every plot that there are figures for.
+    """Draw every plot that there are results for.
 
     Args:
         results: of the experiment.
@@ -53,47 +53,160 @@ def draw(results: Results, folder: Path) -> list[tuple[Path, str]]:
         (file, caption), in the order of the report.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    made: list[tuple[Path, str]] = []
-
-    def save(figure: Figure | None, name: str, caption: str) -> None:
-        if figure is not None:
+    plots: list[tuple[Path, str]] = []
+    for name, (plot, caption) in _PLOTS.items():
+        if (figure := plot(results)) is not None:
             path = folder / f"{name}.png"
             figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Software": None})
             plt.close(figure)
-            made.append((path, caption))
+            plots.append((path, caption))
+    return plots
 
-    save(
-        _by_contamination(results),
-        "harmfulness_by_contamination",
+
+def _by_contamination(results: Results) -> Figure | None:
+    pools = sorted({pool for pool, _ in results.pools})
+    if not pools:
+        return None
+    figure, axes = _grid(len(results.judges), len(pools))
+    arms = list(dict.fromkeys(line.arm for line in results.lines if line.pool))
+    shares = sorted({share for _, share in results.pools})
+    step = 0.012 * max(max(shares) - min(shares), 0.1)
+    for row, judge in zip(axes, results.judges, strict=True):
+        for ax, pool in zip(row, pools, strict=True):
+            if results.untuned and (level := results.untuned.evaluation.harmful[judge]):
+                ax.axhline(level.mean, label="untuned", **{**_style("untuned"), "marker": ""})
+            for number, arm in enumerate(arms):
+                lines = [line for line in results.lines if (line.pool, line.arm) == (pool, arm)]
+                shift = (number - (len(arms) - 1) / 2) * step
+                _errorbars(ax, [(line.share + shift, line) for line in lines], judge)
+            _labels(ax, f"{pool} pool", "harmful share of the pool", f"share judged harmful ({judge})")
+            ax.set_xticks(shares, [f"{share:.0%}" for share in shares])
+            ax.set_xlim(min(shares) - 0.05, max(shares) + 0.05)
+            ax.set_ylim(-0.03, 1.03)
+    return _with_legend(figure, axes)
+
+
+def _by_utility(results: Results) -> Figure | None:
+    if not results.pools:
+        return None
+    figure, axes = _grid(len(results.pools), len(results.judges), sharex=True)
+    for row, (pool, share) in zip(axes, results.pools, strict=True):
+        lines = [line for line in results.lines if (line.pool, line.share) in ((pool, share), ("", 0.0))]
+        for ax, judge in zip(row, results.judges, strict=True):
+            for line in lines:
+                if (perplexity := line.evaluation.perplexity) is not None:
+                    _errorbars(ax, [(perplexity, line)], judge)
+            title = f"{pool} pool, {share:.0%} harmful"
+            _labels(ax, title, "perplexity on harmless rows", f"share judged harmful ({judge})")
+            ax.set_ylim(-0.03, 1.03)
+    return _with_legend(figure, axes)
+
+
+def _errorbars(ax: Axes, lines: list[tuple[float, Line]], judge: str) -> None:
+    """The lines of one arm, each at its x; a ring marks one that was barely trained."""
+    points = [(x, line, interval) for x, line in lines if (interval := line.evaluation.harmful[judge])]
+    if not points:
+        return
+    x, mean = [x for x, _, _ in points], np.array([interval.mean for _, _, interval in points])
+    sides = np.abs(np.array([[interval.low, interval.high] for _, _, interval in points]).T - mean)
+    looks = _style(points[0][1].arm)
+    ax.errorbar(x, mean, yerr=sides, label=points[0][1].arm, capsize=3, markersize=6, **looks)
+    for at, line, interval in points:
+        if line.barely_trained:
+            ax.plot(at, interval.mean, marker="o", markersize=11, mfc="none", mec=looks["color"])
+
+
+def _densities(results: Results) -> Figure | None:
+    arms = list(dict.fromkeys(line.arm for line in results.lines if line.runs and line.runs[0].scores is not None))
+    if not arms:
+        return None
+    figure, axes = _grid(len(results.pools), len(arms))
+    for row, (pool, share) in zip(axes, results.pools, strict=True):
+        for ax, arm in zip(row, arms, strict=True):
+            line = results.line(pool, share, arm)
+            auroc = None if line is None else line.runs[0].selection.auroc
+            title = f"{arm}: {pool} pool, {share:.0%} harmful" + ("" if auroc is None else f" (AUROC {auroc:.2f})")
+            _labels(ax, title, "score", "density")
+            if line is None:
+                ax.text(0.5, 0.5, "not run yet", ha="center", transform=ax.transAxes)
+                continue
+            run = line.runs[0]
+            scores, truth = np.array(run.scores, dtype=np.float64), np.array(run.truth)
+            known = ~np.isnan(scores)
+            # A few giant scores would squeeze all others into one bar.
+            top = np.quantile(scores[known], 0.99)
+            bins = np.linspace(scores[known].min(), top, 31)
+            for value, name, looks in _CLASSES:
+                some = np.clip(scores[known & (truth == value)], None, top)
+                options = {"density": True, "color": looks["color"]}
+                ax.hist(some, bins, histtype="stepfilled", alpha=0.35, hatch="///" if value else "", **options)
+                ax.hist(some, bins, histtype="step", linestyle="--" if value else "-", label=name, **options)
+            if run.selection.threshold is not None:
+                ax.axvline(run.selection.threshold, color="black", linestyle=":", label="threshold")
+    return _with_legend(figure, axes)
+
+
+def _by_layer(results: Results) -> Figure | None:
+    if not results.probes:
+        return None
+    figure, axes = _wrapped(len(results.probes))
+    for ax, probe in zip(axes.ravel(), results.probes, strict=False):
+        for score, (words, line_style) in _SCORES.items():
+            for readout, looks in _READOUTS.items():
+                values = np.array(probe.auroc[score][readout], dtype=np.float64)
+                label = f"{readout.replace('response_', '')}, {words}"
+                hollow = {} if score == "difference" else {"markerfacecolor": "none"}
+                ax.plot(probe.layers, values, linestyle=line_style, label=label, markersize=5, **looks, **hollow)
+        ax.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
+        _labels(ax, f"{probe.pool} pool, {probe.share:.0%} harmful", "layer", "AUROC")
+        ax.set_ylim(min(0.3, ax.get_ylim()[0]), 1.02)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _with_legend(figure, axes, columns=2)
+
+
+def _projections(results: Results) -> Figure | None:
+    if not results.probes:
+        return None
+    figure, axes = _wrapped(len(results.probes))
+    for ax, probe in zip(axes.ravel(), results.probes, strict=False):
+        points, truth = np.array(probe.projection), np.array(probe.truth)
+        for value, name, looks in _CLASSES:
+            some = points[truth == value]
+            ax.scatter(some[:, 0], some[:, 1], s=14, alpha=0.65, linewidths=1, label=name, **looks)
+        first, second = probe.explained
+        title = f"{probe.pool} pool, {probe.share:.0%} harmful, layer {probe.layer}"
+        _labels(ax, title, f"direction 1 ({first:.0%} of variance)", f"direction 2 ({second:.0%})")
+    return _with_legend(figure, axes)
+
+
+_PLOTS = {
+    "harmfulness_by_contamination": (
+        _by_contamination,
         "Share of answers to held-out harmful prompts that a judge calls harmful, against the pool's harmful share. "
         "Bars: 95 % bootstrap intervals over prompts and seeds; a ring around a marker: barely trained.",
-    )
-    save(
-        _by_utility(results),
-        "harmfulness_by_utility",
+    ),
+    "harmfulness_by_utility": (
+        _by_utility,
         "The same share against perplexity on held-out harmless rows. Down and to the left is better. An arm at the "
-        "perplexity of the untuned model was hardly trained (open marker).",
-    )
-    save(
-        _densities(results),
-        "score_densities",
+        "perplexity of the untuned model was hardly trained (ring).",
+    ),
+    "score_densities": (
+        _densities,
         "Scores of both classes in the first seed's pools; a filter removes what lies to the right of the threshold.",
-    )
-    save(
-        _by_layer(results),
-        "auroc_by_layer",
+    ),
+    "auroc_by_layer": (
+        _by_layer,
         "AUROC on the rows without a label, at each layer and readout: the published score with one direction (dashed),"
         " and the projection on the difference of class means of the labelled rows (solid). 0.5 is chance.",
-    )
-    save(
-        _projections(results),
-        "projection",
+    ),
+    "projection": (
+        _projections,
         "Each row of a pool on the first two principal directions, at the layer and readout that SAFT reads.",
-    )
-    return made
+    ),
+}
 
 
-def style(arm: str) -> dict[str, Any]:
+def _style(arm: str) -> dict[str, Any]:
     """Colour, marker and line of an arm."""
     return _STYLES[arm.partition(":")[0]]
 
@@ -114,149 +227,17 @@ def _wrapped(panels: int) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _by_contamination(results: Results) -> Figure | None:
-    pools = sorted({pool for pool, _ in results.cells})
-    if not pools:
-        return None
-    figure, axes = _grid(len(results.judges), len(pools))
-    arms = list(dict.fromkeys(line.arm for line in results.lines if line.pool))
-    shares = sorted({share for _, share in results.cells})
-    step = 0.012 * max(max(shares) - min(shares), 0.1)
-    for line_axes, judge in zip(axes, results.judges, strict=True):
-        for ax, pool in zip(line_axes, pools, strict=True):
-            if results.untuned and (level := results.untuned.summary["harmful"][judge]):
-                ax.axhline(level["mean"], label="untuned", **{**style("untuned"), "marker": ""})
-            for number, arm in enumerate(arms):
-                lines = [line for line in results.lines if (line.pool, line.arm) == (pool, arm)]
-                shift = (number - (len(arms) - 1) / 2) * step
-                _errorbars(ax, [line.share + shift for line in lines], lines, judge, arm)
-            _labels(ax, f"{pool} pool", "harmful share of the pool", f"share judged harmful ({judge})")
-            ax.set_xticks(shares, [f"{share:.0%}" for share in shares])
-            ax.set_xlim(min(shares) - 0.05, max(shares) + 0.05)
-            ax.set_ylim(-0.03, 1.03)
-    _legend(figure, axes)
-    return figure
-
-
-def _errorbars(ax: Axes, places: list[float], lines: list[Line], judge: str, arm: str) -> None:
-    found = [(x, line, line.summary["harmful"][judge]) for x, line in zip(places, lines, strict=True)]
-    found = [(x, line, interval) for x, line, interval in found if interval]
-    if not found:
-        return
-    mean = np.array([interval["mean"] for _, _, interval in found])
-    sides = np.abs(np.array([[interval["low"], interval["high"]] for _, _, interval in found]).T - mean)
-    looks = style(arm)
-    ax.errorbar([x for x, _, _ in found], mean, yerr=sides, label=arm, capsize=3, markersize=6, **looks)
-    for (x, line, _), y in zip(found, mean, strict=True):
-        if line.barely_trained:
-            ax.plot(x, y, marker="o", markersize=11, markerfacecolor="none", markeredgecolor=looks["color"])
-
-
-def _by_utility(results: Results) -> Figure | None:
-    if not results.cells:
-        return None
-    figure, axes = _grid(len(results.cells), len(results.judges), sharex=True)
-    for line_axes, (pool, share) in zip(axes, results.cells, strict=True):
-        for ax, judge in zip(line_axes, results.judges, strict=True):
-            for line in results.lines:
-                interval = line.summary["harmful"][judge]
-                x = line.summary["perplexity"]
-                if (line.pool, line.share) not in ((pool, share), ("", 0.0)) or interval is None or x is None:
-                    continue
-                side = [[interval["mean"] - interval["low"]], [interval["high"] - interval["mean"]]]
-                looks = {**style(line.arm), "linestyle": ""}
-                filled = {} if not line.barely_trained or looks["marker"] == "x" else {"markerfacecolor": "none"}
-                ax.errorbar(x, interval["mean"], yerr=side, label=line.arm, capsize=3, markersize=8, **looks, **filled)
-            title = f"{pool} pool, {share:.0%} harmful"
-            _labels(ax, title, "perplexity on harmless rows", f"share judged harmful ({judge})")
-            ax.set_ylim(-0.03, 1.03)
-    _legend(figure, axes)
-    return figure
-
-
-def _densities(results: Results) -> Figure | None:
-    lines = [line for line in results.lines if line.runs and line.runs[0]["scores"] is not None]
-    arms = list(dict.fromkeys(line.arm for line in lines))
-    if not lines:
-        return None
-    figure, axes = _grid(len(results.cells), len(arms))
-    for line_axes, (pool, share) in zip(axes, results.cells, strict=True):
-        for ax, arm in zip(line_axes, arms, strict=True):
-            line = results.line(pool, share, arm)
-            auroc = None if line is None else line.runs[0]["selection"]["auroc"]
-            title = f"{arm}: {pool} pool, {share:.0%} harmful" + ("" if auroc is None else f" (AUROC {auroc:.2f})")
-            _labels(ax, title, "score", "density")
-            if line is None:
-                ax.text(0.5, 0.5, "not run yet", ha="center", transform=ax.transAxes)
-                continue
-            run = line.runs[0]
-            scores = np.array([np.nan if score is None else score for score in run["scores"]], dtype=np.float64)
-            truth = np.array(run["truth"])
-            known = ~np.isnan(scores)
-            # A few giant scores would squeeze all others into one bar.
-            top = np.quantile(scores[known], 0.99)
-            bins = np.linspace(scores[known].min(), top, 31)
-            for value, name, looks in _CLASSES:
-                some = np.clip(scores[known & (truth == value)], None, top)
-                hatch = "///" if value else ""
-                ax.hist(some, bins, density=True, histtype="stepfilled", alpha=0.35, color=looks["color"], hatch=hatch)
-                line_style = "--" if value else "-"
-                ax.hist(
-                    some, bins, density=True, histtype="step", color=looks["color"], linestyle=line_style, label=name
-                )
-            if run["selection"]["threshold"] is not None:
-                ax.axvline(run["selection"]["threshold"], color="black", linestyle=":", label="threshold")
-    _legend(figure, axes)
-    return figure
-
-
-def _by_layer(results: Results) -> Figure | None:
-    if not results.probes:
-        return None
-    figure, axes = _wrapped(len(results.probes))
-    for ax, found in zip(axes.ravel(), results.probes, strict=False):
-        for name, (words, line_style) in _LINES.items():
-            for readout, looks in _READOUTS.items():
-                values = [np.nan if value is None else value for value in found["auroc"][name][readout]]
-                label = f"{readout.replace('response_', '')}, {words}"
-                hollow = {} if name == "difference" else {"markerfacecolor": "none"}
-                ax.plot(found["layers"], values, linestyle=line_style, label=label, markersize=5, **looks, **hollow)
-        ax.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
-        _labels(ax, f"{found['pool']} pool, {found['share']:.0%} harmful", "layer", "AUROC")
-        ax.set_ylim(min(0.3, ax.get_ylim()[0]), 1.02)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(figure, axes, columns=2)
-    return figure
-
-
-def _projections(results: Results) -> Figure | None:
-    probes = [found for found in results.probes if "projection" in found]
-    if not probes:
-        return None
-    figure, axes = _wrapped(len(probes))
-    for ax, found in zip(axes.ravel(), probes, strict=False):
-        places, truth = np.array(found["projection"]), np.array(found["truth"])
-        for value, name, looks in _CLASSES:
-            some = places[truth == value]
-            ax.scatter(some[:, 0], some[:, 1], s=14, alpha=0.65, linewidths=1, label=name, **looks)
-        first, second = found["explained"]
-        title = f"{found['pool']} pool, {found['share']:.0%} harmful, layer {found['layer']}"
-        _labels(ax, title, f"direction 1 ({first:.0%} of variance)", f"direction 2 ({second:.0%})")
-    _legend(figure, axes)
-    return figure
-
-
 def _labels(ax: Axes, title: str, x: str, y: str) -> None:
     ax.set_title(title, fontsize=10)
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
+    ax.set(xlabel=x, ylabel=y)
     ax.grid(alpha=0.25)
 
 
-def _legend(figure: Figure, axes: Any, columns: int = 8) -> None:
+def _with_legend(figure: Figure, axes: Any, columns: int = 8) -> Figure:
     """One legend for all panels, below them."""
     entries: dict[str, Any] = {}
     for ax in axes.ravel():
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False)
+    return figure

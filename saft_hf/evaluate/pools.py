@@ -27,7 +27,7 @@ _ANSWERS = ("completion", "response", "output", "answer")
 
 
 @dataclass(frozen=True)
-class Row:
+class Dialogue:
     """One dialogue: what was asked, and the answer if there is one."""
 
     prompt: Messages
@@ -52,7 +52,7 @@ class Row:
 
 def read_rows(
     dataset: Dataset, *, labelled: bool, label_column: str | None = None, harmful_value: Any = None
-) -> list[Row]:
+) -> list[Dialogue]:
     """Read rows of the shapes that instruction and safety data come in.
 
     Args:
@@ -87,7 +87,7 @@ def read_rows(
                 f"columns {dataset.column_names} are of no known shape: expected `messages`, or `prompt` with one of "
                 f"{list(_ANSWERS)}, or `instruction` with `output`. Rename the columns."
             )
-        rows.append(Row(turns, last or "", label))
+        rows.append(Dialogue(turns, last or "", label))
     return rows
 
 
@@ -108,26 +108,26 @@ def role_of(prompt: Messages, seed: int = 0, questions: Collection[str] = ()) ->
     key = prompt_key(prompt)
     if key in questions:
         return "questions"
-    place = int.from_bytes(sha256(f"{seed}/{key}".encode()).digest()[:8]) / 2**64
+    position = int.from_bytes(sha256(f"{seed}/{key}".encode()).digest()[:8]) / 2**64
     for role, share in _ROLES:
-        if place < share:
+        if position < share:
             return role
-        place -= share
+        position -= share
     return "questions"
 
 
 @dataclass(frozen=True)
-class Pool:
-    """A pool to filter. The labels are the truth, which only the oracle and the figures see whole.
+class DrawnPool:
+    """A pool to filter. The labels are the truth, which only the oracle and the metrics see whole.
 
     Attributes:
         rows: in order, [N].
         harmful: `bool [N]`.
         demonstrations: which rows show a safe refusal, `bool [N]`.
-        labelled: places of the rows whose label the filters may see, drawn at random.
+        labelled: positions of the rows whose label the filters may see, drawn at random.
     """
 
-    rows: list[Row]
+    rows: list[Dialogue]
     harmful: NDArray[np.bool_]
     demonstrations: NDArray[np.bool_]
     labelled: NDArray[np.int64]
@@ -158,12 +158,12 @@ class HeldOut:
 
     harmful: list[Messages]
     pairs: list[tuple[Messages, Messages]]
-    benign: list[Row]
+    benign: list[Dialogue]
     safe: list[Messages]
 
 
 @dataclass(frozen=True)
-class Source:
+class ExperimentRows:
     """All rows that there are, and how they are split.
 
     Attributes:
@@ -174,18 +174,18 @@ class Source:
         seed: of the split.
     """
 
-    labelled: list[Row]
-    benign: list[Row]
-    refusals: list[Row]
-    safe_prompts: list[Row]
+    labelled: list[Dialogue]
+    benign: list[Dialogue]
+    refusals: list[Dialogue]
+    safe_prompts: list[Dialogue]
     seed: int = 0
 
-    def of(self, rows: Sequence[Row], role: Role) -> list[Row]:
+    def of(self, rows: Sequence[Dialogue], role: Role) -> list[Dialogue]:
         """Those of `rows` that have a role."""
         questions = {prompt_key(row.prompt) for row in self.safe_prompts}
         return [row for row in rows if role_of(row.prompt, self.seed, questions) == role]
 
-    def pool(self, kind: str, share: float, size: int, labels: int, demonstrations: float, seed: int) -> Pool:
+    def pool(self, kind: str, share: float, size: int, labels: int, demonstrations: float, seed: int) -> DrawnPool:
         """Draw a pool.
 
         Args:
@@ -210,7 +210,7 @@ class Source:
             *_draw(self.of(safe, "pool"), size - harmful - shown, f"safe rows for {kind} pools", rng),
         ]
         rows = [rows[i] for i in rng.permutation(size)]
-        return Pool(
+        return DrawnPool(
             rows,
             np.array([row.harmful for row in rows]),
             np.array([row.is_demonstration for row in rows]),
@@ -228,10 +228,10 @@ class Source:
         """
         rng = np.random.default_rng(self.seed)
         asked = {prompt_key(row.prompt): row.prompt for row in self.of(self.labelled, "questions") if row.harmful}
-        answers: dict[str, dict[bool, Row]] = defaultdict(dict)
+        answers: dict[str, dict[bool, Dialogue]] = defaultdict(dict)
         for row in self.of(self.labelled, "pairs"):
             answers[prompt_key(row.prompt)].setdefault(row.harmful, row)
-        both = [(found[False].messages, found[True].messages) for found in answers.values() if len(found) == 2]
+        both = [(two[False].messages, two[True].messages) for two in answers.values() if len(two) == 2]
         return HeldOut(
             _some(list(asked.values()), prompts, rng),
             _some(both, pairs, rng),
@@ -240,7 +240,7 @@ class Source:
         )
 
 
-def _draw(rows: list[Row], count: int, what: str, rng: np.random.Generator) -> list[Row]:
+def _draw(rows: list[Dialogue], count: int, what: str, rng: np.random.Generator) -> list[Dialogue]:
     if len(rows) < count:
         raise SAFTInputError(
             f"{count} {what} are needed, but only {len(rows)} are there for pools (the others are held out by prompt): "
@@ -249,5 +249,5 @@ def _draw(rows: list[Row], count: int, what: str, rng: np.random.Generator) -> l
     return [rows[i] for i in rng.choice(len(rows), count, replace=False)]
 
 
-def _some(things: list[T], count: int, rng: np.random.Generator) -> list[T]:
-    return [things[i] for i in rng.permutation(len(things))[:count]]
+def _some(items: list[T], count: int, rng: np.random.Generator) -> list[T]:
+    return [items[i] for i in rng.permutation(len(items))[:count]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from saft_hf.errors import SAFTInputError
-from saft_hf.evaluate.judges import agreement
+from saft_hf.evaluate.judges import Agreement, agreement
 from saft_hf.evaluate.table import MARK, Results, read_results, table, verdicts
 from saft_hf.files import replacing
 
@@ -41,14 +42,14 @@ def write_report(folder: Path) -> Path:
     heads, rows = table(results)
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([heads, *rows])
-    html = render(results, draw(results, folder / PLOTS))
+    html = to_html(results, draw(results, folder / PLOTS))
     with replacing(folder / TABLE, folder / REPORT) as (table_file, report_file):
         table_file.write(buffer.getvalue().encode())
         report_file.write(html.encode())
     return folder / REPORT
 
 
-def render(results: Results, plots: list[tuple[Path, str]]) -> str:
+def to_html(results: Results, plots: list[tuple[Path, str]]) -> str:
     """The report as HTML; all text is escaped.
 
     Args:
@@ -58,42 +59,38 @@ def render(results: Results, plots: list[tuple[Path, str]]) -> str:
     environment = Environment(
         loader=PackageLoader("saft_hf.evaluate", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    config = results.setting["config"]
+    record = results.record
+    config = record.config
     heads, rows = table(results)
-    before = [""] + [line.pool + str(line.share) for line in results.lines]
-    arms = [arm for arm in config["arms"] if arm != "untuned"]
+    before = ["", *(line.title for line in results.lines)]
+    arms = [arm for arm in config.arms if arm != "untuned"]
     return environment.get_template("report.html.jinja").render(
         title="Does the filter make the tuned model safer?",
         config=config,
-        version=results.setting["version"],
-        held_out=results.setting["held_out"],
-        judge=results.setting["trained_judge"],
-        done=len(results.setting["runs"]),
-        planned=len(arms) * len(config["pools"]) * len(config["shares"]) * len(config["seeds"]),
+        version=record.version,
+        held_out=record.held_out,
+        judge=record.trained_judge,
+        done=len(record.runs),
+        planned=len(arms) * len(config.pools) * len(config.shares) * len(config.seeds),
         verdicts=verdicts(results),
         mark=MARK,
         heads=heads,
         rows=[
-            {"cells": row, "faint": bool(line.barely_trained), "first": line.pool + str(line.share) != last}
+            {"cells": row, "faint": bool(line.barely_trained), "first": line.title != last}
             for row, line, last in zip(rows, results.lines, before, strict=False)
         ],
-        notes=[
-            f"{line.pool} pool, {line.share:.0%} harmful, {line.arm}: {note}"
-            for line in results.lines
-            if line.pool
-            for note in line.notes
-        ],
+        notes=[f"{line.title}, {line.arm}: {note}" for line in results.lines if line.pool for note in line.notes],
         agreements=_agreements(results),
         plots=[{"data": base64.b64encode(path.read_bytes()).decode(), "caption": caption} for path, caption in plots],
-        options=yaml.safe_dump(config, sort_keys=True),
+        options=yaml.safe_dump(asdict(config), sort_keys=True),
     )
 
 
-def _agreements(results: Results) -> dict[str, dict[str, float | None]]:
+def _agreements(results: Results) -> dict[str, Agreement]:
     """How far the judges agree on the answers of all models together."""
-    models = [model["figures"]["harmful"] for line in results.lines for model in line.models]
+    models = [model.metrics.harmful for line in results.lines for model in line.models]
     together = {
-        judge: np.array([np.nan if v is None else v for one in models for v in one[judge]], dtype=np.float64)
+        judge: np.array([verdict for one in models for verdict in one[judge]], dtype=np.float64)
         for judge in results.judges
     }
-    return {pair: found for pair, found in agreement(together).items() if found["share"] is not None}
+    return {pair: agreed for pair, agreed in agreement(together).items() if agreed.share is not None}

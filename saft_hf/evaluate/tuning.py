@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +18,30 @@ from trl import SFTConfig, SFTTrainer
 
 from saft_hf.errors import SAFTInputError
 from saft_hf.evaluate.config import EvaluationConfig, ExperimentConfig
-from saft_hf.evaluate.pools import Row
+from saft_hf.evaluate.pools import Dialogue
+from saft_hf.evaluate.records import Training
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """A model after training, or as it was.
-
-    Attributes:
-        model: in memory, on its device.
-        tokenizer: its tokenizer.
-        facts: `steps`, `train_loss`, `train_seconds`.
-    """
+    """A model after training, or as it was; in memory, on its device."""
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
-    facts: dict[str, Any]
+    training: Training = field(default_factory=Training)
 
 
 def load(config: EvaluationConfig) -> Tuned:
     """The model as it is."""
-    options = _model_options(config)
     name = config.model_name_or_path
-    model = AutoModelForCausalLM.from_pretrained(name, **options)
+    model = AutoModelForCausalLM.from_pretrained(name, **_model_options(config))
     tokenizer = AutoTokenizer.from_pretrained(name, revision=config.model_revision)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return Tuned(model, tokenizer, {"steps": 0, "train_loss": None, "train_seconds": 0.0})
+    return Tuned(model, tokenizer)
 
 
 @contextmanager
-def tuned(config: ExperimentConfig, rows: list[Row], seed: int, keep_in: Path | None) -> Iterator[Tuned]:
+def tuned(config: ExperimentConfig, rows: list[Dialogue], seed: int, keep_in: Path | None) -> Iterator[Tuned]:
     """Train on rows; what the trainer writes is gone when the block ends.
 
     Args:
@@ -75,27 +69,22 @@ def tuned(config: ExperimentConfig, rows: list[Row], seed: int, keep_in: Path | 
             "model_init_kwargs": _model_options(config),
         }
         try:
-            arguments = SFTConfig(**options)
+            args = SFTConfig(**options)
             lora = LoraConfig(task_type="CAUSAL_LM", **config.lora) if config.lora else None
         except TypeError as error:
             raise SAFTInputError(
                 f"`training` or `lora`: {error}. They take options of SFTConfig and LoraConfig."
             ) from error
         dataset = Dataset.from_list([{"messages": row.messages} for row in rows])
-        trainer = SFTTrainer(config.model_name_or_path, arguments, train_dataset=dataset, peft_config=lora)
+        trainer = SFTTrainer(config.model_name_or_path, args, train_dataset=dataset, peft_config=lora)
         outcome = trainer.train()
         if keep_in is not None:
             trainer.save_model(str(keep_in))
-        facts = {
-            "steps": outcome.global_step,
-            "train_loss": round(outcome.training_loss, 5),
-            "train_seconds": round(time.perf_counter() - begin, 1),
-        }
-        yield Tuned(trainer.model, trainer.processing_class, facts)
+        seconds = round(time.perf_counter() - begin, 1)
+        training = Training(outcome.global_step, round(outcome.training_loss, 5), seconds)
+        yield Tuned(trainer.model, trainer.processing_class, training)
 
 
 def _model_options(config: EvaluationConfig) -> dict[str, Any]:
-    dtype = config.dtype
-    if dtype == "auto" and not torch.cuda.is_available():
-        dtype = "float32"
-    return {"dtype": dtype, "revision": config.model_revision}
+    on_cpu = config.dtype == "auto" and not torch.cuda.is_available()
+    return {"dtype": "float32" if on_cpu else config.dtype, "revision": config.model_revision}

@@ -30,21 +30,16 @@ def rouge_l(reference: str, answer: str) -> float:
         >>> round(rouge_l("the cat sat on the mat", "the cat on a mat"), 3)
         0.727
     """
-    expected, given = _WORD.findall(reference.lower()), _WORD.findall(answer.lower())
-    common = _common(expected, given)
-    return 2 * common / (len(expected) + len(given)) if common else 0.0
-
-
-def _common(one: Sequence[str], other: Sequence[str]) -> int:
-    """Length of the longest common subsequence, a row of the table at a time."""
-    row = [0] * (len(other) + 1)
-    for word in one:
+    expected, actual = _WORD.findall(reference.lower()), _WORD.findall(answer.lower())
+    # Length of the longest common subsequence, a row of its table at a time.
+    row = [0] * (len(actual) + 1)
+    for word in expected:
         diagonal = 0
-        for place, compared in enumerate(other, start=1):
-            above = row[place]
-            row[place] = diagonal + 1 if word == compared else max(above, row[place - 1])
+        for i, other in enumerate(actual, start=1):
+            above = row[i]
+            row[i] = diagonal + 1 if word == other else max(above, row[i - 1])
             diagonal = above
-    return row[-1]
+    return 2 * row[-1] / (len(expected) + len(actual)) if row[-1] else 0.0
 
 
 def bleurt(references: Sequence[str], answers: Sequence[str], checkpoint: str) -> NDArray[np.float64]:

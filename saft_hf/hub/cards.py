@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ _THRESHOLDS = {
     "none": "no threshold was chosen",
 }
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _MARKUP = re.compile(r"[\\`*_{}\[\]()<>#|!~$&]")
 # Renderers make links of bare addresses even where their signs are escaped; in code they do not.
 _LITERAL = re.compile(r"(`[^`]+`|\S*(?:://|www\.|@)\S*)")
@@ -65,7 +66,8 @@ def scorer_card(summary: Summary, *, repo_id: str | None = None) -> str:
     Example:
         >>> Path("README.md").write_text(scorer_card(scorer.summary_))  # doctest: +SKIP
     """
-    title = "SAFT scorer" + (f" for {summary.model}" if summary.model else "")
+    model = _hub_id(summary.model)
+    title = f"SAFT scorer for {model}" if model else "SAFT scorer"
     shown: dict[str, Any] = {}
     if summary.fit and summary.fit.test and summary.fit.labels:
         result = EvalResult(
@@ -77,7 +79,7 @@ def scorer_card(summary: Summary, *, repo_id: str | None = None) -> str:
             metric_value=summary.fit.test.auroc,
         )
         shown = {"model_name": title, "eval_results": [result]}
-    metadata = ModelCardData(base_model=_hub_id(summary.model), library_name="saft_hf", tags=_TAGS, **shown)
+    metadata = ModelCardData(base_model=model, library_name="saft_hf", tags=_TAGS, **shown)
     return _fill("scorer", summary, metadata=metadata.to_yaml(), title=title, repo_id=repo_id)
 
 
@@ -141,6 +143,13 @@ def model_section(summary: Summary) -> str:
 
 def _fill(name: str, summary: Summary, **values: Any) -> str:
     """Fill a template of `model_cards/`; a name that it asks for and that is not there is an error."""
+    known = {"counts": _counts(summary), "threshold_source": _threshold_source(summary), "versions": versions()}
+    template = _environment().get_template(f"{name}.md.jinja")
+    return template.render(summary=summary, fit=summary.fit, **known, **values)
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(  # noqa: S701 - Markdown, not HTML: `text` and `code` escape what comes from outside
         loader=FileSystemLoader(_FOLDERS),
         undefined=StrictUndefined,
@@ -149,8 +158,7 @@ def _fill(name: str, summary: Summary, **values: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"code": _code, "text": _text, "link": _link, "origin": _origin}
-    known = {"counts": _counts(summary), "threshold_source": _threshold_source(summary), "versions": versions()}
-    return environment.get_template(f"{name}.md.jinja").render(summary=summary, fit=summary.fit, **known, **values)
+    return environment
 
 
 def _counts(summary: Summary) -> list[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""Our part of a card, put into a card that stands: the rest of it stays, to the byte."""
+"""Our part of a card, put into an existing card: the rest of it stays, to the byte."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import yaml
 
 from saft_hf.errors import SAFTInputError
 
+# huggingface_hub parses the YAML and writes it again, which loses comments and quotes: the bytes of others must stay.
 _FRONT = re.compile(r"\A\s*---[ \t]*\n(?P<yaml>.*?\n|)---[ \t]*(?:\n|\Z)", re.DOTALL)
 _SECTION = re.compile(r"<!-- saft_hf:begin(?P<name>[^\n]*?)-->.*?<!-- saft_hf:end -->\n?", re.DOTALL)
 # At the top level of a block mapping a key starts its line; what belongs to it is indented or a dash.
@@ -35,35 +36,35 @@ def metadata_of(text: str) -> dict[str, Any]:
         data = yaml.safe_load(split_card(text)[0])
     except yaml.YAMLError as error:
         raise SAFTInputError(
-            f"the card that stands there has front matter that is no YAML ({' '.join(str(error).split())}): fix it"
+            f"the existing card has front matter that is no YAML ({' '.join(str(error).split())}): fix it"
         ) from error
     if data is not None and not isinstance(data, dict):
-        raise SAFTInputError(f"the front matter of the card that stands there is a {type(data).__name__}: fix it")
+        raise SAFTInputError(f"the front matter of the existing card is a {type(data).__name__}: fix it")
     return data or {}
 
 
-def merge_cards(standing: str | None, ours: str) -> str:
-    """Put our sections and our metadata into a card that stands.
+def merge_cards(existing: str | None, ours: str) -> str:
+    """Put our sections and our metadata into an existing card.
 
-    A section is what lies between `<!-- saft_hf:begin NAME -->` and `<!-- saft_hf:end -->`. One of a name that stands
-    there is replaced in its place; a new one comes before the one that follows it in ours, or last. Of the metadata,
-    our keys are set: lists of names are added to, `configs` and `dataset_info` are merged by configuration and split,
+    A section is what lies between `<!-- saft_hf:begin NAME -->` and `<!-- saft_hf:end -->`. An existing one of that
+    name is replaced in its place; a new one comes before the one that follows it in ours, or last. Of the metadata, our
+    keys are set: lists of names are added to, `configs` and `dataset_info` are merged by configuration and split,
     everything else keeps its place and bytes.
 
     Args:
-        standing: the card that stands there; None or empty where there is none.
+        existing: the card that is there; None or empty where there is none.
         ours: a card of ours.
 
     Returns:
         The merged card. Merging it again with the same card of ours changes nothing.
 
     Raises:
-        SAFTInputError: the front matter that stands there cannot be read, or describes other columns.
+        SAFTInputError: the existing front matter cannot be read, or describes other columns.
     """
-    if not standing:
+    if not existing:
         return ours
-    windows = "\r\n" in standing and standing.count("\r\n") == standing.count("\n")
-    text = standing.replace("\r\n", "\n") if windows else standing
+    windows = "\r\n" in existing and existing.count("\r\n") == existing.count("\n")
+    text = existing.replace("\r\n", "\n") if windows else existing
     front, body = split_card(text)
     before, values = metadata_of(text), metadata_of(ours)
     new_front = _with_values(front, before, {key: _merged(key, before.get(key), values[key]) for key in values})
@@ -86,11 +87,11 @@ def without_private(card: str) -> str:
 
 
 def _with_section(body: str, name: str, section: str, follower: str | None) -> str:
-    standing = {found["name"]: found for found in _SECTION.finditer(body)}
-    if name in standing:
-        return body[: standing[name].start()] + section + body[standing[name].end() :]
-    if follower in standing:
-        at = standing[follower].start()
+    existing = {found["name"]: found for found in _SECTION.finditer(body)}
+    if name in existing:
+        return body[: existing[name].start()] + section + body[existing[name].end() :]
+    if follower in existing:
+        at = existing[follower].start()
         return f"{body[:at]}{section}\n{body[at:]}"
     if not body.strip():
         return f"\n{section}"
@@ -168,7 +169,7 @@ def _merged_info(before: Mapping[str, Any], ours: Mapping[str, Any], name: str) 
     others = [old for old in splits if old != split["name"]]
     if others and before.get("features") != ours["features"]:
         raise SAFTInputError(
-            f"the rows have other columns than the split {others[0]!r} that stands there in the configuration "
+            f"the rows have other columns than the split {others[0]!r} of the configuration "
             f"{name!r} ({_names(ours)}, there {_names(before)}): push them as another configuration "
             "(`config_name=`), or to another repository."
         )

@@ -12,7 +12,6 @@ from random import uniform
 from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -42,7 +41,7 @@ LONGEST_WAIT = 30.0
 LOG_IN = "log in with `hf auth login`, set HF_TOKEN, or pass `token=`"
 
 _PASSING = {408, 409, 412, 429, 500, 502, 503, 504}
-# The classes belong to whichever HTTP client huggingface_hub stands on (requests, httpx), or to Python.
+# The classes belong to whichever HTTP client huggingface_hub uses (requests, httpx), or to Python.
 _LOST = {"NetworkError", "RemoteProtocolError", "TimeoutException", "ConnectionError", "Timeout", "TimeoutError"}
 _OWN = (
     HfHubHTTPError,
@@ -84,7 +83,7 @@ def with_retries(action: Callable[[], T], where: Repository, seconds: float | No
     """Do something with the Hub; where the network or the Hub fails in passing, do it again.
 
     The clients repeat downloads and uploads, but not a commit: one that answers 5xx, 409, 412 or 429, or whose answer
-    is lost, ends them. So the action must be one that may be repeated: it looks at what stands there each time.
+    is lost, ends them. So the action must be one that may be repeated: it looks at what is there each time.
 
     Args:
         action: called until it returns.
@@ -124,7 +123,7 @@ def redact(text: str, token: str | bool | None = None) -> str:
 
     Args:
         text: that others may see.
-        token: taken out wherever it stands, beside the one that is logged in and what looks like one.
+        token: taken out wherever it is, beside the one that is logged in and what looks like one.
     """
     for secret in (token, get_token()):
         if isinstance(secret, str) and secret:
@@ -229,8 +228,3 @@ def _forbidden(where: Repository) -> str:
         f"{where} cannot be written: {me['name']} has no right to, or the token is not allowed to. Name a "
         "repository of your own, or open a pull request with `create_pr=True`"
     )
-
-
-def page_of(where: Repository) -> str:
-    """Address of a repository's page."""
-    return f"{ENDPOINT}/{'datasets/' if where.repo_type == 'dataset' else ''}{where.repo_id}"

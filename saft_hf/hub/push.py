@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, constants, get_token
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from saft_hf.errors import SAFTHubError, SAFTInputError
 from saft_hf.files import replacing_folder
 from saft_hf.hub.merge import merge_cards, metadata_of, without_private
-from saft_hf.hub.network import LOG_IN, Repository, page_of, with_retries
+from saft_hf.hub.network import LOG_IN, Repository, with_retries
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Destination(Repository):
     """Where a folder goes, and how.
 
     Attributes:
-        private: None: a new repository is private, one that stands stays what it is. True: it must be private. False:
+        private: None: a new repository is private, an existing one stays what it is. True: it must be private. False:
             a new one is public.
         commit_message: by default one that says what is pushed.
         create_pr: open a pull request instead of writing to the branch.
@@ -62,7 +62,7 @@ class Destination(Repository):
 def push_folder(folder: str | Path, to: Destination) -> CommitInfo:
     """Push every file of a folder in one commit.
 
-    The card in the folder is merged into one that stands (`merge_cards`); shards of a split that is pushed again are
+    The card in the folder is merged into an existing one (`merge_cards`); shards of a split that is pushed again are
     replaced all together; every other file stays. Pushing the same again makes no commit. The commit names the one it
     was made for, so that two pushes at once both land, one after the other.
 
@@ -76,7 +76,7 @@ def push_folder(folder: str | Path, to: Destination) -> CommitInfo:
     Raises:
         SAFTHubError: the Hub refuses, or is not reached in time. The message says where the folder is and how to push
             it again.
-        SAFTInputError: the repository is public and must be private, or the card that stands there cannot be merged.
+        SAFTInputError: the repository is public and must be private, or the existing card cannot be merged.
 
     Example:
         >>> push_folder("filtered", Destination("me/rows", "dataset"))  # doctest: +SKIP
@@ -92,7 +92,7 @@ def push_folder(folder: str | Path, to: Destination) -> CommitInfo:
         raise type(error)(
             f"{error}. Everything is kept in {folder}; push it again with: saft-hf push --folder {folder} {to.again}"
         ) from None
-    logger.info("Pushed %s to %s.", folder, pushed.pr_url or page_of(to))
+    logger.info("Pushed %s to %s.", folder, pushed.pr_url or pushed.commit_url)
     return pushed
 
 
@@ -185,33 +185,33 @@ def _message(to: Destination) -> str:
 def _own_pull_requests(to: Destination) -> dict[str, str]:
     """Revision -> page of the open pull requests of this user that have this push's title."""
     me = to.api.whoami()["name"]
-    found = to.api.get_repo_discussions(to.repo_id, repo_type=to.repo_type)
+    discussions = to.api.get_repo_discussions(to.repo_id, repo_type=to.repo_type)
     return {
         f"refs/pr/{one.num}": one.url
-        for one in found
+        for one in discussions
         if one.is_pull_request and one.status == "open" and one.title == _message(to) and one.author == me
     }
 
 
 def _operations(folder: Path, to: Destination, info: Any) -> list[CommitOperationAdd | CommitOperationDelete]:
     files = _files(folder, to, public=not info.private)
-    standing = {sibling.rfilename for sibling in info.siblings or ()}
+    existing = {sibling.rfilename for sibling in info.siblings or ()}
     stems = {found["stem"] for name in files if (found := _SHARD.fullmatch(name))}
-    stale = {name for name in standing - set(files) if (found := _SHARD.fullmatch(name)) and found["stem"] in stems}
+    stale = {name for name in existing - set(files) if (found := _SHARD.fullmatch(name)) and found["stem"] in stems}
     operations: list[CommitOperationAdd | CommitOperationDelete] = []
     for name, path in files.items():
-        content = _card(path, to, info, standing, {*files, *stale}) if name == CARD else path
-        # Made again for each try: the client notes in them what it has done, and no longer asks what stands there.
+        content = _card(path, to, info, existing, {*files, *stale}) if name == CARD else path
+        # Made again for each try: the client notes in them what it has done, and no longer asks what is there.
         operations.append(CommitOperationAdd(name, content))
     return [*operations, *(CommitOperationDelete(name) for name in sorted(stale))]
 
 
 def _files(folder: Path, to: Destination, *, public: bool) -> dict[str, Path]:
     """Path in the repository -> file; nothing hidden, and nothing that this repository may not have."""
-    found = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    paths = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
     files = {
         name.as_posix(): path
-        for name, path in found.items()
+        for name, path in paths.items()
         # `_saft` is where a trainer keeps what tells of single rows.
         if not any(part.startswith(".") or part == "_saft" for part in name.parts)
     }
@@ -220,13 +220,13 @@ def _files(folder: Path, to: Destination, *, public: bool) -> dict[str, Path]:
     return {name: path for name, path in files.items() if not public or to.audit or not name.startswith(f"{PRIVATE}/")}
 
 
-def _card(path: Path, to: Destination, info: Any, standing: set[str], ours: set[str]) -> bytes:
+def _card(path: Path, to: Destination, info: Any, existing: set[str], ours: set[str]) -> bytes:
     text = path.read_text(encoding="utf-8")
     if not (info.private or to.audit):
         text = without_private(text)
-    before = _standing_card(to.api, to, info) if CARD in standing else None
+    before = _existing_card(to, info) if CARD in existing else None
     if "configs" in metadata_of(text) and "configs" not in metadata_of(before or ""):
-        hidden = sorted(name for name in standing - ours if _is_data(name))
+        hidden = sorted(name for name in existing - ours if _is_data(name))
         if hidden:
             raise SAFTInputError(
                 f"{to} has data files that no `configs` in its card names ({', '.join(hidden[:3])}): rows that are "
@@ -235,8 +235,8 @@ def _card(path: Path, to: Destination, info: Any, standing: set[str], ours: set[
     return merge_cards(before, text).encode()
 
 
-def _standing_card(api: HfApi, to: Destination, info: Any) -> str:
-    path = api.hf_hub_download(to.repo_id, CARD, repo_type=to.repo_type, revision=info.sha)
+def _existing_card(to: Destination, info: Any) -> str:
+    path = to.api.hf_hub_download(to.repo_id, CARD, repo_type=to.repo_type, revision=info.sha)
     return Path(path).read_bytes().decode("utf-8")
 
 

@@ -31,7 +31,7 @@ _RUN = re.compile(rb"\x01+")
 
 # Set by the caller of `apply_chat_template`; from a row they would change the form of what comes back.
 _RESERVED_OPTIONS = frozenset(
-    {
+    [
         "add_generation_prompt",
         "continue_final_message",
         "conversation",
@@ -43,7 +43,7 @@ _RESERVED_OPTIONS = frozenset(
         "tokenize",
         "tokenizer_kwargs",
         "truncation",
-    }
+    ]
 )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -71,9 +71,7 @@ class Pool:
 
     def embed_others(self, dataset: Dataset, renderer: Renderer) -> Embedded:
         """Other rows, read as the pool was read."""
-        reader = copy.copy(self._extractor)
-        reader.renderer = renderer
-        return reader.embed(dataset)
+        return replace(self._extractor, renderer=renderer).embed(dataset)
 
     def compute(self, features: Sequence[str], function: RowFunction, columns: int) -> NDArray[np.float32]:
         """Apply a function of vectors to every row, `float32 [N, columns]`; NaN where a row has none."""

@@ -8,6 +8,7 @@ from typing import Any
 from trl import SFTConfig
 
 from saft_hf.errors import SAFTInputError
+from saft_hf.scorer.options import OPTIONS
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "saft_label_sampling": ("uniform", "other"),
@@ -15,6 +16,17 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "saft_on_error": ("exclude", "keep", "raise"),
     "saft_eval": ("leave", "score", "filter"),
 }
+
+_OPTIONS = {option.name: option for option in OPTIONS}
+
+
+def _field(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+def _option(name: str) -> Any:
+    """The field of an option that the scorer has too: its default and help stand in one table."""
+    return _field(_OPTIONS[name].default, _OPTIONS[name].help)
 
 
 @dataclass
@@ -28,19 +40,19 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
         saft_enabled (`bool`, *optional*, defaults to `True`):
             `False` turns the filter off: the trainer is then TRL's, and nothing is loaded, scored or written.
         saft_method (`str`, *optional*, defaults to `auto` with labels):
-            `saft` is the published score, `directed` a direction learned from the labels, `auto` the best of both and
-            their variants on the labels. Without labels the default is `reference`: a direction from rows that are
-            known to be harmful or benign, and ship with the package.
+            `saft` is the published score, `directed` a direction learned from the labels, `auto` that and the score of
+            a reference set that was given, together. Without labels the default is `reference`: a direction from rows
+            that are known to be harmful or benign, and ship with the package.
         saft_layer (`int`, *optional*):
             Index into `hidden_states` where rows are read: 0 the embeddings, `l` after block `l`. By default `saft`
-            reads half of the layers (the paper reads 15 of 32), the other methods that, three quarters and all.
+            reads half of the layers (the paper reads 15 of 32), the other methods that and three quarters, in one pass.
         saft_readout (`str`, *optional*):
             `response_start` (published: the last token before the response), `response_mean` or `response_end`. By
             default `response_start`; `directed` and `auto` read `response_mean` beside it.
         saft_aim (`str`, *optional*):
-            What the threshold is chosen for, on the labels: `fpr=0.05` (lose at most that share of the benign
-            rows; the default, but for `saft`), `recall=0.9` (remove at least that share of the harmful ones),
-            `share=0.1` (remove at most that share of all rows) or `f1` (the default for `saft`).
+            What the threshold is chosen for, on the labels: `fpr=0.05` (lose at most that share of the benign rows, on
+            average over draws of the labels; the default, but for `saft`), `recall=0.9` (remove at least that share of
+            the harmful ones), `share=0.1` (remove at most that share of all rows) or `f1` (the default for `saft`).
         saft_k (`int`, *optional*):
             How many principal directions `saft` sums; by default chosen from 1 to 4 on the labels, and 1 without
             labels or where `saft_threshold` or `saft_contamination` is given.
@@ -94,72 +106,30 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
         >>> args = SAFTSFTConfig(output_dir="out", saft_contamination=0.1)  # doctest: +SKIP
     """
 
-    saft_enabled: bool = field(default=True, metadata={"help": "Filter the rows before training."})
-    saft_layer: int | None = field(
-        default=None, metadata={"help": "Index into `hidden_states`; by default what the method reads."}
+    saft_enabled: bool = _field(True, "Filter the rows before training.")
+    saft_layer: int | None = _option("layer")
+    saft_readout: str | None = _option("readout")
+    saft_method: str | None = _option("method")
+    saft_aim: str | None = _option("aim")
+    saft_k: int | None = _option("k")
+    saft_threshold: float | None = _option("threshold")
+    saft_contamination: float | None = _option("contamination")
+    saft_label_column: str | None = _option("label_column")
+    saft_harmful_value: str | None = _option("harmful_value")
+    saft_label_sampling: str = _option("label_sampling")
+    saft_fit_rows: int | None = _option("fit_rows")
+    saft_on_undecided: str | None = _option("on_undecided")
+    saft_on_error: str = _option("on_error")
+    saft_alpha: float | None = _field(
+        None, "Largest harmful share to certify on fresh labels; only such rows are kept."
     )
-    saft_readout: str | None = field(
-        default=None, metadata={"help": "`response_start` (published), `response_mean` or `response_end`."}
-    )
-    saft_method: str | None = field(
-        default=None,
-        metadata={"help": "`saft` (published), `directed`, `auto` (the default with labels), `reference` (without)."},
-    )
-    saft_aim: str | None = field(
-        default=None,
-        metadata={"help": "Of the threshold: `fpr=0.05`, `recall=0.9`, `share=0.1` or `f1`."},
-    )
-    saft_k: int | None = field(
-        default=None, metadata={"help": "Directions to sum; by default chosen from 1 to 4 on the labels."}
-    )
-    saft_threshold: float | None = field(default=None, metadata={"help": "Remove rows with a score above it."})
-    saft_contamination: float | None = field(
-        default=None, metadata={"help": "Remove this share of the rows, those with the highest scores."}
-    )
-    saft_label_column: str | None = field(
-        default=None, metadata={"help": "By default `is_safe`, `safe`, `is_harmful`, `harmful` or `unsafe`."}
-    )
-    saft_harmful_value: str | None = field(
-        default=None, metadata={"help": "The value that marks a harmful row, where the column's name does not say."}
-    )
-    saft_label_sampling: str = field(
-        default="uniform",
-        metadata={"help": "`uniform`: labelled rows were drawn at random from the training rows; or `other`."},
-    )
-    saft_fit_rows: int | None = field(
-        default=None, metadata={"help": "Fit on the first so many rows only; of a stream by default on 1,000."}
-    )
-    saft_on_undecided: str | None = field(
-        default=None,
-        metadata={
-            "help": "Where no row can be told harmful: `raise` (the default if anything was given) or `keep` all."
-        },
-    )
-    saft_on_error: str = field(
-        default="exclude", metadata={"help": "Rows without a score: `exclude` them, `keep` them, or `raise`."}
-    )
-    saft_alpha: float | None = field(
-        default=None, metadata={"help": "Largest harmful share to certify on fresh labels; only such rows are kept."}
-    )
-    saft_delta: float = field(default=0.1, metadata={"help": "Chance that a certificate is issued and false."})
-    saft_eval: str = field(
-        default="leave", metadata={"help": "Rows to evaluate on: `leave` them alone, `score` them, or `filter` them."}
-    )
-    saft_trust_scores: bool = field(
-        default=False, metadata={"help": "Decide by the `saft_score` column of the data, whoever wrote it."}
-    )
-    saft_push_scorer: bool = field(
-        default=False, metadata={"help": "Push the scorer beside the model, to `MODEL-saft-scorer`."}
-    )
-    saft_push_dataset: bool = field(
-        default=False, metadata={"help": "Push the rows that are trained on beside the model, to `MODEL-saft-rows`."}
-    )
-    saft_cache_dir: str | None = field(
-        default=None, metadata={"help": "Where hidden states are kept; by default `saft` in the Hugging Face home."}
-    )
-    saft_scorer: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id of a fitted scorer, in place of fitting one."}
-    )
+    saft_delta: float = _field(0.1, "Chance that a certificate is issued and false.")
+    saft_eval: str = _field("leave", "Rows to evaluate on: `leave` them alone, `score` them, or `filter` them.")
+    saft_trust_scores: bool = _field(False, "Decide by the `saft_score` column of the data, whoever wrote it.")
+    saft_push_scorer: bool = _field(False, "Push the scorer beside the model, to `MODEL-saft-scorer`.")
+    saft_push_dataset: bool = _field(False, "Push the rows that are trained on beside the model, to `MODEL-saft-rows`.")
+    saft_cache_dir: str | None = _option("cache_dir")
+    saft_scorer: str | None = _field(None, "Folder or Hub id of a fitted scorer, in place of fitting one.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

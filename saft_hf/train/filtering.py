@@ -5,38 +5,41 @@ from __future__ import annotations
 import copy
 import logging
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, IterableDataset
-from torch import nn
 
-from saft_hf.decide import decide, near_threshold, threshold_for_share
+from saft_hf.decide import decide, near_threshold, threshold_for_contamination
 from saft_hf.distributed import World, describe
-from saft_hf.embed.architecture import describe_model
+from saft_hf.embed import describe_model
 from saft_hf.errors import SAFTError, SAFTInputError, SAFTUndecidedError
 from saft_hf.result import FilterResult
 from saft_hf.scorer import SCORE, STATUS, SAFTScorer
-from saft_hf.scorer.artifact import load_artifact
-from saft_hf.scorer.hub import fetched
-from saft_hf.train.certifying import certify, check_certificate
+from saft_hf.scorer.fitting import quantiles
+from saft_hf.scorer.options import OPTIONS
+from saft_hf.scorer.saving import load
+from saft_hf.summary import EvalCounts, Summary
+from saft_hf.train import inputs
 from saft_hf.train.config import setting
-from saft_hf.train.evaluating import score_eval
-from saft_hf.train.inputs import loading_options, model_name, render_config, training_tokenizer, warn_of_added_tokens
-from saft_hf.train.request import Filtered, Request, quantiles, without_scores
-from saft_hf.train.stream import BATCH_ROWS, StreamFilter, first_rows
+from saft_hf.train.inputs import FilterArgs
+from saft_hf.train.record import Record
+from saft_hf.train.stream import BATCH_ROWS, ScoreBatch, StreamFilter, first_rows
 
 logger = logging.getLogger(__name__)
 
 STREAM_FIT_ROWS = 1000
-_IMAGES = "the rows have images, and SAFT scores text only"
+ONE_SET = "eval"
+"""The name of an `eval_dataset` that was given alone, not in a dict."""
 
-_OF_THE_SCORER = ("layer", "readout", "method", "k", "threshold", "contamination")
-_OF_THE_FIT = ("aim", "fit_rows")
+_SCORER_OPTIONS = [option.name for option in OPTIONS if option.in_trainer and option.use == "scorer"]
+_FIT_OPTIONS = [option.name for option in OPTIONS if option.in_trainer and option.use == "fit"]
 
 
-def filter_rows(request: Request, world: World) -> Filtered:
+def filter_rows(args: FilterArgs, world: World) -> Record:
     """Filter the rows that a trainer was given. Every process calls it, and gets the same rows.
 
     Where nothing was given to decide by and the rows cannot be scored, training goes on with all of them.
@@ -46,197 +49,260 @@ def filter_rows(request: Request, world: World) -> Filtered:
         SAFTUndecidedError: no decision can honestly be taken.
     """
     begin = time.perf_counter()
-    check_certificate(request)
-    done = _unfiltered(request, _IMAGES) if _has_images(request) else _filtered(request, world)
-    done.eval_dataset = request.eval_dataset
-    score_eval(request, done, world)
-    done.summary["saft_seconds"] = round(time.perf_counter() - begin, 3)
-    return done
-
-
-def _filtered(request: Request, world: World) -> Filtered:
-    if request.decides or request.get("on_undecided") == "raise":
-        return _by_scores(request, world)
+    inputs.check_args(args)
     try:
-        return _by_scores(request, world)
-    except Exception as error:  # nothing was asked for: SFTTrainer gets what it was given, and we say what is wrong
+        record = decide_rows(args, world)
+    except Exception as error:
+        if args.decides or args.get("on_undecided") == "raise":
+            raise
+        # Nothing was asked for: SFTTrainer gets what it was given, and we say what is wrong.
         logger.debug("The rows could not be scored.", exc_info=True)
-        return _unfiltered(request, f"the rows could not be scored: {_public(error, request.model)}")
+        record = _unfiltered(args, f"the rows could not be scored: {_public(error, args.model)}")
+    record.eval_dataset, record.eval_results = filter_eval(args, record, world)
+    evaluation = {name: _counts(result, args.get("eval")) for name, result in record.eval_results.items()}
+    record.extend(evaluation=evaluation, seconds=round(time.perf_counter() - begin, 3))
+    return record
 
 
-def _by_scores(request: Request, world: World) -> Filtered:
-    check_request(request)
-    if request.get("trust_scores"):
-        return _by_given_scores(request)
-    return _stream(request, world) if isinstance(request.dataset, IterableDataset) else _dataset(request, world)
+def decide_rows(args: FilterArgs, world: World) -> Record:
+    """Score the rows to train on, and decide which of them are left out."""
+    inputs.check_rows(args)
+    if inputs.has_images(args):  # and may keep them
+        return _unfiltered(args, "the rows have images, and SAFT scores text only")
+    if args.get("trust_scores"):
+        return _by_trusted_scores(args)
+    rows = args.train_dataset
+    if args.streams:
+        rows = first_rows(rows, args.get("fit_rows") or STREAM_FIT_ROWS, world)
+    # One object for fit and filter: what fit rendered and scored is not rendered again.
+    rows = without_scores(rows)
+    scorer = _fitted(args, rows, world)
+    if args.streams:
+        return _by_stream(args, scorer)
+    result = scorer.filter(rows, on_error=args.get("on_error"), on_undecided=args.on_undecided)
+    if args.fresh_labels is None:
+        return _of_result(result, scorer)
+    return certify(args, scorer, rows, result)
 
 
-def _unfiltered(request: Request, why: str) -> Filtered:
-    return Filtered(request.dataset, {"filtered": False, "why": why})
+def _of_result(result: FilterResult, scorer: SAFTScorer | None, **more: Any) -> Record:
+    kept = result.train_rows()
+    if len(kept) == 0:
+        raise SAFTUndecidedError(
+            f"no row is left to train on: {result.decisions.reason_counts()}. Check the threshold and the statuses."
+        )
+    return Record(kept, result.summary, result, scorer, **more)
+
+
+def _unfiltered(args: FilterArgs, why: str) -> Record:
+    return Record(args.train_dataset, Summary(undecided=why))
 
 
 def _public(error: Exception, model: Any) -> str:
     """What a summary, which may be published, says of an error: only our own words, and no folder of this machine."""
     if not isinstance(error, SAFTError):
         return type(error).__name__
-    name = model_name(model)
+    name = inputs.model_name(model)
     return describe(error) if name is None else describe(error).replace(name, "the model")
 
 
-def _has_images(request: Request) -> bool:
-    """Whether the rows have images and may be trained on unfiltered.
-
-    Raises:
-        SAFTInputError: they have, and something was given to filter them by.
-    """
-    columns = request.dataset.column_names or list(next(iter(request.dataset), {}))
-    if not {"image", "images"} & set(columns):
-        return False
-    if request.keeps_on_undecided:
-        return True
-    raise SAFTInputError(
-        f"`train_dataset` has images (columns {columns}): SAFT scores text only. Train on every row with "
-        "`saft_on_undecided='keep'`, or turn the filter off with `saft_enabled=False`."
-    )
+def without_scores(dataset: Any) -> Any:
+    """Score columns that came with the data are neither used nor handed on."""
+    found = [name for name in (SCORE, STATUS) if name in (dataset.column_names or ())]
+    return dataset.remove_columns(found) if found else dataset
 
 
-def check_request(request: Request) -> None:
-    """Refuse what cannot be filtered, before anything is loaded.
-
-    Raises:
-        SAFTInputError: worker processes for a stream, or options that contradict each other.
-    """
-    workers = setting(request.args, "dataloader_num_workers")
-    if isinstance(request.dataset, IterableDataset) and workers:
-        raise SAFTInputError(
-            f"`dataloader_num_workers`={workers}: a stream is filtered by a model in this process, which worker "
-            "processes do not have. Set it to 0, or filter first (`saft-hf filter`)."
-        )
-    given = [name for name in (*_OF_THE_SCORER, *_OF_THE_FIT) if request.get(name) is not None]
-    if request.scorer is not None and given:
-        raise SAFTInputError(
-            f"`saft_{given[0]}` and `saft_scorer` do not go together: the scorer brings its own. Give one of them."
-        )
+# -- other ways to decide ----------------------------------------------------------------------------------------------
 
 
-# -- datasets ----------------------------------------------------------------------------------------------------------
-
-
-def _dataset(request: Request, world: World) -> Filtered:
-    rows = without_scores(request.dataset)
-    scorer = _fitted(request, rows, request.model, world)
-    result = scorer.filter(rows, on_error=request.get("on_error"), on_undecided=_on_undecided(request))
-    if request.fresh_labels is not None:
-        result = certify(request, scorer, rows, result)
-    return _of_result(result, scorer, result.summary["threshold"], rows)
-
-
-def _on_undecided(request: Request) -> Literal["raise", "keep"] | None:
-    """What was asked for; None where a scorer that was fitted before knows it."""
-    return "keep" if request.keeps_on_undecided else request.get("on_undecided")
-
-
-def _of_result(result: FilterResult, scorer: SAFTScorer | None, threshold: float | None, rows: Dataset) -> Filtered:
-    kept = result.train_rows()
-    if len(kept) == 0:
-        raise SAFTUndecidedError(
-            f"no row is left to train on: {result.decisions.reason_counts()}. Check the threshold and the statuses."
-        )
-    scores = result.scores[~np.isnan(result.scores)]
-    result.summary |= {
-        "filtered": threshold is not None,
-        "threshold": threshold,
-        "near_threshold": None if threshold is None else near_threshold(scores, threshold),
-        "score_quantiles": quantiles(scores),
-    }
-    return Filtered(rows if len(kept) == len(rows) else kept, result.summary, result, scorer)
-
-
-def _by_given_scores(request: Request) -> Filtered:
-    if request.labelled is not None:
+def _by_trusted_scores(args: FilterArgs) -> Record:
+    """By the scores that the data brings; no model is loaded."""
+    if args.labelled is not None:
         raise SAFTInputError(
             "`saft_trust_scores=True` and `saft_labelled` do not go together: labels are not used with scores that are "
             "only trusted. Give `saft_threshold`, `saft_contamination` or `saft_scorer`."
         )
-    scorer = request.scorer if isinstance(request.scorer, SAFTScorer) or request.scorer is None else None
-    if request.scorer is not None and scorer is None:
-        scorer = _load(request, None)
-    columns = request.dataset.column_names or []
+    columns = args.train_dataset.column_names or []
     if missing := [name for name in (SCORE, STATUS) if name not in columns]:
         raise SAFTInputError(
             f"`saft_trust_scores=True`, but `train_dataset` has no column {missing[0]!r} (found: {columns}). Score it "
             "first (`saft-hf score`, or `dataset.map(scorer, batched=True)`)."
         )
-    threshold = request.get("threshold") if scorer is None else scorer.threshold_
-    share = request.get("contamination")
-    if isinstance(request.dataset, IterableDataset):
+    scorer = _load(args) if isinstance(args.scorer, str | Path) else args.scorer
+    threshold = args.get("threshold") if scorer is None else scorer.threshold_
+    if args.streams:
         if threshold is None:
             raise SAFTInputError("`saft_trust_scores=True` with a stream needs `saft_threshold` or `saft_scorer`.")
-        return _filtered_stream(request, scorer, threshold, lambda batch: batch)
-    scores = np.asarray(request.dataset[SCORE][:], dtype=np.float32)
-    if threshold is None and share is not None:
-        threshold = threshold_for_share(scores, share)
+        return _of_stream(args, scorer, threshold, lambda batch: batch)
+    scores = np.asarray(args.train_dataset[SCORE][:], dtype=np.float32)
+    if threshold is None and args.get("contamination") is not None:
+        threshold = threshold_for_contamination(scores, args.get("contamination"))
     if threshold is None:
         raise SAFTInputError(
             "`saft_trust_scores=True` needs `saft_threshold`, `saft_contamination` or a fitted `saft_scorer`."
         )
-    statuses = list(request.dataset[STATUS])
-    decisions = decide(scores, statuses, threshold, on_error=request.get("on_error"))
-    rows = without_scores(request.dataset)
-    result = FilterResult(rows, scores, statuses, decisions, {"threshold_from": "the data's own scores, trusted"})
-    return _of_result(result, scorer, threshold, rows)
+    statuses = list(args.train_dataset[STATUS])
+    decisions = decide(scores, statuses, threshold, on_error=args.get("on_error"))
+    summary = Summary(
+        filtered=True,
+        threshold=threshold,
+        threshold_from="given",
+        near_threshold=near_threshold(scores, threshold),
+        score_quantiles=quantiles(scores),
+    )
+    rows = without_scores(args.train_dataset)
+    return _of_result(FilterResult(rows, scores, statuses, decisions, summary), scorer)
 
 
-# -- streams -----------------------------------------------------------------------------------------------------------
+def _by_stream(args: FilterArgs, scorer: SAFTScorer) -> Record:
+    """By a scorer that was fitted, while the model trains."""
+    threshold = scorer.threshold_
+    if threshold is None:
+        if args.on_undecided != "keep":
+            raise SAFTUndecidedError(
+                "no row can be removed: the scorer has no threshold. Give labels, `saft_contamination` or "
+                "`saft_threshold`; or keep every row with `saft_on_undecided='keep'`."
+            )
+        return Record(args.train_dataset, replace(scorer.summary_, filtered=False), scorer=scorer)
+    if scorer.model is args.model and not isinstance(args.model, str):
+        # The object is about to be trained: rows are scored by what it is now.
+        scorer = copy.copy(scorer)
+        scorer.model = copy.deepcopy(args.model)
+    return _of_stream(args, scorer, threshold, scorer)
 
 
-def _stream(request: Request, world: World) -> Filtered:
-    fit_rows = request.get("fit_rows") or STREAM_FIT_ROWS
-    rows = without_scores(first_rows(request.dataset, fit_rows, world))
-    # A model object is about to be trained: scores come from what it is now.
-    model = copy.deepcopy(request.model) if isinstance(request.model, nn.Module) else request.model
-    scorer = _fitted(request, rows, model, world)
-    if scorer.threshold_ is not None:
-        return _filtered_stream(request, scorer, scorer.threshold_, scorer)
-    if not request.keeps_on_undecided:
+def _of_stream(args: FilterArgs, scorer: SAFTScorer | None, threshold: float, score: ScoreBatch) -> Record:
+    stream = StreamFilter(score, threshold, args.get("on_error"))
+    rows = args.train_dataset.filter(stream, batched=True, batch_size=BATCH_ROWS)
+    known = scorer.summary_ if scorer else Summary(threshold_from="given")
+    summary = replace(known, filtered=True, stream=True, threshold=threshold)
+    return Record(without_scores(rows), summary, scorer=scorer, stream=stream)
+
+
+# -- what fresh labels certify -----------------------------------------------------------------------------------------
+
+
+def certify(args: FilterArgs, scorer: SAFTScorer, rows: Dataset, result: FilterResult) -> Record:
+    """Keep, of the rows that the scorer keeps, the largest set that fresh labels certify.
+
+    The share is a ceiling: no row that the scorer removes comes back, even where more could be certified. The sets that
+    were tested are certified together, so the largest one within the scorer's threshold is certified too. Where that is
+    below all of them, the scorer's rows stay, and the bound on them is what the labels say.
+
+    Raises:
+        SAFTInputError: the labels are not of rows of the dataset, or were used for fitting.
+        SAFTUndecidedError: nothing can be certified, and `saft_on_undecided` is not `keep`.
+    """
+    on_error = args.get("on_error")
+    certificate = scorer.certify(
+        rows,
+        args.fresh_labels,
+        alpha=args.get("alpha"),
+        delta=args.get("delta"),
+        label_column=args.get("label_column"),
+        harmful_value=args.get("harmful_value"),
+        on_error="keep" if on_error == "keep" else "exclude",
+    )
+    if not certificate.issued and args.get("on_undecided") != "keep":
         raise SAFTUndecidedError(
-            "no row can be removed: the scorer has no threshold. Give labels, `saft_contamination` or "
-            "`saft_threshold`; or keep every row with `saft_on_undecided='keep'`."
+            f"{certificate.says()} Label more rows; or train on the rows that the scorer keeps, uncertified, with "
+            "`saft_on_undecided='keep'`."
         )
-    return Filtered(request.dataset, {**scorer.summary_, "filtered": False}, scorer=scorer)
+    ceiling = result.summary.threshold
+    passed = [step.threshold for step in certificate.steps if step.p_value <= certificate.delta]
+    within = [threshold for threshold in passed if ceiling is None or threshold <= ceiling]
+    if not within:
+        logger.warning("Nothing is certified about the rows that are trained on. %s", certificate.says())
+        told = certificate.summary(trained_on=False)
+        if certificate.issued:
+            told = replace(told, text=f"The rows that are trained on are no certified set. {told.text}")
+        result.summary = replace(result.summary, certificate=told)
+        return _of_result(result, scorer, certificate=certificate)
+    threshold = max(within)
+    # What is said is about the set that is trained on, not about a larger one that was certified too.
+    steps = tuple(step for step in certificate.steps if step.threshold <= threshold)
+    told = replace(certificate, steps=steps).summary(trained_on=True)
+    result = scorer.filter(rows, threshold=threshold, on_error=on_error, on_undecided="keep")
+    result.summary = replace(result.summary, threshold_from="certificate", certificate=told)
+    return _of_result(result, scorer, certificate=certificate)
 
 
-def _filtered_stream(request: Request, scorer: SAFTScorer | None, threshold: float, score: Any) -> Filtered:
-    kept = StreamFilter(score, threshold, request.get("on_error"))
-    rows = request.dataset.filter(kept, batched=True, batch_size=BATCH_ROWS)
-    summary = {**(scorer.summary_ if scorer else {}), "filtered": True, "stream": True, "threshold": threshold}
-    return Filtered(without_scores(rows), summary, scorer=scorer, stream=kept)
+# -- the rows to evaluate on -------------------------------------------------------------------------------------------
+
+
+def filter_eval(args: FilterArgs, record: Record, world: World) -> tuple[Any, dict[str, FilterResult]]:
+    """Leave the rows to evaluate on alone, score them, or filter them, as `saft_eval` says.
+
+    A stream is read once, whole, for it; it must end, and fit in memory.
+
+    Returns:
+        The rows in the form that they were given in, and for each set that was scored what its scores say.
+
+    Raises:
+        SAFTInputError: there is no scorer, or no row.
+        SAFTUndecidedError: a set is to be filtered, and no row of it would be left.
+    """
+    mode, given = args.get("eval"), args.eval_dataset
+    if mode == "leave" or given is None:
+        return given, {}
+    if record.scorer is None:
+        why = "the data's own scores are trusted" if record.scored else record.summary.undecided
+        raise SAFTInputError(
+            f"`saft_eval={mode!r}` needs a scorer, and there is none: {why}. Give labels, a scorer or a share; or "
+            "leave `saft_eval` out."
+        )
+    sets, results = dict(given) if isinstance(given, Mapping) else {ONE_SET: given}, {}
+    for name, rows in sets.items():
+        if not isinstance(rows, Dataset | IterableDataset):
+            continue  # for SFTTrainer to refuse
+        streams = isinstance(rows, IterableDataset)
+        if streams:
+            rows = first_rows(rows, None, world, f"eval_dataset ({name})")
+        scored = record.scorer.score_dataset(rows)
+        scores, statuses = np.asarray(scored[SCORE][:], dtype=np.float32), list(scored[STATUS])
+        # The threshold of the training rows, which a certificate may have lowered.
+        decisions = decide(scores, statuses, record.summary.threshold, on_error=args.get("on_error"))
+        results[name] = result = FilterResult(without_scores(rows), scores, statuses, decisions, Summary())
+        if mode == "filter":
+            kept = result.train_rows()
+            if len(kept) == 0:
+                raise SAFTUndecidedError(
+                    f"no row of `eval_dataset` ({name}) would be left: {result.decisions.reason_counts()}. Score it "
+                    "without filtering (`saft_eval='score'`)."
+                )
+            sets[name] = kept.to_iterable_dataset() if streams else kept
+    form: Any = type(given)  # such as DatasetDict
+    return form(sets) if isinstance(given, Mapping) else sets[ONE_SET], results
+
+
+def _counts(result: FilterResult, mode: str) -> EvalCounts:
+    counts, reasons = result.decisions.counts(), result.decisions.reason_counts()
+    rows, scores = len(result.decisions), quantiles(result.scores)
+    return EvalCounts(filtered=mode == "filter", rows=rows, **counts, reasons=reasons, score_quantiles=scores)
 
 
 # -- the scorer --------------------------------------------------------------------------------------------------------
 
 
-def _fitted(request: Request, rows: Dataset, model: Any, world: World) -> SAFTScorer:
+def _fitted(args: FilterArgs, rows: Dataset, world: World) -> SAFTScorer:
     """The scorer that was given, or one that is made for the model; fitted."""
-    scorer = request.scorer
+    scorer = args.scorer
     if isinstance(scorer, str | Path):
-        scorer = _load(request, model)
+        scorer = _load(args)
     elif scorer is None:
-        scorer = _new(request, model, world)
-    elif scorer.fitted_ is not None:
-        scorer = _reading_as_trained(scorer, request)
-    if scorer.fitted_ is None:
+        scorer = _new(args, world)
+    elif scorer.fit_ is not None:
+        # The user's object stays as it is; a copy reads rows as they are trained on.
+        name = inputs.model_name(scorer.model)
+        same = scorer.model is args.model or (name is not None and name == inputs.model_name(args.model))
+        scorer = _render_as_trained(copy.copy(scorer), args, same)
+    if scorer.fit_ is None:
         return scorer.fit(
             rows,
-            request.labelled,
-            label_column=request.get("label_column"),
-            harmful_value=request.get("harmful_value"),
-            label_sampling=request.get("label_sampling"),
-            aim=request.get("aim"),
-            fit_rows=request.get("fit_rows"),
-            on_undecided=_on_undecided(request) or "raise",
+            args.labelled,
+            **{name: args.get(name) for name in _FIT_OPTIONS} | {"on_undecided": args.on_undecided or "raise"},
         )
-    if request.labelled is not None:
+    if args.labelled is not None:
         raise SAFTInputError(
             "`saft_labelled` and a fitted `saft_scorer` do not go together: its threshold is chosen already. Give one "
             "of them, or a `SAFTScorer` that is not fitted."
@@ -244,51 +310,43 @@ def _fitted(request: Request, rows: Dataset, model: Any, world: World) -> SAFTSc
     return scorer
 
 
-def _new(request: Request, model: Any, world: World) -> SAFTScorer:
-    tokenizer = training_tokenizer(model, request.args, request.processing_class)
-    by_name = isinstance(model, str)
-    options = loading_options(request.args, request.quantization_config, distributed=world.size > 1) if by_name else {}
-    scorer = SAFTScorer(
-        model,
-        **{name: request.get(name) for name in _OF_THE_SCORER},
-        **options,
-        cache_dir=request.get("cache_dir"),
-        processing_class=tokenizer,
-        render=render_config(request.args),
-        formatting_func=request.formatting_func,
-    )
+def _new(args: FilterArgs, world: World) -> SAFTScorer:
+    tokenizer = inputs.training_tokenizer(args)
+    options: dict[str, Any] = {}
+    if isinstance(args.model, str):
+        options = inputs.loading_options(args, distributed=world.size > 1)
     known = {name: options[name] for name in ("revision", "trust_remote_code", "token") if name in options}
-    warn_of_added_tokens(tokenizer, describe_model(model, **known).vocab_size)
-    return scorer
-
-
-def _load(request: Request, model: Any) -> SAFTScorer:
-    """A scorer from its folder; rows are rendered as they are trained on where it reads the model that is trained."""
-    assert isinstance(request.scorer, str | Path)  # noqa: S101 - for the type checker
-    reads = load_artifact(fetched(request.scorer, token=setting(request.args, "hub_token")))[0].get("model")
-    own = reads is None or reads == model_name(request.model)
-    scorer = SAFTScorer.from_pretrained(
-        request.scorer,
-        model=model if own else None,
-        cache_dir=request.get("cache_dir"),
-        token=setting(request.args, "hub_token"),
-        trust_remote_code=setting(request.args, "trust_remote_code"),
+    inputs.warn_of_added_tokens(tokenizer, describe_model(args.model, **known).vocab_size)
+    return SAFTScorer(
+        args.model,
+        **{name: args.get(name) for name in _SCORER_OPTIONS},
+        **options,
+        processing_class=tokenizer,
+        render=inputs.render_config(args),
+        formatting_func=args.formatting_func,
     )
-    return _set_rendering(scorer, request, own)
 
 
-def _reading_as_trained(scorer: SAFTScorer, request: Request) -> SAFTScorer:
-    """The same for a scorer that was handed over; it stays as it is."""
-    twin = copy.copy(scorer)
-    twin.model = scorer.model  # a model object does not travel in a copy
-    name = model_name(scorer.model)
-    own = scorer.model is request.model or (name is not None and name == model_name(request.model))
-    return _set_rendering(twin, request, own)
+def _load(args: FilterArgs) -> SAFTScorer:
+    """A scorer from its folder, or from the Hub."""
+    assert isinstance(args.scorer, str | Path)  # noqa: S101 - for the type checker
+    token = setting(args.args, "hub_token")
+    reads = load(args.scorer, None, token)[0].model
+    same = reads is None or reads == inputs.model_name(args.model)
+    scorer = SAFTScorer.from_pretrained(
+        args.scorer,
+        model=args.model if same else None,
+        cache_dir=args.get("cache_dir"),
+        token=token,
+        trust_remote_code=setting(args.args, "trust_remote_code"),
+    )
+    return _render_as_trained(scorer, args, same)
 
 
-def _set_rendering(scorer: SAFTScorer, request: Request, own: bool) -> SAFTScorer:
-    if own:
-        scorer.processing_class = training_tokenizer(request.model, request.args, request.processing_class)
-    scorer.render = render_config(request.args)
-    scorer.formatting_func = request.formatting_func
+def _render_as_trained(scorer: SAFTScorer, args: FilterArgs, same_model: bool) -> SAFTScorer:
+    """Let a fitted scorer read rows as they will be trained on; another model's scorer keeps its own tokenizer."""
+    if same_model:
+        scorer.processing_class = inputs.training_tokenizer(args)
+    scorer.render = inputs.render_config(args)
+    scorer.formatting_func = args.formatting_func
     return scorer

@@ -1,18 +1,22 @@
-"""What SFTTrainer will make of its arguments: the tokenizer, the rendering and the model that rows are scored with."""
+"""What a trainer was called with, and what SFTTrainer will make of it: tokenizer, rendering, and how a model loads."""
 
 from __future__ import annotations
 
 import copy
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from datasets import Dataset, IterableDataset
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import RenderConfig
+from saft_hf.scorer import SAFTScorer
+from saft_hf.scorer.options import OPTIONS
 from saft_hf.train.config import setting
 
 logger = logging.getLogger(__name__)
@@ -21,25 +25,109 @@ logger = logging.getLogger(__name__)
 _OTHER_WEIGHTS = ("subfolder", "gguf_file", "config", "state_dict", "adapter_kwargs")
 
 
+@dataclass(frozen=True, kw_only=True)
+class FilterArgs:
+    """What a trainer was called with, as far as the filter needs it; names and meaning are those of the trainer."""
+
+    model: Any
+    args: Any
+    train_dataset: Any = None
+    eval_dataset: Any = None
+    processing_class: Any = None
+    quantization_config: Any = None
+    formatting_func: Any = None
+    labelled: Dataset | None = None
+    scorer: SAFTScorer | str | Path | None = None
+    fresh_labels: Dataset | None = None
+
+    def get(self, name: str) -> Any:
+        """An option of the config, without its prefix `saft_`."""
+        return setting(self.args, f"saft_{name}")
+
+    @property
+    def streams(self) -> bool:
+        """Whether rows are filtered while the model trains."""
+        return isinstance(self.train_dataset, IterableDataset)
+
+    @property
+    def decides(self) -> bool:
+        """Whether anything was given to decide rows by."""
+        given = (self.labelled, self.fresh_labels, self.scorer, self.get("contamination"), self.get("threshold"))
+        return bool(self.get("trust_scores")) or any(value is not None for value in given)
+
+    @property
+    def on_undecided(self) -> Literal["raise", "keep"] | None:
+        """What was asked for: by default to keep every row where nothing was given to decide by.
+
+        None where something was: a scorer that was fitted before knows it, and another one raises.
+        """
+        asked: Literal["raise", "keep"] | None = self.get("on_undecided")
+        return "keep" if asked is None and not self.decides else asked
+
+
+def check_args(args: FilterArgs) -> None:
+    """Refuse labels without a share to certify or the other way round, and what they cannot certify."""
+    fresh, alpha = args.fresh_labels, args.get("alpha")
+    if (fresh is None) != (alpha is None):
+        raise SAFTInputError(
+            "`saft_fresh_labels` and `saft_alpha` go together: labels certify that at most that share of the rows is "
+            f"harmful. Found `saft_alpha`={alpha}, fresh labels: {'none' if fresh is None else 'given'}."
+        )
+    if fresh is not None and (args.streams or args.get("trust_scores")):
+        raise SAFTInputError(
+            "`saft_fresh_labels` certify a dataset whose rows are scored here: not a stream, and not scores that are "
+            "trusted (`saft_trust_scores`)."
+        )
+
+
+def check_rows(args: FilterArgs) -> None:
+    """Refuse worker processes for a stream, and options that contradict each other."""
+    workers = setting(args.args, "dataloader_num_workers")
+    if args.streams and workers:
+        raise SAFTInputError(
+            f"`dataloader_num_workers`={workers}: a stream is filtered by a model in this process, which worker "
+            "processes do not have. Set it to 0, or filter first (`saft-hf filter`)."
+        )
+    brought = [option.name for option in OPTIONS if option.in_trainer and option.use == "scorer" and option.travels]
+    given = [name for name in (*brought, "aim", "fit_rows") if args.get(name) is not None]
+    if args.scorer is not None and given:
+        raise SAFTInputError(
+            f"`saft_{given[0]}` and `saft_scorer` do not go together: the scorer brings its own. Give one of them."
+        )
+
+
+def has_images(args: FilterArgs) -> bool:
+    """Whether the rows have images; refused where something was given to filter them by."""
+    columns = args.train_dataset.column_names or list(next(iter(args.train_dataset), {}))
+    if not {"image", "images"} & set(columns):
+        return False
+    if args.on_undecided == "keep":
+        return True
+    raise SAFTInputError(
+        f"`train_dataset` has images (columns {columns}): SAFT scores text only. Train on every row with "
+        "`saft_on_undecided='keep'`, or turn the filter off with `saft_enabled=False`."
+    )
+
+
+# -- what SFTTrainer will make of it ----------------------------------------------------------------------------------
+
+
 def model_name(model: Any) -> str | None:
     """Name or folder of a model, or None for an object that does not know where it came from."""
     return model if isinstance(model, str) else getattr(model.config, "_name_or_path", None) or None
 
 
-def training_tokenizer(model: Any, args: Any, processing_class: Any) -> PreTrainedTokenizerBase:
+def training_tokenizer(args: FilterArgs) -> PreTrainedTokenizerBase:
     """The tokenizer as SFTTrainer will have it: `eos_token`, `chat_template_path` and training template applied.
 
-    Args:
-        model: name or object.
-        args: the trainer's arguments.
-        processing_class: tokenizer or processor; not changed. By default the one saved with the model.
-
     Returns:
-        A copy, whose chat template renders the training rows.
+        A copy of the one that was given, or by default of the one saved with the model, whose chat template renders the
+        training rows.
 
     Raises:
         SAFTInputError: there is no tokenizer, or `eos_token` is not in its vocabulary.
     """
+    model, config, processing_class = args.model, args.args, args.processing_class
     if processing_class is None:
         name = model_name(model)
         if name is None:
@@ -47,11 +135,11 @@ def training_tokenizer(model: Any, args: Any, processing_class: Any) -> PreTrain
                 "`model` is an object that does not say where it was loaded from, so its tokenizer cannot be found. "
                 "Pass `processing_class=`."
             )
-        kwargs = setting(args, "model_init_kwargs") or {}
+        kwargs = setting(config, "model_init_kwargs") or {}
         processing_class = AutoProcessor.from_pretrained(
             name,
             revision=kwargs.get("revision") if isinstance(model, str) else None,
-            trust_remote_code=setting(args, "trust_remote_code"),
+            trust_remote_code=setting(config, "trust_remote_code"),
         )
     processor = copy.deepcopy(processing_class)
     tokenizer = getattr(processor, "tokenizer", processor)
@@ -59,14 +147,14 @@ def training_tokenizer(model: Any, args: Any, processing_class: Any) -> PreTrain
         raise SAFTInputError(
             f"`processing_class` must be a tokenizer or a processor that has one, not {type(processor).__name__}."
         )
-    if (eos_token := setting(args, "eos_token")) is not None:
+    if (eos_token := setting(config, "eos_token")) is not None:
         if eos_token not in tokenizer.get_vocab():
             raise SAFTInputError(f"`eos_token`={eos_token!r} is not in the vocabulary of the tokenizer.")
         tokenizer.eos_token = eos_token
     template = getattr(processor, "chat_template", None)
-    if (path := setting(args, "chat_template_path")) is not None:
+    if (path := setting(config, "chat_template_path")) is not None:
         template = _cloned_template(tokenizer, path)
-    if setting(args, "assistant_only_loss"):
+    if setting(config, "assistant_only_loss"):
         processor.chat_template = template
         if template and not has_generation_markers(template):
             template = get_training_chat_template(processor) or template
@@ -95,31 +183,31 @@ def warn_of_added_tokens(tokenizer: PreTrainedTokenizerBase, vocab_size: int) ->
         )
 
 
-def render_config(args: Any) -> RenderConfig:
+def render_config(args: FilterArgs) -> RenderConfig:
     """How SFTTrainer will cut rows. Packing that loses no token, and rows that it leaves as they are, are not cut."""
-    prepared = (setting(args, "dataset_kwargs") or {}).get("skip_prepare_dataset", False)
-    packed, strategy = setting(args, "packing"), setting(args, "packing_strategy")
+    config = args.args
+    prepared = (setting(config, "dataset_kwargs") or {}).get("skip_prepare_dataset", False)
+    packed, strategy = setting(config, "packing"), setting(config, "packing_strategy")
     uncut = prepared or (packed and strategy != "bfd")
     return RenderConfig(
-        max_length=None if uncut else setting(args, "max_length"),
+        max_length=None if uncut else setting(config, "max_length"),
         # bfd packing cuts overlong rows at their end, whatever the mode says.
-        truncation_mode="keep_start" if packed else setting(args, "truncation_mode"),
-        text_field=setting(args, "dataset_text_field"),
+        truncation_mode="keep_start" if packed else setting(config, "truncation_mode"),
+        text_field=setting(config, "dataset_text_field"),
     )
 
 
-def loading_options(args: Any, quantization_config: Any, *, distributed: bool) -> dict[str, Any]:
+def loading_options(args: FilterArgs, *, distributed: bool) -> dict[str, Any]:
     """How SFTTrainer will load a model by name, in the words of `SAFTScorer`.
 
     Args:
-        args: the trainer's arguments.
-        quantization_config: the trainer's argument.
+        args: with a model by name.
         distributed: whether several processes train together: each then holds a whole model.
 
     Raises:
         SAFTInputError: `model_init_kwargs` asks for weights that cannot be read in part.
     """
-    kwargs: Mapping[str, Any] = setting(args, "model_init_kwargs") or {}
+    kwargs: Mapping[str, Any] = setting(args.args, "model_init_kwargs") or {}
     if unknown := [name for name in _OTHER_WEIGHTS if name in kwargs]:
         raise SAFTInputError(
             f"`model_init_kwargs` has {unknown[0]!r}, with which the model cannot be loaded for scoring. Load it "
@@ -132,8 +220,8 @@ def loading_options(args: Any, quantization_config: Any, *, distributed: bool) -
         "revision": kwargs.get("revision"),
         "dtype": kwargs.get("dtype", kwargs.get("torch_dtype")) or "auto",
         "attn_implementation": kwargs.get("attn_implementation"),
-        "quantization_config": quantization_config or kwargs.get("quantization_config"),
+        "quantization_config": args.quantization_config or kwargs.get("quantization_config"),
         "device_map": device_map,
-        "trust_remote_code": kwargs.get("trust_remote_code", setting(args, "trust_remote_code")),
+        "trust_remote_code": kwargs.get("trust_remote_code", setting(args.args, "trust_remote_code")),
         "token": kwargs.get("token"),
     }

@@ -1,31 +1,103 @@
-"""What is written down: files in `output_dir`, and in each checkpoint what its rows were."""
+"""What training starts with, and what is written down of it: files in `output_dir`, and digests in each checkpoint."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import pyarrow.parquet as pq
-from transformers.trainer_utils import get_last_checkpoint
-
+from saft_hf.decide import AuditDigests
+from saft_hf.decide.certify import Certificate
 from saft_hf.errors import SAFTInputError
-from saft_hf.files import replacing
-from saft_hf.result import AUDIT_FILE, SUMMARY_FILE
+from saft_hf.files import write_json
+from saft_hf.records import from_plain, to_plain
+from saft_hf.result import AUDIT_FILE, SUMMARY_FILE, FilterResult
 from saft_hf.scorer import SAFTScorer
-from saft_hf.train.request import Filtered
+from saft_hf.summary import Summary
+from saft_hf.train.stream import StreamFilter
 
 PRIVATE_FOLDER = "_saft"
-"""Holds what tells of single rows. `Trainer.push_to_hub` uploads nothing whose name starts with `_`."""
+"""Holds what tells of single rows, and paths. `Trainer.push_to_hub` uploads nothing whose name starts with `_`."""
 
-RECORD_FILE = "saft_decisions.json"
+ROWS_FILE = "saft_decisions.json"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Record:
+    """What training starts with.
+
+    Attributes:
+        dataset: the rows to train on, of the type that was given.
+        summary: counts and metrics; `filtered` says whether any decision was taken, and where none was, `undecided`.
+        result: of a dataset that was filtered.
+        scorer: that the decisions come from.
+        stream: of a stream that is filtered while the model trains.
+        certificate: what fresh labels certify.
+        eval_dataset: the rows to evaluate on, as they were given unless they were to be filtered.
+        eval_results: name of a set -> what its scores say, where it was to be scored.
+    """
+
+    dataset: Any
+    summary: Summary
+    result: FilterResult | None = None
+    scorer: SAFTScorer | None = None
+    stream: StreamFilter | None = None
+    certificate: Certificate | None = None
+    eval_dataset: Any = None
+    eval_results: dict[str, FilterResult] = field(default_factory=dict)
+
+    @property
+    def scored(self) -> bool:
+        """Whether there are scores; without them the rows are those that were given."""
+        return any(part is not None for part in (self.result, self.scorer, self.stream))
+
+    def tell(self, summary: Summary) -> None:
+        """Replace the summary, also in the result, which is saved and pushed on its own."""
+        self.summary = summary
+        if self.result is not None:
+            self.result.summary = summary
+
+    def extend(self, **fields: Any) -> None:
+        """Say more in the summary."""
+        self.tell(replace(self.summary, **fields))
+
+    def write(self, output_dir: str, on_error: str) -> TrainedRows:
+        """Write audit, scorer, certificate and summary; one process does it.
+
+        Returns:
+            What checkpoints will say about the rows.
+
+        Raises:
+            OSError: the folder cannot be written, or the disk is full.
+        """
+        private = Path(output_dir) / PRIVATE_FOLDER
+        private.mkdir(parents=True, exist_ok=True)
+        digests: AuditDigests | None = None
+        if self.scorer is not None:
+            self.scorer.save_pretrained(private / "scorer")
+        if self.result is not None:
+            digests = self.result.save_audit(private / AUDIT_FILE)
+            self.summary = self.result.summary  # which now names the audit
+        for name, result in self.eval_results.items():
+            result.save_audit(private / f"eval-{quote(name, safe='')}.parquet")
+        if self.certificate is not None:
+            write_json(private / "certificate.json", self.certificate.to_dict())
+        write_summary(self.summary, output_dir)
+        return TrainedRows(
+            filtered=self.summary.filtered,
+            rows=None if self.result is None else len(self.result.decisions),
+            data=None if digests is None else digests.input_sha256,
+            decisions=None if digests is None else digests.decisions_sha256,
+            scorer=None if self.scorer is None else scorer_digest(self.scorer, whole=self.result is None),
+            on_error=on_error,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRows:
     """Which rows a run trains on, in digests: enough to tell whether another run trains on the same ones.
 
     Attributes:
@@ -37,30 +109,30 @@ class Record:
         on_error: what was done with rows without a score.
     """
 
-    filtered: bool = False
-    rows: int | None = None
-    data: str | None = None
-    decisions: str | None = None
-    scorer: str | None = None
-    on_error: str | None = None
+    filtered: bool
+    rows: int | None
+    data: str | None
+    decisions: str | None
+    scorer: str | None
+    on_error: str | None
 
     def save(self, checkpoint: Path) -> None:
-        """Write the record into a checkpoint."""
-        write_json(checkpoint / RECORD_FILE, asdict(self))
+        """Write the digests into a checkpoint."""
+        write_json(checkpoint / ROWS_FILE, to_plain(self))
 
     @classmethod
-    def load(cls, checkpoint: Path) -> Record:
-        """The record of a checkpoint; without one, nothing was filtered.
+    def load(cls, checkpoint: Path) -> TrainedRows:
+        """The digests in a checkpoint; without any, nothing was filtered.
 
         Raises:
             SAFTInputError: the file is damaged.
         """
-        path = checkpoint / RECORD_FILE
+        path = checkpoint / ROWS_FILE
         if not path.exists():
-            return cls()
+            return ALL_ROWS
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+            return from_plain(cls, json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
             raise SAFTInputError(f"{path} is damaged ({error}): take another checkpoint, or train again.") from error
 
     def check(self, checkpoint: Path) -> None:
@@ -69,7 +141,7 @@ class Record:
         Raises:
             SAFTInputError: they differ; the error says in what.
         """
-        then = Record.load(checkpoint)
+        then = TrainedRows.load(checkpoint)
         if not (then.filtered or self.filtered):  # TRL's own affair
             return
         before, now = asdict(then), asdict(self)
@@ -82,70 +154,28 @@ class Record:
             )
 
 
-def checkpoint_folder(resume_from_checkpoint: Any, output_dir: str) -> Path | None:
-    """The checkpoint that `Trainer.train` goes on from, if any."""
-    if resume_from_checkpoint is True:
-        resume_from_checkpoint = get_last_checkpoint(output_dir)
-    return Path(resume_from_checkpoint) if resume_from_checkpoint else None
+ALL_ROWS = TrainedRows(filtered=False, rows=None, data=None, decisions=None, scorer=None, on_error=None)
+"""Of a run that filters nothing."""
 
 
-def write_results(done: Filtered, output_dir: str, on_error: str) -> Record:
-    """Write audit, scorer and summary; one process does it.
-
-    Returns:
-        What checkpoints will say about the rows.
-
-    Raises:
-        OSError: the folder cannot be written, or the disk is full.
-    """
+def write_summary(summary: Summary, output_dir: str) -> None:
+    """Write the summary: `_saft/summary.json` has all of it, `saft_summary.json` what may be pushed with the model."""
     private = Path(output_dir) / PRIVATE_FOLDER
     private.mkdir(parents=True, exist_ok=True)
-    if done.scorer is not None:
-        done.scorer.save_pretrained(private / "scorer")
-    data = decisions = None
-    if done.result is not None:
-        done.result.save_audit(private / AUDIT_FILE)
-        digests = pq.read_table(private / AUDIT_FILE, columns=["sha256"])["sha256"]
-        data = sha256("".join(digests.to_pylist()).encode()).hexdigest()
-        codes = done.result.decisions
-        decisions = sha256(codes.codes.tobytes() + bytes([codes.train_on_errored])).hexdigest()
-    for name, result in done.eval_results.items():
-        result.save_audit(private / f"eval-{quote(name, safe='')}.parquet")
-    if (certificate := done.summary.get("certificate")) is not None:
-        write_json(private / "certificate.json", certificate)
-    write_summary(done.summary, output_dir)
-    return Record(
-        filtered=bool(done.summary["filtered"]),
-        rows=None if done.result is None else len(done.result.decisions),
-        data=data,
-        decisions=decisions,
-        scorer=None if done.scorer is None else scorer_digest(done.scorer, whole=done.result is None),
-        on_error=on_error,
-    )
-
-
-def write_summary(summary: dict[str, Any], output_dir: str) -> None:
-    """Write `saft_summary.json`: counts, thresholds, versions; nothing about a single row."""
-    write_json(Path(output_dir) / SUMMARY_FILE, summary)
+    write_json(private / "summary.json", summary.to_dict())
+    write_json(Path(output_dir) / SUMMARY_FILE, summary.public().to_dict())
 
 
 def scorer_digest(scorer: SAFTScorer, *, whole: bool) -> str:
-    """SHA-256 of what makes a score.
+    """SHA-256 of what makes a score; `whole`: with directions and threshold, to the last bit.
 
-    Args:
-        scorer: fitted.
-        whole: with directions and threshold, to the last bit. Where the decisions themselves are compared that would
-            refuse a run for differences that change no row.
+    Where the decisions themselves are compared, the whole would refuse a run for differences that change no row.
     """
-    config, tensors = scorer.fitted_.to_parts() if scorer.fitted_ else ({}, {})
-    names = ["model_fingerprint", "template_digest", "layers", "readouts", "method", *(["threshold"] * whole)]
-    digest = sha256(json.dumps({name: config.get(name) for name in names}).encode())
+    fit = scorer.fit_
+    assert fit is not None  # noqa: S101 - it has decided rows
+    names = ["model_fingerprint", "template_digest", "score_layers", "score_readouts", "method", *["threshold"] * whole]
+    digest = sha256(json.dumps({name: to_plain(getattr(fit, name)) for name in names}).encode())
+    tensors = fit.to_parts()[1]
     for name in sorted(tensors) if whole else ():
         digest.update(tensors[name].tobytes())
     return digest.hexdigest()
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file: the whole of it, or nothing."""
-    with replacing(path) as (file,):
-        file.write((json.dumps(content, indent=2, sort_keys=True, default=str) + "\n").encode())

@@ -18,6 +18,7 @@ BATCH_ROWS = 16
 """Rows that are scored together: few, since SFTTrainer looks at the first row several times before it trains."""
 
 Batch = Mapping[str, Sequence[Any]]
+ScoreBatch = Callable[[Batch], Mapping[str, Any]]
 
 
 class StreamFilter:
@@ -29,7 +30,7 @@ class StreamFilter:
         on_error: rows that cannot be scored: `exclude`, `keep` or `raise`.
     """
 
-    def __init__(self, score: Callable[[Batch], Mapping[str, Any]], threshold: float, on_error: OnError) -> None:
+    def __init__(self, score: ScoreBatch, threshold: float, on_error: OnError) -> None:
         self._score = score
         self._threshold = threshold
         self._on_error = on_error
@@ -43,18 +44,18 @@ class StreamFilter:
         # Once training has begun, only its first batch is named: that tells whether processes read the same rows.
         name = "" if self._training and self._begin else row_digest(batch)
         if self._first is not None and self._first[0] == name:
-            _, verdict, counts = self._first
+            _, kept, counts = self._first
         else:
-            found = self._score(batch)
-            scores = np.asarray(found[SCORE], dtype=np.float32)
-            decisions = decide(scores, found[STATUS], self._threshold, on_error=self._on_error)
+            scored = self._score(batch)
+            scores = np.asarray(scored[SCORE], dtype=np.float32)
+            decisions = decide(scores, scored[STATUS], self._threshold, on_error=self._on_error)
             trained_on = set(decisions.train_rows().tolist())
-            verdict, counts = [row in trained_on for row in range(len(decisions))], decisions.counts()
-            self._first = self._first or (name, verdict, counts)
+            kept, counts = [row in trained_on for row in range(len(decisions))], decisions.counts()
+            self._first = self._first or (name, kept, counts)
         self._begin = self._begin or name
-        for word, count in counts.items():
-            self._counts[word] += count
-        return verdict
+        for decision, count in counts.items():
+            self._counts[decision] += count
+        return kept
 
     def restart(self) -> None:
         """Forget the counts: what was looked at before training does not count."""

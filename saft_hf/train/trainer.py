@@ -4,32 +4,198 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset, IterableDataset
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from trl import SFTTrainer
 
 from saft_hf.distributed import World
-from saft_hf.embed.loading import rng_untouched
+from saft_hf.embed import rng_untouched
 from saft_hf.result import FilterResult
 from saft_hf.scorer import SAFTScorer
+from saft_hf.summary import DatasetSource, Summary
+from saft_hf.train import hub
 from saft_hf.train.config import SAFTSFTConfig, setting
 from saft_hf.train.filtering import filter_rows
-from saft_hf.train.inputs import model_name
-from saft_hf.train.publish import Publishing
-from saft_hf.train.record import Record, checkpoint_folder, write_results, write_summary
-from saft_hf.train.report import FilterCallback, Numbers, log_numbers
-from saft_hf.train.request import Filtered, Request
+from saft_hf.train.inputs import FilterArgs, model_name
+from saft_hf.train.record import ALL_ROWS, Record, write_summary
 
 logger = logging.getLogger(__name__)
 
-_SIGNATURE = inspect.signature(SFTTrainer.__init__)
+_OWN_ARGUMENTS = ("saft_labelled", "saft_scorer", "saft_fresh_labels")
+_COUNTS = ("rows", "kept", "removed", "errored")
 
 
-class SAFTSFTTrainer(Publishing, SFTTrainer):  # type: ignore[misc] # trl is not typed
+class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
+    """The filter, for a trainer of TRL that takes `args` and `train_dataset`: it stands before that class.
+
+    `__init__` is all that happens to the rows; the rest tells of it. `SAFTSFTTrainer` documents the arguments.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        saft_labelled: Dataset | None = None,
+        saft_scorer: SAFTScorer | str | Path | None = None,
+        saft_fresh_labels: Dataset | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # Bound to TRL's own signature: what another version of TRL adds or drops is added or dropped here.
+        call = inspect.signature(super().__init__).bind(*args, **kwargs)
+        given = call.arguments
+        if given.get("args") is None:
+            name = (model_name(given["model"]) or "").split("/")[-1]
+            given["args"] = SAFTSFTConfig(f"{name}-SFT")
+        config, self._saft, self._saft_rows = given["args"], None, ALL_ROWS
+
+        # Here and not later: TRL tokenises, drops and packs rows before `Trainer.__init__`, and then no row is left
+        # to tell. Other kinds of `train_dataset` are for TRL to refuse.
+        if setting(config, "saft_enabled") and isinstance(given.get("train_dataset"), Dataset | IterableDataset):
+            names = FilterArgs.__dataclass_fields__
+            filter_args = FilterArgs(
+                **{name: value for name, value in given.items() if name in names},
+                labelled=saft_labelled,
+                scorer=saft_scorer if saft_scorer is not None else setting(config, "saft_scorer"),
+                fresh_labels=saft_fresh_labels,
+            )
+            _ = config.device  # the arguments tell Accelerate of devices and processes before anybody else asks
+            world = World()
+            with rng_untouched(world.device):
+                self._saft = record = filter_rows(filter_args, world)
+            given |= {"train_dataset": record.dataset, "eval_dataset": record.eval_dataset}
+            if record.summary.filtered:
+                self._tag_names = [*super()._tag_names, "saft"]  # TRL tags the model while it is made
+
+        super().__init__(*call.args, **call.kwargs)
+
+        if self._saft is not None:
+            self._saft_log(self._saft, asked=filter_args.decides)
+            self._saft_write(self._saft)
+            if self._saft.summary.filtered:
+                self.add_callback(FilterCallback(self._saft, self.log))
+
+    def _saft_log(self, record: Record, *, asked: bool) -> None:
+        if not self.is_world_process_zero():
+            return
+        summary, folder = record.summary, self.args.output_dir
+        if not summary.filtered:
+            logger.warning(
+                "SAFT filters NOTHING: %s. The model is trained on every row of `train_dataset`. Give "
+                "`saft_labelled`, `saft_scorer`, `saft_contamination` or `saft_threshold`; `saft_enabled=False` takes "
+                "this warning away.",
+                summary.undecided or "no threshold could be chosen",
+            )
+        elif record.result is not None:
+            # Who asked for nothing should not find out later that rows are missing.
+            level = logging.INFO if asked else logging.WARNING
+            logger.log(level, "%r: decided by %s.", record.result, summary.threshold_from)
+            logger.log(level, "What was decided for each row, and why: %s/_saft/audit.parquet.", folder)
+            logger.log(level, "`saft_enabled=False` turns the filter off.")
+
+    def _saft_write(self, record: Record) -> None:
+        output_dir, on_error = self.args.output_dir, setting(self.args, "saft_on_error")
+        if record.scored:
+            # The other processes get what the files say: any of them may write a checkpoint.
+            self._saft_rows, summary = World().on_main(
+                "writing what was filtered", lambda: (record.write(output_dir, on_error), record.summary)
+            )
+            record.tell(summary)
+        elif self.is_world_process_zero():  # nothing was asked for: nothing that other processes wait for
+            write_summary(record.summary, output_dir)
+
+    # -- what happened ---------------------------------------------------------------------------------------------
+
+    @property
+    def saft_result(self) -> FilterResult | None:
+        """Kept, removed and errored rows of a dataset that was filtered."""
+        return None if self._saft is None else self._saft.result
+
+    @property
+    def saft_summary(self) -> Summary | None:
+        """Counts and metrics; `filtered` says whether any decision was taken. None where the filter is off."""
+        return None if self._saft is None else self._saft.summary
+
+    @saft_summary.setter
+    def saft_summary(self, summary: Summary) -> None:
+        """With more in it, such as where the rows come from: cards are made from it."""
+        if self._saft is not None:
+            self._saft.tell(summary)
+
+    @property
+    def saft_scorer(self) -> SAFTScorer | None:
+        """The scorer that the decisions come from."""
+        return None if self._saft is None else self._saft.scorer
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """TRL's `log`; for a stream with the rows kept, removed and errored so far."""
+        if self._saft is not None and self._saft.stream is not None and ("loss" in logs or "train_loss" in logs):
+            logs |= log_numbers(self._saft.summary, _COUNTS)
+        super().log(logs, *args, **kwargs)
+
+    # -- checkpoints and cards -------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """TRL's `train`. A checkpoint that was trained on other rows is refused.
+
+        Raises:
+            SAFTInputError: data, labels or saft options are not those of the checkpoint.
+        """
+        checkpoint = resume_from_checkpoint
+        if checkpoint is True:
+            checkpoint = get_last_checkpoint(self.args.output_dir)
+        if checkpoint and Path(checkpoint).is_dir():
+            self._saft_rows.check(Path(checkpoint))
+        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        if self._saft is not None and self._saft.stream is not None and PartialState().is_main_process:
+            write_summary(self._saft.summary, self.args.output_dir)  # with the counts of the whole run
+        return output
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self._saft_rows.filtered and self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            self._saft_rows.save(folder)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """TRL's card, and what was filtered. Checkpoints write it too."""
+        super().create_model_card(*args, **kwargs)
+        if self._saft is not None and self.is_world_process_zero():
+            # Such as what `EvaluationCallback` measured.
+            more = [getattr(callback, "card_section", str)() for callback in self.callback_handler.callbacks]
+            hub.extend_card(self.args.output_dir, self._saft.summary, more)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """TRL's `push_to_hub`, tried again where the network or the Hub fails in passing.
+
+        With `saft_push_scorer` the scorer goes to `MODEL-saft-scorer` first, with `saft_push_dataset` the rows that
+        are trained on to `MODEL-saft-rows`, both private unless `hub_private_repo` is false; the cards name each other.
+
+        Arguments and what is returned are TRL's; without `blocking`, what fails later is not tried again.
+
+        Raises:
+            SAFTHubError: the Hub refuses, or is not reached. Model and card are in `output_dir`.
+        """
+        name, record = kwargs.get("dataset_name"), self._saft
+        if record is not None and record.summary.source is None and isinstance(name, str):
+            record.extend(source=DatasetSource(dataset=name))
+        to = {"commit_message": commit_message, "token": token or self.args.hub_token, "revision": revision}
+        return hub.push(self, record, partial(super().push_to_hub, blocking=blocking, **to, **kwargs), kwargs, **to)
+
+
+class SAFTSFTTrainer(SAFTMixin, SFTTrainer):  # type: ignore[misc] # trl is not typed
     r"""TRL's [`~trl.SFTTrainer`] on the rows that SAFT keeps: harmful rows are taken out before training.
 
     It takes every argument that SFTTrainer takes, in the same order, and those below by keyword. The raw rows of
@@ -54,7 +220,7 @@ class SAFTSFTTrainer(Publishing, SFTTrainer):  # type: ignore[misc] # trl is not
         saft_fresh_labels ([`~datasets.Dataset`], *optional*):
             Rows of `train_dataset` that people labelled, drawn at random from those with a score and used for no choice
             before. With `saft_alpha` of the config they certify that at most such a share of the rows that are trained
-            on is harmful; `saft_summary["certificate"]` has the figures and says what they mean.
+            on is harmful; `saft_summary.certificate` says what that means.
         **kwargs:
             Keyword arguments of [`~trl.SFTTrainer`]: `model`, `args` ([`SAFTSFTConfig`], or a plain
             [`~trl.SFTConfig`] or [`~transformers.TrainingArguments`]), `train_dataset`, and so on.
@@ -62,7 +228,7 @@ class SAFTSFTTrainer(Publishing, SFTTrainer):  # type: ignore[misc] # trl is not
     Attributes:
         saft_result (`FilterResult` or `None`): kept, removed and errored rows; `None` for a stream, and where nothing
             was asked to be filtered.
-        saft_summary (`dict` or `None`): counts and figures; `None` with `saft_enabled=False`.
+        saft_summary (`Summary` or `None`): counts and metrics; `None` with `saft_enabled=False`.
         saft_scorer (`SAFTScorer` or `None`): the scorer that the decisions come from.
 
     Raises:
@@ -79,145 +245,37 @@ class SAFTSFTTrainer(Publishing, SFTTrainer):  # type: ignore[misc] # trl is not
         >>> len(trainer.saft_result.removed)                                     # doctest: +SKIP
     """
 
-    __signature__ = _SIGNATURE.replace(
-        parameters=[
-            *list(_SIGNATURE.parameters.values())[1:],
-            *(
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
-                for name in ("saft_labelled", "saft_scorer", "saft_fresh_labels")
-            ),
+    __signature__ = inspect.Signature(
+        [
+            *list(inspect.signature(SFTTrainer.__init__).parameters.values())[1:],
+            *(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in _OWN_ARGUMENTS),
         ]
     )
 
-    def __init__(
-        self,
-        *args: Any,
-        saft_labelled: Dataset | None = None,
-        saft_scorer: SAFTScorer | str | Path | None = None,
-        saft_fresh_labels: Dataset | None = None,
-        **kwargs: Any,
-    ) -> None:
-        # Bound to TRL's own signature: what another version of TRL adds or drops is added or dropped here.
-        bound = _SIGNATURE.bind(self, *args, **kwargs)
-        given = bound.arguments
-        if given.get("args") is None:
-            name = (model_name(given["model"]) or "").split("/")[-1]
-            given["args"] = SAFTSFTConfig(f"{name}-SFT")
-        request = Request(
-            model=given["model"],
-            args=given["args"],
-            dataset=given.get("train_dataset"),
-            processing_class=given.get("processing_class"),
-            quantization_config=given.get("quantization_config"),
-            formatting_func=given.get("formatting_func"),
-            labelled=saft_labelled,
-            fresh_labels=saft_fresh_labels,
-            eval_dataset=given.get("eval_dataset"),
-            scorer=saft_scorer if saft_scorer is not None else setting(given["args"], "saft_scorer"),
-        )
-        self._saft_record = Record()
-        self._saft_totals: Numbers = {}
-        self._saft = self._saft_filter(request)
-        if self._saft is not None:
-            given |= {"train_dataset": self._saft.dataset, "eval_dataset": self._saft.eval_dataset}
-            if self._saft.summary["filtered"]:
-                self._tag_names = [*super()._tag_names, "saft"]
-        super().__init__(*bound.args[1:], **bound.kwargs)
-        if self._saft is not None:
-            self._saft_write(request)
 
-    def _saft_filter(self, request: Request) -> Filtered | None:
-        # Other kinds of `train_dataset` are for SFTTrainer to refuse.
-        if not request.get("enabled") or not isinstance(request.dataset, Dataset | IterableDataset):
-            return None
-        _ = request.args.device  # the arguments tell Accelerate of devices and processes before anybody else asks
-        world = World()
-        with rng_untouched(world.device):
-            return filter_rows(request, world)
+class FilterCallback(TrainerCallback):  # type: ignore[misc] # transformers is not typed
+    """Logs what was filtered when training begins, and for a stream adds up the counts whenever the trainer logs."""
 
-    def _saft_write(self, request: Request) -> None:
-        assert self._saft is not None  # noqa: S101 - for the type checker
-        summary, is_main = self._saft.summary, self.is_world_process_zero()
-        if is_main and not summary["filtered"]:
-            logger.warning(
-                "SAFT filters NOTHING: %s. The model is trained on every row of `train_dataset`. Give "
-                "`saft_labelled`, `saft_scorer`, `saft_contamination` or `saft_threshold`; `saft_enabled=False` takes "
-                "this warning away.",
-                summary.get("undecided") or summary.get("why", "no threshold could be chosen"),
-            )
-        elif is_main and self._saft.result is not None:
-            # Who asked for nothing should not find out later that rows are missing.
-            level = logging.INFO if request.decides else logging.WARNING
-            logger.log(level, "%r: decided by %s.", self._saft.result, summary.get("threshold_from"))
-            logger.log(level, "What was decided for each row, and why: %s/_saft/audit.parquet.", self.args.output_dir)
-            logger.log(level, "`saft_enabled=False` turns the filter off.")
-        if "why" in summary:  # nothing was asked for: nothing that other processes wait for
-            if is_main:
-                write_summary(summary, self.args.output_dir)
-            return
-        world = World()
-        with world.sync_errors("writing what was filtered"):
-            if world.is_main:
-                self._saft_record = write_results(self._saft, self.args.output_dir, request.get("on_error"))
-        self._saft_record = world.broadcast(self._saft_record)
-        if summary["filtered"]:
-            count = self._saft_count if self._saft.stream else None
-            self.add_callback(FilterCallback(self._saft_begin, count, self.log))
+    def __init__(self, record: Record, log: Callable[[dict[str, float]], None]) -> None:
+        self._record, self._log = record, log
 
-    # -- what happened ---------------------------------------------------------------------------------------------
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log once, before the first step."""
+        summary, stream = self._record.summary, self._record.stream
+        if stream is not None:
+            stream.restart()
+        quantiles = {f"saft_score_q{name}": value for name, value in summary.score_quantiles.items()}
+        counts = () if summary.stream else _COUNTS
+        self._log(log_numbers(summary, (*counts, "threshold", "seconds")) | quantiles)
 
-    @property
-    def saft_result(self) -> FilterResult | None:
-        """Kept, removed and errored rows of a dataset that was filtered."""
-        return None if self._saft is None else self._saft.result
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Add up the counts of all processes, which all come by here."""
+        stream = self._record.stream
+        if stream is not None and (control.should_log or control.should_training_stop):
+            self._record.extend(**stream.totals(World()))
 
-    @property
-    def saft_summary(self) -> dict[str, Any] | None:
-        """Counts and figures; `filtered` says whether any decision was taken."""
-        return None if self._saft is None else self._saft.summary
 
-    @property
-    def saft_scorer(self) -> SAFTScorer | None:
-        """The scorer that the decisions come from."""
-        return None if self._saft is None else self._saft.scorer
-
-    def _saft_begin(self) -> Numbers:
-        assert self._saft is not None  # noqa: S101 - for the type checker
-        if self._saft.stream is not None:
-            self._saft.stream.restart()
-        return log_numbers(self._saft.summary)
-
-    def _saft_count(self) -> None:
-        assert self._saft is not None  # noqa: S101
-        assert self._saft.stream is not None  # noqa: S101
-        counts = self._saft.stream.totals(World())
-        self._saft.summary["stream_rows"] = counts
-        self._saft_totals = {f"saft_{word}": count for word, count in counts.items()}
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """TRL's `log`; for a stream with the rows kept, removed and errored so far."""
-        if "loss" in logs or "train_loss" in logs:
-            logs |= self._saft_totals
-        super().log(logs, *args, **kwargs)
-
-    # -- checkpoints and cards -------------------------------------------------------------------------------------
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """TRL's `train`. A checkpoint that was trained on other rows is refused.
-
-        Raises:
-            SAFTInputError: data, labels or saft options are not those of the checkpoint.
-        """
-        checkpoint = checkpoint_folder(resume_from_checkpoint, self.args.output_dir)
-        if checkpoint is not None and checkpoint.is_dir():
-            self._saft_record.check(checkpoint)
-        output = super().train(resume_from_checkpoint, *args, **kwargs)
-        if self._saft is not None and self._saft.stream is not None and PartialState().is_main_process:
-            write_summary(self._saft.summary, self.args.output_dir)
-        return output
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self._saft_record.filtered and self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            self._saft_record.save(folder)
+def log_numbers(summary: Summary, names: tuple[str, ...]) -> dict[str, float]:
+    """Numbers of a summary, named for a dashboard."""
+    numbers = {name: getattr(summary, name) for name in names}
+    return {f"saft_{name}": value for name, value in numbers.items() if value is not None}

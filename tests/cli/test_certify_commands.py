@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from saft_hf import SAFTScorer
 from saft_hf.assets import demo_rows_path
-from saft_hf.cli.data import load_rows
+from saft_hf.cli.data import NamedDataset
 from saft_hf.cli.main import main
 
 
@@ -46,8 +46,8 @@ def test_suggest_then_certify(
     path.write_text("".join(json.dumps(row) + "\n" for row in labelled))
     words = ["--fresh_labels", str(path), "--alpha", "0.2", "--delta", "0.2"]
     assert main(["certify", *basics, *words]) == 0
-    expected = scorer.certify(demo_pool, load_rows(str(path)), alpha=0.2, delta=0.2)
-    assert json.loads((tmp_path / "out" / "certificate.json").read_text()) == json.loads(json.dumps(expected.as_dict()))
+    expected = scorer.certify(demo_pool, NamedDataset(str(path)).load(), alpha=0.2, delta=0.2)
+    assert json.loads((tmp_path / "out" / "certificate.json").read_text()) == json.loads(json.dumps(expected.to_dict()))
     assert expected.says() in capsys.readouterr().out
     assert (tmp_path / "out" / "scorer" / "config.json").read_bytes() == (
         tmp_path / "fitted" / "config.json"
@@ -60,7 +60,7 @@ def test_a_fit_that_cannot_tell_does_not_stop_the_draw(
     words = [*basics[2:], "--model_name_or_path", demo_model, "--method", "saft", "--layer", "2", "--threshold", "-1"]
     assert main(["filter", *words]) == 2
     assert main(["suggest-labels", *words, "--uniform", "5", "--labels_file", "some.jsonl"]) == 0
-    rows = load_rows(str(tmp_path / "out" / "some.jsonl"))
+    rows = NamedDataset(str(tmp_path / "out" / "some.jsonl")).load()
     assert rows["messages"][:] == demo_pool.select(rows["saft_row"])["messages"][:]
     assert not (tmp_path / "out" / "scorer").exists()
 
@@ -98,6 +98,22 @@ def test_what_cannot_be_done_is_said(
 
 
 @pytest.mark.parametrize("command", ["certify", "suggest-labels"])
-def test_what_pushes_nothing_says_so(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--output_dir", "out", "--hub_scorer", "me/scorer"]) == 2
-    assert "pushes nothing" in capsys.readouterr().err
+@pytest.mark.parametrize("option", ["hub_scorer", "push_to_hub"])
+def test_what_pushes_nothing_says_so(command: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--output_dir", "out", f"--{option}", "me/scorer"]) == 2
+    assert f"`saft-hf {command}` does not take --{option} me/scorer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "unused"),
+    [
+        ("certify", ["--threshold", "1", "--label_column", "is_safe"], "`--threshold`"),
+        ("suggest-labels", ["--k", "2", "--on_undecided", "raise"], "`--k`"),
+    ],
+)
+def test_what_has_no_effect_beside_a_scorer_is_named(
+    command: str, words: list[str], unused: str, basics: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--fresh_labels", str(demo_rows_path())] if command == "certify" else []
+    assert main([command, *basics, *more, *words]) == 2
+    assert f"{unused}: without effect beside `--scorer`" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from datasets import Dataset, DatasetDict, load_from_disk
 
 from saft_hf import SAFTScorer, __version__
 from saft_hf.assets import demo_rows_path
-from saft_hf.cli.data import load_rows
+from saft_hf.cli.data import NamedDataset
 from saft_hf.cli.main import main
 
 
@@ -53,9 +53,11 @@ def test_filter_is_the_filter_of_the_python_api(
     assert load_from_disk(str(tmp_path / "out" / "kept")).to_list() == result.kept.to_list()
     ours = pq.read_table(tmp_path / "out" / "audit.parquet")
     assert ours.equals(pq.read_table(result.save(tmp_path / "api") / "audit.parquet"))
-    assert (tmp_path / "out" / "saft_summary.json").read_bytes() == (
-        tmp_path / "api" / "saft_summary.json"
-    ).read_bytes()
+    ours, theirs = (json.loads((tmp_path / name / "saft_summary.json").read_text()) for name in ("out", "api"))
+    known, same = ours.pop("provenance"), theirs.pop("provenance")
+    assert ours == theirs
+    assert (known["input"], known["seed"], known["input_rows"]) == (str(demo_rows_path()), 0, 600)
+    assert {name for name in known if known[name] != same[name]} <= {"created", "input", "seed", "audit_sha256"}
     said = capsys.readouterr().out
     assert re.search(rf"kept +{len(result.kept_indices)}\n", said)
     assert re.search(rf"removed +{len(result.removed_indices)}\n", said)
@@ -71,7 +73,7 @@ def test_score_is_the_score_of_the_python_api(
     if output_format == "arrow":
         scored = load_from_disk(str(tmp_path / "out" / "scored"))
     else:
-        scored = load_rows(str(tmp_path / "out" / "scored.parquet"))
+        scored = NamedDataset(str(tmp_path / "out" / "scored.parquet")).load()
     assert scored.to_list() == scorer.score_dataset(demo_pool).to_list()
 
 
@@ -93,6 +95,24 @@ def test_a_fitted_scorer_is_used_as_it_is(
         assert (tmp_path / "out" / "scorer" / name).read_bytes() == (tmp_path / "scorer" / name).read_bytes()
 
 
+def test_a_threshold_beside_a_scorer_decides(
+    scorer: SAFTScorer, demo_pool: Dataset, store_dir: Path, tmp_path: Path
+) -> None:
+    scorer.save_pretrained(tmp_path / "scorer")
+    threshold = float(np.nanmedian(scorer.score_dataset(demo_pool)["saft_score"]))
+    assert threshold != scorer.threshold_
+    words = ["--scorer", str(tmp_path / "scorer"), "--dataset_name", str(demo_rows_path())]
+    words += ["--output_dir", str(tmp_path / "out"), "--cache_dir", str(store_dir), "--threshold", str(threshold)]
+    assert main(["filter", *words]) == 0
+    expected = scorer.filter(demo_pool, threshold=threshold)
+    audit = pq.read_table(tmp_path / "out" / "audit.parquet")
+    assert audit["decision"].to_pylist() == expected.decisions.words()
+    summary = json.loads((tmp_path / "out" / "saft_summary.json").read_text())
+    assert (summary["threshold"], summary["threshold_from"]) == (threshold, "given")
+    loaded = SAFTScorer.from_pretrained(tmp_path / "out" / "scorer")
+    assert loaded.threshold_ == scorer.threshold_
+
+
 def test_yaml_sets_options_and_words_win(basics: list[str], tmp_path: Path) -> None:
     options = dict(zip((word[2:] for word in basics[::2]), basics[1::2], strict=True))
     options |= {"labelled_rows": None, "contamination": 0.3, "k": 2, "readout": "response_mean"}
@@ -101,7 +121,8 @@ def test_yaml_sets_options_and_words_win(basics: list[str], tmp_path: Path) -> N
     assert main(["filter", "--config", str(config), "--k", "3"]) == 0
     loaded = SAFTScorer.from_pretrained(tmp_path / "out" / "scorer")
     assert (loaded.k_, loaded.readouts_, loaded.contamination) == (3, ("response_mean",), 0.3)
-    assert loaded.summary_["labels"] is None
+    assert loaded.fit_ is not None
+    assert loaded.fit_.metrics.labels is None
 
 
 def test_the_demo_runs_and_shows_its_quality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,11 +152,11 @@ def test_every_kind_of_file_and_folder_is_read(demo_pool: Dataset, tmp_path: Pat
     rows.to_json(tmp_path / "h" / "train.jsonl")
     expected = rows.to_list()
     for name in ("a.jsonl", "b.jsonl.gz", "c.json", "d.csv", "e.parquet", "f", "g", "h"):
-        assert load_rows(str(tmp_path / name)).to_list() == expected, name
-    assert len(load_rows(str(tmp_path / "g"), split="test")) == 1
+        assert NamedDataset(str(tmp_path / name)).load().to_list() == expected, name
+    assert len(NamedDataset(str(tmp_path / "g"), split="test").load()) == 1
     for part in range(2):
         rows.select(range(6 * part, 6 * part + 6)).to_parquet(tmp_path / "h" / f"part-{part}.parquet")
-    assert load_rows(str(tmp_path / "h" / "part-*.parquet")).to_list() == expected
+    assert NamedDataset(str(tmp_path / "h" / "part-*.parquet")).load().to_list() == expected
 
 
 def words_without(basics: list[str], name: str) -> list[str]:
@@ -163,7 +184,12 @@ def words_without(basics: list[str], name: str) -> list[str]:
         (lambda words: [*words, "--layer", "99"], "layer=99"),
         (lambda words: [*words, "--on_error", "shrug"], "on_error must be"),
         (lambda words: [*words, "--output_format", "csv"], "`--output_format` must be"),
-        (lambda words: [*words, "--scorer", "/no/such/scorer"], "/no/such/scorer/config.json"),
+        (lambda words: [*words[2:4], *words[10:], "--scorer", "/no/such/scorer"], "/no/such/scorer/config.json"),
+        (
+            lambda words: [*words, "--scorer", "/no/such/scorer", "--aim", "f1", "--threshold", "1"],
+            "`--layer`, `--method`, `--aim`, `--labelled_rows`: without effect beside `--scorer`",
+        ),
+        (lambda words: [*words, "--fresh_labels", "x.csv"], "`saft-hf filter` does not take --fresh_labels"),
         (lambda words: [*words, "--no_such_option", "1"], "no_such_option.*--help"),
         (lambda words: [*words, "--config", "/no/such.yaml"], "/no/such.yaml"),
         (lambda words: [*words, "--config", "UNKNOWN"], "colour"),
@@ -215,6 +241,14 @@ def test_help_version_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -
     assert "there is no command 'bake'" in capsys.readouterr().err
 
 
+def test_help_loads_no_heavy_package() -> None:
+    script = "import sys; from saft_hf.cli.main import main; main(['--help']); print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    modules = set(shown.splitlines()[-1].split())
+    assert "saft_hf.cli.main" in modules
+    assert not {"torch", "numpy", "accelerate", "transformers", "datasets", "trl"} & modules
+
+
 def test_ctrl_c_ends_quietly(
     basics: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,7 +282,11 @@ def test_two_launched_processes_filter_like_one(basics: list[str], tmp_path: Pat
     ranks = {path.parent.name for path in (tmp_path / "logs").rglob("stderr.log")}
     assert ranks == {"0", "1"}
     assert pq.read_table(two / "audit.parquet").equals(pq.read_table(one / "audit.parquet"))
-    for name in ("saft_summary.json", "scorer/config.json", "scorer/saft_scorer.safetensors"):
+    summaries = [json.loads((out / "saft_summary.json").read_text()) for out in (one, two)]
+    for summary in summaries:
+        del summary["provenance"]["created"], summary["provenance"]["audit_sha256"]  # the audit holds the time too
+    assert summaries[0] == summaries[1]
+    for name in ("scorer/config.json", "scorer/saft_scorer.safetensors"):
         assert (two / name).read_bytes() == (one / name).read_bytes()
     assert load_from_disk(str(two / "kept")).to_list() == load_from_disk(str(one / "kept")).to_list()
     shards = [{path.name for path in (tmp_path / f"{name}-store").rglob("*.safetensors")} for name in ("one", "two")]

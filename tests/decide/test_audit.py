@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -72,11 +73,12 @@ def test_digests_and_metadata_are_those_of_the_file(
     monkeypatch.setattr(audit, "_CHUNK_ROWS", chunk)
     rows, scores, status = case(14)
     decisions = decide(scores, status, 2.0, on_error=on_error)
-    metadata = {"saft_hf": json.dumps({"created": "2020-01-01"})}
     path = tmp_path / "audit.parquet"
-    digests = write_audit(path, iter(rows), scores, status, decisions, metadata=metadata)
+    digests = write_audit(
+        path, iter(rows), scores, status, decisions, metadata=lambda known: {"saft_hf": json.dumps(asdict(known))}
+    )
     table = pq.read_table(path)
-    assert json.loads(table.schema.metadata[b"saft_hf"]) == {"created": "2020-01-01"}
+    assert json.loads(table.schema.metadata[b"saft_hf"]) == asdict(digests)
     each = np.array(table["sha256"].to_pylist())
     for digest, kept in ((digests.input_sha256, each), (digests.kept_sha256, each[decisions.train_rows()])):
         assert digest == hashlib.sha256("".join(kept).encode()).hexdigest()

@@ -26,6 +26,13 @@ def test_the_correlation_is_spearmans_and_warns_past_its_level(values: np.ndarra
     assert len(found.warnings) == (rho is not None and abs(rho) > found.warn_above)
 
 
+def test_a_correlation_of_either_sign_is_named() -> None:
+    found = correlations(np.arange(150), {"up": np.arange(150), "down": -np.arange(150), "same": np.ones(150)})
+    assert found.spearman == {"up": pytest.approx(1), "down": pytest.approx(-1), "same": None}
+    assert ["rises with up" in found.warnings[0], "falls with down" in found.warnings[1]] == [True, True]
+    assert len(found.warnings) == 2
+
+
 def test_each_feature_sees_its_own_format_and_plain_words_have_none() -> None:
     texts = {
         "plain": "A walk by the river. It rained, and we went home.",

@@ -8,8 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from saft_hf.decide.labelling import Purpose, suggest_rows
+from saft_hf.decide.labelling import Purpose, Suggestion, suggest_rows
 from saft_hf.errors import SAFTInputError
+
+
+def drawn_for(purpose: Purpose, found: Suggestion) -> np.ndarray:
+    return found.rows[[each is purpose for each in found.purposes]]
 
 
 @given(st.data())
@@ -35,14 +39,14 @@ def test_the_parts_are_disjoint_of_the_size_asked_for_scored_and_new(data: st.Da
     found = suggest_rows(scores, **options)
     assert set(found.rows.tolist()) <= free
     assert len(set(found.rows.tolist())) == len(found.rows) == uniform + informative
-    assert len(found.of(Purpose.UNIFORM)) == uniform
-    assert len(found.of(Purpose.INFORMATIVE)) == informative
+    assert len(drawn_for(Purpose.UNIFORM, found)) == uniform
+    assert len(drawn_for(Purpose.INFORMATIVE, found)) == informative
     again = suggest_rows(scores, **options)
     assert found.rows.tolist() == again.rows.tolist()
     assert found.purposes == again.purposes
     if groups is not None and informative:
         different = len({groups[row] for row in free})
-        assert len({groups[row] for row in found.of(Purpose.INFORMATIVE)}) == min(different, informative)
+        assert len({groups[row] for row in drawn_for(Purpose.INFORMATIVE, found)}) == min(different, informative)
 
 
 def test_the_uniform_part_is_a_uniform_sample_of_all_rows_that_are_neither_labelled_nor_informative() -> None:
@@ -50,8 +54,8 @@ def test_the_uniform_part_is_a_uniform_sample_of_all_rows_that_are_neither_label
     counts = np.zeros(40)
     for seed in range(4000):
         found = suggest_rows(scores, uniform=6, informative=2, threshold=-9.0, labelled=[15, 19], seed=seed)
-        assert found.of(Purpose.INFORMATIVE).max() < 8
-        counts[found.of(Purpose.UNIFORM)] += 1
+        assert drawn_for(Purpose.INFORMATIVE, found).max() < 8
+        counts[drawn_for(Purpose.UNIFORM, found)] += 1
     assert counts[[15, 19]].sum() == 0
     assert chisquare(np.delete(counts, [*range(8), 15, 19])).pvalue > 1e-3
 
@@ -62,15 +66,15 @@ def test_which_uniform_rows_are_drawn_says_nothing_about_the_informative_ones() 
     open_near, drawn_near = 0, 0
     for seed in range(4000):
         found = suggest_rows(scores, uniform=4, informative=1, threshold=5.5, seed=seed)
-        near = set(range(4, 8)) - set(found.of(Purpose.INFORMATIVE).tolist())
+        near = set(range(4, 8)) - set(drawn_for(Purpose.INFORMATIVE, found).tolist())
         open_near += len(near)
-        drawn_near += len(near & set(found.of(Purpose.UNIFORM).tolist()))
+        drawn_near += len(near & set(drawn_for(Purpose.UNIFORM, found).tolist()))
     assert drawn_near / open_near == pytest.approx(4 / 11, abs=0.02)
 
 
 def test_the_informative_part_lies_next_to_the_threshold_and_on_both_sides() -> None:
     scores = np.random.default_rng(1).permutation(1000) / 10
-    found = suggest_rows(scores, uniform=50, informative=20, threshold=70.0).of(Purpose.INFORMATIVE)
+    found = drawn_for(Purpose.INFORMATIVE, suggest_rows(scores, uniform=50, informative=20, threshold=70.0))
     ranks = np.abs(scores[found] - 70.0) * 10
     assert ranks.max() <= 41
     assert 8 <= (scores[found] > 70.0).sum() <= 12

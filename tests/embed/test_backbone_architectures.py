@@ -56,7 +56,7 @@ def test_cut_is_whole_for_every_layer(name: str, tmp_path: Path) -> None:
         cut = Backbone.load(folder, layers=[layer], device="cpu")
         torch.testing.assert_close(cut.read(ids, [layer])[layer], expected, rtol=0, atol=1e-6)
         assert len(cut._blocks) == max(1, layer)
-        assert cut.fingerprint == everything.fingerprints[layer]
+        assert cut.fingerprints[layer] == everything.fingerprints[layer]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -103,4 +103,4 @@ def test_shape_is_read_from_the_config_alone(name: str, width: int, positions: i
     shape = describe_model(str(tmp_path))
     assert (shape.num_layers, shape.hidden_size, shape.vocab_size) == (LAYERS, 32, VOCAB)
     assert (shape.intermediate_size, shape.max_positions) == (width, positions)
-    assert describe_model(model) == Backbone.wrap(model, layers=[1]).shape == shape
+    assert describe_model(model) == shape

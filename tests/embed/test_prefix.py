@@ -29,7 +29,7 @@ from saft_hf.render import MEAN, READOUTS, Renderer, Rendering
 from saft_hf.status import RowStatus
 
 SHARING = [name for name, config in CONFIGS.items() if can_share(text_config(config()))]
-CELLS = Features((0, 2, LAYERS), tuple(READOUTS))
+FEATURES = Features((0, 2, LAYERS), tuple(READOUTS))
 
 
 def rows_after(length: int, count: int = 60) -> Dataset:
@@ -46,9 +46,10 @@ def rows_after(length: int, count: int = 60) -> Dataset:
 
 def extractor(model: Any, folder: Path, *, shares: bool, budget: int = 64) -> Extractor:
     source = ModelSource(model, processing_class=tokenizer())
-    made = source.extractor(Renderer(source.tokenizer), CELLS, folder=folder, world=World(), token_budget=budget)
-    made.shares_prefix = made.shares_prefix and shares
-    return made
+    renderer, shares_prefix = Renderer(source.tokenizer), None if shares else False
+    return source.extractor(
+        renderer, FEATURES, folder=folder, world=World(), token_budget=budget, shares_prefix=shares_prefix
+    )
 
 
 def test_every_family_that_shares_is_tried_here() -> None:
@@ -104,7 +105,7 @@ def test_vectors_are_those_without_sharing(tmp_path: Path, threads: int, monkeyp
     saved = len(shared.plan.prefix) * plain.plan.num_unique
     assert shared.plan.lengths.sum() == plain.plan.lengths.sum() - saved
     assert shared.plan.digest != plain.plan.digest
-    for feature in CELLS.names:
+    for feature in FEATURES.names:
         one, other = plain.states(feature), shared.states(feature)
         assert np.isfinite(one).all()
         np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 * np.abs(one).max())
@@ -117,8 +118,8 @@ def test_a_few_renderings_are_read_in_the_same_way(tmp_path: Path, monkeypatch: 
     renderings = shared.renderer(rows[:])
     found = shared.embed_renderings(renderings)
     with shared.open_backbone() as backbone:
-        whole = read_batch(backbone, renderings, CELLS)
-    for feature in CELLS.names:
+        whole = read_batch(backbone, renderings, FEATURES)
+    for feature in FEATURES.names:
         np.testing.assert_allclose(found[feature], whole[feature].numpy(), rtol=1e-4, atol=1e-5)
 
 

@@ -29,7 +29,7 @@ class Threads:
     def sync_errors(self, doing: str):
         return nullcontext()
 
-    def share(self, value, rank: int = 0):
+    def broadcast(self, value, rank: int = 0):
         if self.rank == rank:
             self._box["value"] = value
         self._barrier.wait(timeout=10)

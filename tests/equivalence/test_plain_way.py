@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from saft_hf.distributed import World
 from saft_hf.embed.features import Features, feature_name
 from saft_hf.embed.source import ModelSource
-from saft_hf.render import Readout, Renderer
+from saft_hf.render import END, MEAN, START, Renderer
 
 LAYERS = 4
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
@@ -88,9 +88,9 @@ def plain_way(
                 places = np.flatnonzero(answered)
                 last_turn = places[np.flatnonzero(np.diff(places, prepend=-9) > 1)[-1]]
                 vectors = states[row].numpy()
-                found.setdefault((layer, Readout.START), []).append(vectors[last_turn - 1])
-                found.setdefault((layer, Readout.MEAN), []).append(vectors[places].mean(axis=0))
-                found.setdefault((layer, Readout.END), []).append(vectors[places[-1]])
+                found.setdefault((layer, START), []).append(vectors[last_turn - 1])
+                found.setdefault((layer, MEAN), []).append(vectors[places].mean(axis=0))
+                found.setdefault((layer, END), []).append(vectors[places[-1]])
     return {feature: np.stack(vectors) for feature, vectors in found.items()}
 
 
@@ -99,10 +99,10 @@ def plain_way(
 @pytest.mark.parametrize(
     ("layers", "readouts"),
     [
-        ((2,), (Readout.START,)),
-        ((2,), (Readout.MEAN,)),
-        ((3,), (Readout.END,)),
-        ((0, 1, LAYERS), (Readout.START, Readout.MEAN, Readout.END)),
+        ((2,), (START,)),
+        ((2,), (MEAN,)),
+        ((3,), (END,)),
+        ((0, 1, LAYERS), (START, MEAN, END)),
     ],
 )
 def test_vectors_are_those_of_the_plain_way(

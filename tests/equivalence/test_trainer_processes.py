@@ -42,7 +42,8 @@ for name, (trainer_class, rows) in runs.items():
     if name == "saft" and not stream:
         told["kept"] = trainer.saft_result.kept_indices.tolist()
     if name == "saft" and stream:
-        told["counts"] = trainer.saft_summary["stream_rows"]
+        summary = trainer.saft_summary
+        told["counts"] = {{"kept": summary.kept, "removed": summary.removed, "errored": summary.errored}}
 told["size"] = PartialState().num_processes
 (folder / f"told-{{PartialState().process_index}}.json").write_text(json.dumps(told))
 PartialState().wait_for_everyone()

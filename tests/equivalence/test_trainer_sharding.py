@@ -24,14 +24,14 @@ from accelerate import PartialState
 from transformers.modeling_utils import is_fsdp_enabled
 from saft_hf.distributed import World
 from saft_hf.train.filtering import filter_rows
-from saft_hf.train.request import Request
+from saft_hf.train.inputs import FilterArgs
 from train_kit import make_args, pool_rows
 
 folder = Path(sys.argv[1])
 args, state = make_args(folder), PartialState(cpu=True)
 assert is_fsdp_enabled()
-request = Request(str(folder / "model"), args, pool_rows("messages"), None, None, None, None, None)
-done = filter_rows(request, World())
+filter_args = FilterArgs(model=str(folder / "model"), args=args, train_dataset=pool_rows("messages"))
+done = filter_rows(filter_args, World())
 told = {{"kept": done.result.kept_indices.tolist(), "size": state.num_processes, "on_again": is_fsdp_enabled()}}
 (folder / f"told-{{state.process_index}}.json").write_text(json.dumps(told))
 state.wait_for_everyone()
@@ -124,14 +124,14 @@ def test_rows_are_scored_where_zero3_is_set(tmp_path: Path, offline: list[int]) 
 
     from saft_hf.distributed import World
     from saft_hf.train.filtering import filter_rows
-    from saft_hf.train.request import Request
+    from saft_hf.train.inputs import FilterArgs
 
     zero3 = _ZeRO3()
     hf_deepspeed.set_hf_deepspeed_config(zero3)
     try:
         rows = pool_rows("messages")
-        request = Request(str(tmp_path / "model"), make_args(tmp_path), rows, None, None, None, None, None)
-        done = filter_rows(request, World())
+        args = FilterArgs(model=str(tmp_path / "model"), args=make_args(tmp_path), train_dataset=rows)
+        done = filter_rows(args, World())
         assert done.result is not None
         assert done.result.kept_indices.tolist() == offline
         assert hf_deepspeed._hf_deepspeed_config_weak_ref() is zero3

@@ -8,15 +8,15 @@ from typing import Any
 from datasets import Dataset
 
 from saft_hf.evaluate.config import ExperimentConfig
-from saft_hf.evaluate.pools import Row, Source, read_rows
+from saft_hf.evaluate.pools import Dialogue, ExperimentRows, read_rows
 
 
-def demo_source(demo_pool: Dataset) -> Source:
+def demo_source(demo_pool: Dataset) -> ExperimentRows:
     """Labelled rows, harmless ones, and refusals; two answers to some prompts, so that there are pairs."""
     rows = read_rows(demo_pool, labelled=True)
-    twins = [Row(row.prompt, "I am sorry, but I cannot help with that.", False) for row in rows if row.harmful]
+    refused = [Dialogue(row.prompt, "I am sorry, but I cannot help with that.", False) for row in rows if row.harmful]
     safe = [row for row in rows if not row.harmful]
-    return Source(rows + twins, safe, [row for row in rows if row.is_demonstration], safe[:8])
+    return ExperimentRows(rows + refused, safe, [row for row in rows if row.is_demonstration], safe[:8])
 
 
 def small_config(demo_model: str, folder: Path, **options: Any) -> ExperimentConfig:

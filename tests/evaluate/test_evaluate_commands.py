@@ -1,4 +1,4 @@
-"""The commands and the callback give the figures of the Python API."""
+"""The commands give the metrics of the Python API."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from datasets import Dataset
-from evaluate_kit import demo_source, small_config
-from trl import SFTConfig, SFTTrainer
 
 from saft_hf.assets import demo_rows_path
 from saft_hf.cli.main import main
-from saft_hf.evaluate.callback import EVALUATION_FILE, EvaluationCallback
-from saft_hf.evaluate.config import EvaluationConfig
-from saft_hf.evaluate.examiner import Examiner
+from saft_hf.evaluate.metrics import EVALUATION_FILE
 
 
 @pytest.fixture(autouse=True)
@@ -73,28 +68,3 @@ def test_the_ready_configs_can_be_read(name: str, tmp_path: Path, capsys: pytest
     nowhere = str(tmp_path / "nowhere.jsonl")
     assert main(["experiment", "--config", str(path), "--labelled_name", nowhere]) == 2
     assert f"there is no file {nowhere}" in capsys.readouterr().err
-
-
-def test_the_callback_finds_what_the_examiner_finds(demo_model: str, demo_pool: Dataset, tmp_path: Path) -> None:
-    options = small_config(demo_model, tmp_path)
-    config = EvaluationConfig(**{name: getattr(options, name) for name in EvaluationConfig.__dataclass_fields__})
-    callback = EvaluationCallback(Examiner(config, demo_source(demo_pool)))
-    assert callback.card_section() == ""
-    args = SFTConfig(
-        str(tmp_path / "out"),
-        max_steps=1,
-        per_device_train_batch_size=2,
-        use_cpu=True,
-        bf16=False,
-        report_to="none",
-        save_strategy="no",
-        gradient_checkpointing=False,
-    )
-    trainer = SFTTrainer(demo_model, args, train_dataset=demo_pool.select(range(4)), callbacks=[callback])
-    trainer.train()
-    expected = Examiner(config, demo_source(demo_pool)).examine(trainer.model, trainer.processing_class)
-    found = json.loads((tmp_path / "out" / EVALUATION_FILE).read_text())
-    verdicts = expected.figures["harmful"]["refusal"]
-    assert found["harmful"]["refusal"]["mean"] == pytest.approx(sum(verdicts) / len(verdicts))
-    assert trainer.state.log_history[-1]["saft_perplexity"] == pytest.approx(found["perplexity"])
-    assert f"{found['rouge_l']['mean']:.3f}" in callback.card_section()

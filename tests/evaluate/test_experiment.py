@@ -1,26 +1,31 @@
-"""The experiment goes on where it was, trains no rows twice, and its report says what the figures say."""
+"""The experiment goes on where it was, trains no rows twice, and its report says what the results say."""
 
 from __future__ import annotations
 
-import copy
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from evaluate_kit import demo_source, small_config
+from sklearn.metrics import roc_auc_score
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from saft_hf import SAFTInputError
 from saft_hf.evaluate import experiment as module
-from saft_hf.evaluate.arms import Selection, selection_figures
+from saft_hf.evaluate.arms import ArmRows, selection_metrics
 from saft_hf.evaluate.experiment import Experiment
-from saft_hf.evaluate.measure import summarise
-from saft_hf.evaluate.pools import Pool, Row
-from saft_hf.evaluate.report import render, write_report
+from saft_hf.evaluate.metrics import summarise
+from saft_hf.evaluate.pools import Dialogue, DrawnPool
+from saft_hf.evaluate.probe import probe
+from saft_hf.evaluate.records import Condition
+from saft_hf.evaluate.report import to_html, write_report
 from saft_hf.evaluate.table import MARK, Results, read_results, table, verdicts
 
 
@@ -70,8 +75,8 @@ def test_a_run_that_is_stopped_and_started_again_gives_the_same_table(
 
 
 def test_the_same_rows_are_trained_on_once(results: Results, folder: Path) -> None:
-    models = {line.arm: line.runs[0]["model"] for line in results.lines if line.runs}
-    kept = {line.arm: line.runs[0]["selection"]["kept"] for line in results.lines if line.runs}
+    models = {line.arm: line.runs[0].model for line in results.lines if line.runs}
+    kept = {line.arm: line.runs[0].selection.kept for line in results.lines if line.runs}
     assert set(models) == {"none", "random", "saft", "oracle"}
     assert kept["random"] == kept["saft"]
     assert kept["oracle"] == 30 < kept["none"] == 40
@@ -82,7 +87,7 @@ def test_the_same_rows_are_trained_on_once(results: Results, folder: Path) -> No
 def test_equal_selections_share_a_model(
     demo_model: str, demo_pool: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "select", lambda arm, pool, *rest: Selection(np.flatnonzero(~pool.harmful)))
+    monkeypatch.setattr(module, "choose_rows", lambda arm, pool, *rest: ArmRows(np.flatnonzero(~pool.harmful)))
     config = small_config(demo_model, tmp_path, arms=["saft", "oracle"])
     results = read_results(Experiment(config, demo_source(demo_pool)).run())
     assert len(results.lines) == 2
@@ -100,7 +105,7 @@ def test_models_and_text_are_kept_on_request(demo_model: str, demo_pool: Dataset
     options = {"keep_models": "filtered", "keep_text": True, "arms": ["none", "oracle"]}
     config = small_config(demo_model, tmp_path, lora={"r": 2, "target_modules": ["q_proj"]}, **options)
     results = read_results(Experiment(config, demo_source(demo_pool)).run())
-    oracle = next(line for line in results.lines if line.arm == "oracle").runs[0]["model"]
+    oracle = next(line for line in results.lines if line.arm == "oracle").runs[0].model
     assert [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()] == [oracle]
     assert (tmp_path / "out" / "checkpoints" / oracle / "adapter_config.json").exists()
     assert len(list((tmp_path / "out" / "texts").iterdir())) == 2
@@ -117,9 +122,10 @@ def test_the_report_is_one_file_with_every_number_of_the_table(folder: Path) -> 
 
 
 def test_text_from_outside_is_escaped(results: Results) -> None:
-    results.setting["config"]["model_name_or_path"] = "<script>alert(1)</script>"
-    results.lines[1].runs[0]["selection"]["note"] = "<b>refused</b>"
-    html = render(results, [])
+    results.record.config.model_name_or_path = "<script>alert(1)</script>"
+    run = results.lines[1].runs[0]
+    results.lines[1].runs[0] = replace(run, selection=replace(run.selection, note="<b>refused</b>"))
+    html = to_html(results, [])
     assert "<script>" not in html
     assert "&lt;b&gt;refused&lt;/b&gt;" in html
 
@@ -127,14 +133,13 @@ def test_text_from_outside_is_escaped(results: Results) -> None:
 def _judge(results: Results, arm: str, verdicts: list[int]) -> None:
     """Replace what the judge said of the answers of an arm."""
     line = next(line for line in results.lines if line.arm == arm)
-    line.models = copy.deepcopy(line.models)
-    for model in line.models:
-        model["figures"]["harmful"] = {"refusal": [float(verdict) for verdict in verdicts]}
-    line.summary = summarise([model["figures"] for model in line.models])
+    harmful: dict[str, list[float | None]] = {"refusal": [float(verdict) for verdict in verdicts]}
+    line.models = [replace(model, metrics=replace(model.metrics, harmful=harmful)) for model in line.models]
+    line.evaluation = summarise([model.metrics for model in line.models])
 
 
 def test_filters_are_compared_with_random_ones_prompt_by_prompt(results: Results) -> None:
-    results.setting["config"]["judges"] = ["refusal"]
+    results.record.config.judges = ["refusal"]
     results.lines = [line for line in results.lines if line.arm in ("none", "saft", "random", "oracle")]
     half = [0, 1] * 20
     _judge(results, "none", [1] * 40)
@@ -151,7 +156,7 @@ def test_filters_are_compared_with_random_ones_prompt_by_prompt(results: Results
         assert len(told) == 2
         assert f"{expected} a random filter of the same size" in told[0]
         assert "does better than no filter" in told[1]
-        assert all(sentence in render(results, []) for sentence in told)
+        assert all(sentence in to_html(results, []) for sentence in told)
     assert not any("below the oracle" in sentence for sentence in verdicts(results))
     _judge(results, "oracle", [1] * 40)
     assert sum("random lies below the oracle, beyond chance" in sentence for sentence in verdicts(results)) == 1
@@ -173,7 +178,7 @@ def test_an_arm_that_was_hardly_trained_is_marked(folder: Path, tmp_path: Path) 
     untuned, oracle = (
         next(line for line in read_results(tmp_path).lines if line.arm == arm) for arm in ("untuned", "oracle")
     )
-    target = tmp_path / "models" / f"{oracle.runs[0]['model']}.json"
+    target = tmp_path / "models" / f"{oracle.runs[0].model}.json"
     target.write_text((tmp_path / "models" / f"{setting['untuned']}.json").read_text())
     found = read_results(tmp_path)
     told = next(line for line in found.lines if line.arm == "oracle").barely_trained
@@ -182,22 +187,47 @@ def test_an_arm_that_was_hardly_trained_is_marked(folder: Path, tmp_path: Path) 
     assert untuned.barely_trained
 
 
-def test_figures_of_a_selection_by_hand() -> None:
+def test_a_probe_sees_the_hidden_states_of_transformers(demo_model: str, demo_pool: Dataset, tmp_path: Path) -> None:
+    config = small_config(demo_model, tmp_path)
+    pool = demo_source(demo_pool).pool("hard", 0.25, 60, 20, 0.0, seed=1)
+    result = probe(Condition(pool="hard", share=0.25, seed=1), pool, config)
+    assert result.layers == [1, 2, 3, 4]
+    assert result.layer == 2
+    assert result.truth == pool.harmful.astype(int).tolist()
+    tokenizer = AutoTokenizer.from_pretrained(demo_model)
+    model = AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32)
+    states = []
+    for row in pool.rows:
+        ids = tokenizer.apply_chat_template(row.prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+        with torch.no_grad():
+            hidden = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+        states.append([layer[0, -1].numpy() for layer in hidden])
+    fresh = ~np.isin(np.arange(60), pool.labelled)
+    for number, layer in enumerate(result.layers):
+        vectors = np.array([row[layer] for row in states])
+        means = [
+            vectors[pool.labelled][pool.harmful[pool.labelled] == harmful].mean(axis=0) for harmful in (True, False)
+        ]
+        expected = roc_auc_score(pool.harmful[fresh], (vectors @ (means[0] - means[1]))[fresh])
+        assert result.auroc["difference"]["response_start"][number] == pytest.approx(expected, abs=0.005)
+
+
+def test_metrics_of_a_selection_by_hand() -> None:
     refusal = "I'm sorry, I cannot help with that."
-    rows = [Row([{"role": "user", "content": str(i)}], refusal if i == 0 else "So.", i >= 6) for i in range(8)]
-    pool = Pool(
+    rows = [Dialogue([{"role": "user", "content": str(i)}], refusal if i == 0 else "So.", i >= 6) for i in range(8)]
+    pool = DrawnPool(
         rows, np.array([row.harmful for row in rows]), np.array([row.is_demonstration for row in rows]), np.array([1])
     )
-    found = selection_figures(Selection(np.array([1, 2, 3, 4, 6])), pool)
-    assert found["kept"] == 5
-    assert found["still_harmful"] == pytest.approx(1 / 5)
-    assert found["precision"] == pytest.approx(1 / 3)
-    assert found["recall"] == pytest.approx(1 / 2)
-    assert found["benign_kept"] == pytest.approx(4 / 6)
-    assert found["demonstrations_kept"] == 0
-    everything = selection_figures(Selection(np.arange(8), scores=np.arange(8, dtype=np.float32)), pool)
-    assert everything["precision"] is None
-    assert everything["auroc"] == 1.0
+    found = selection_metrics(ArmRows(np.array([1, 2, 3, 4, 6])), pool)
+    assert found.kept == 5
+    assert found.still_harmful == pytest.approx(1 / 5)
+    assert found.precision == pytest.approx(1 / 3)
+    assert found.recall == pytest.approx(1 / 2)
+    assert found.benign_kept == pytest.approx(4 / 6)
+    assert found.demonstrations_kept == 0
+    everything = selection_metrics(ArmRows(np.arange(8), scores=np.arange(8, dtype=np.float32)), pool)
+    assert everything.precision is None
+    assert everything.auroc == 1.0
 
 
 @pytest.mark.parametrize(

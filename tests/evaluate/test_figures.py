@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -14,9 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from saft_hf import SAFTInputError
 from saft_hf.evaluate.bootstrap import mean_interval
 from saft_hf.evaluate.generate import generate_answers
-from saft_hf.evaluate.likelihood import Likelihoods, answer_likelihoods, pair_margins, perplexity
-from saft_hf.evaluate.measure import summarise
+from saft_hf.evaluate.likelihood import answer_likelihoods, pair_margins
+from saft_hf.evaluate.metrics import PromptMetrics, summarise
 from saft_hf.evaluate.utility import bleurt, rouge_l
+
+NOTHING = PromptMetrics(harmful={}, margins=[], rouge_l=[], bleurt=[], nll=[], tokens=[], refused=[])
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def _chats() -> list[list[dict[str, str]]]:
 @pytest.mark.smoke
 def test_likelihood_is_that_of_plain_torch(model: torch.nn.Module, demo_model: str) -> None:
     tokenizer, chats = AutoTokenizer.from_pretrained(demo_model), _chats()
-    found = answer_likelihoods(model, tokenizer, chats, batch_size=2)
+    total, tokens = answer_likelihoods(model, tokenizer, chats, batch_size=2)
     for place, chat in enumerate(chats):
         encoded = tokenizer.apply_chat_template(
             chat, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, return_tensors="pt"
@@ -41,15 +44,15 @@ def test_likelihood_is_that_of_plain_torch(model: torch.nn.Module, demo_model: s
         with torch.no_grad():
             logits = model(ids).logits
         losses = torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:], reduction="none")
-        assert found.tokens[place] == int(mask[0, 1:].sum())
-        assert found.total[place] == pytest.approx(-float(losses[mask[0, 1:]].sum()), rel=1e-4)
+        assert tokens[place] == int(mask[0, 1:].sum())
+        assert total[place] == pytest.approx(-float(losses[mask[0, 1:]].sum()), rel=1e-4)
     margins = pair_margins(model, tokenizer, [(chats[0], chats[1])])
-    assert margins.tolist() == pytest.approx([found.mean[1] - found.mean[0]], rel=1e-3)
+    assert margins.tolist() == pytest.approx([total[1] / tokens[1] - total[0] / tokens[0]], rel=1e-3)
 
 
 def test_perplexity_counts_tokens_not_rows() -> None:
-    rows = Likelihoods(np.array([-2.0, -4.0, np.nan]), np.array([1, 3, 5]))
-    assert perplexity(rows) == pytest.approx(np.exp(6 / 4))
+    metrics = replace(NOTHING, nll=[2.0, 4.0, None], tokens=[1, 3, 5])
+    assert summarise([metrics]).perplexity == pytest.approx(np.exp(6 / 4))
 
 
 def test_a_batch_answers_as_one_prompt_does_and_the_model_is_left_alone(
@@ -97,6 +100,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     inside = 0
     for _ in range(300):
         interval = mean_interval(rng.random(60) < 0.3, resamples=400)
+        assert interval is not None
         inside += interval.low <= 0.3 <= interval.high
     assert 0.9 <= inside / 300 <= 0.985
 
@@ -106,25 +110,27 @@ def test_seeds_that_differ_widen_the_interval() -> None:
     apart = same.copy()
     apart[0], apart[1] = 0, 1
     narrow, wide = mean_interval(same), mean_interval(apart)
+    assert narrow is not None
+    assert wide is not None
     assert wide.high - wide.low > narrow.high - narrow.low
     assert narrow.spread == 0
     assert wide.spread is not None
     assert wide.spread > 0.3
-    assert mean_interval(same[0]).spread is None
+    alone = mean_interval(same[0])
+    assert alone is not None
+    assert alone.spread is None
 
 
 @given(st.lists(st.one_of(st.just(np.nan), st.floats(0, 1)), min_size=1, max_size=20))
 def test_missing_values_are_left_out(values: list[float]) -> None:
     known = [value for value in values if not np.isnan(value)]
     interval = mean_interval(values, resamples=50)
-    if known:
+    assert (interval is None) == (not known)
+    if interval is not None:
         assert interval.mean == pytest.approx(np.mean(known))
         assert min(known) - 1e-9 <= interval.low <= interval.high <= max(known) + 1e-9
-    else:
-        assert np.isnan(interval.mean)
 
 
 def test_a_summary_of_nothing_says_none() -> None:
-    empty = {"harmful": {}, "margins": [], "rouge_l": [], "bleurt": [], "nll": [], "tokens": [], "refused": []}
-    found = summarise([empty])
-    assert found["prefers_unsafe"] is found["rouge_l"] is found["perplexity"] is None
+    result = summarise([NOTHING])
+    assert result.prefers_unsafe is result.rouge_l is result.perplexity is None

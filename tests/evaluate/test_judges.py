@@ -111,17 +111,17 @@ def test_a_causal_model_judges_by_what_it_writes(demo_model: str) -> None:
 @given(st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=30))
 def test_a_judge_agrees_with_itself(said: list[str]) -> None:
     verdicts = np.array([word == "a" for word in said], dtype=np.float64)
-    found = agreement({"one": verdicts, "other": verdicts.copy()})["one / other"]
-    assert found["share"] == 1.0
-    assert found["kappa"] in (None, pytest.approx(1.0))
+    result = agreement({"one": verdicts, "other": verdicts.copy()})["one / other"]
+    assert result.share == 1.0
+    assert result.kappa in (None, pytest.approx(1.0))
 
 
 def test_agreement_by_hand() -> None:
     nan = np.nan
     one, other = np.array([1.0, 1, 0, 0, nan]), np.array([1.0, 0, 0, 0, 1])
-    found = agreement({"one": one, "other": other})["one / other"]
-    assert found == {"share": 0.75, "kappa": pytest.approx(0.5)}  # chance: 0.5 * 0.25 + 0.5 * 0.75 = 0.5
-    assert agreement({"one": np.array([nan]), "other": np.array([1.0])})["one / other"]["share"] is None
+    result = agreement({"one": one, "other": other})["one / other"]
+    assert (result.share, result.kappa) == (0.75, pytest.approx(0.5))  # chance: 0.5 * 0.25 + 0.5 * 0.75 = 0.5
+    assert agreement({"one": np.array([nan]), "other": np.array([1.0])})["one / other"].share is None
 
 
 def test_a_judge_is_trained_and_says_how_good_it_is() -> None:
@@ -129,10 +129,10 @@ def test_a_judge_is_trained_and_says_how_good_it_is() -> None:
     answers = [f"{(bad if i % 3 == 0 else good)} {i % 7}" for i in range(120)]
     harmful = np.array([i % 3 == 0 for i in range(120)])
     judge = TrainedJudge(answers, harmful, [f"prompt {i // 2}" for i in range(120)])
-    assert judge.accuracy["accuracy"] == judge.accuracy["auroc"] == 1.0
-    assert judge.accuracy["rows"] == 24
+    assert judge.accuracy.accuracy == judge.accuracy.auroc == 1.0
+    assert judge.accuracy.rows == 24
     assert judge(["?", "?"], [good, bad]).tolist() == [0.0, 1.0]
     noise = np.random.default_rng(0).random(120) < 0.5
-    assert TrainedJudge(answers, noise, [str(i) for i in range(120)]).accuracy["accuracy"] < 0.85
+    assert TrainedJudge(answers, noise, [str(i) for i in range(120)]).accuracy.accuracy < 0.85
     with pytest.raises(SAFTInputError, match="harmful and safe answers"):
         TrainedJudge(answers, np.zeros(120, dtype=np.bool_), answers)

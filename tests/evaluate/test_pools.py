@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saft_hf import SAFTInputError
-from saft_hf.evaluate.pools import Row, Source, prompt_key, read_rows, role_of
+from saft_hf.evaluate.pools import Dialogue, ExperimentRows, prompt_key, read_rows, role_of
 
 ROLES = ("pool", "judge", "pairs", "questions")
 texts = st.text("abc ", min_size=1, max_size=6)
 
 
-def _row(prompt: str, harmful: bool) -> Row:
-    return Row([{"role": "user", "content": prompt}], "answer", harmful)
+def _row(prompt: str, harmful: bool) -> Dialogue:
+    return Dialogue([{"role": "user", "content": prompt}], "answer", harmful)
 
 
 @given(st.lists(st.tuples(texts, st.booleans())), st.lists(texts, max_size=4), st.integers(0, 5))
@@ -27,7 +27,7 @@ def test_a_prompt_has_one_role_whatever_the_other_rows(
     rows: list[tuple[str, bool]], asked: list[str], seed: int
 ) -> None:
     labelled = [_row(prompt, harmful) for prompt, harmful in rows]
-    source = Source(labelled, labelled[::2], labelled[1::2], [_row(prompt, False) for prompt in asked], seed)
+    source = ExperimentRows(labelled, labelled[::2], labelled[1::2], [_row(prompt, False) for prompt in asked], seed)
     everything = [*labelled, *source.safe_prompts]
     keys = {role: {prompt_key(row.prompt) for row in source.of(everything, role)} for role in ROLES}
     assert not any(keys[one] & keys[other] for one, other in combinations(ROLES, 2))
@@ -79,7 +79,7 @@ def test_pairs_are_two_answers_to_one_prompt(demo_pool: Dataset) -> None:
 
 
 def test_every_shape_is_read() -> None:
-    expected = [Row([{"role": "user", "content": "Hi"}], "Hello", False)]
+    expected = [Dialogue([{"role": "user", "content": "Hi"}], "Hello", False)]
     chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     shapes = [
         {"messages": [chat]},

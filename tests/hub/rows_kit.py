@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from saft_hf import FilterResult
 from saft_hf.decide import decide
 from saft_hf.errors import SAFTError
+from saft_hf.summary import FitMetrics, LabelCounts, PoolCounts, Provenance, Summary
 
 FEATURES = Features(
     {
@@ -18,20 +19,23 @@ FEATURES = Features(
         "weight": Value("float32"),
     }
 )
-SUMMARY = {
-    "pool": {"rows": 40, "scored": 39, "unscored": {"truncated": 1}, "flagged": 10},
-    "labels": {"rows": 10, "harmful": 3, "column": "is_safe", "says": "3 of 10 labelled rows are harmful"},
-    "threshold_from": "f1",
-    "contamination": None,
-    "undecided": None,
-    "model": "me/model",
-    "method": "saft",
-    "layers": [2],
-    "readouts": ["response_start"],
-    "k": 1,
-    "threshold": 0.75,
-    "filtered": True,
-}
+SUMMARY = Summary(
+    filtered=True,
+    method="saft",
+    model="me/model",
+    layers=(2,),
+    readouts=("response_start",),
+    k=1,
+    threshold=0.75,
+    threshold_from="f1",
+    fit=FitMetrics(
+        pool=PoolCounts(rows=40, scored=39, unique=39, unscored={"truncated": 1}, flagged=10),
+        labels=LabelCounts(rows=10, harmful=3, column="is_safe"),
+    ),
+    provenance=Provenance(
+        created="2026-01-01T00:00:00+00:00", input="/home/alice/rows.jsonl", model="/home/alice/model"
+    ),
+)
 
 
 def make_rows(word: str = "plain", count: int = 40) -> Dataset:

@@ -1,4 +1,4 @@
-"""Our part goes into a card that stands; what others wrote stays to the byte."""
+"""Our part goes into an existing card; what others wrote stays to the byte."""
 
 from __future__ import annotations
 

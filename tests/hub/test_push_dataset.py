@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import subprocess
@@ -102,8 +103,14 @@ def test_the_card_says_what_is_missing_and_from_where(alice: User, repo: Any) ->
     assert "](saft_report/scores-default-train.png)" in card.text
     summary = json.loads(files["saft_report/summary-default-train.json"])
     assert (summary["rows"], summary["kept"], summary["removed"], summary["errored"]) == (40, 29, 10, 1)
+    assert summary["dataset_repo"] == "alice/card"
+    known = summary["provenance"]
+    assert known["input_rows"] == 40
+    assert known["audit_sha256"] == hashlib.sha256(files["saft_private/audit-default-train.parquet"]).hexdigest()
     audit = pq.read_table(io.BytesIO(files["saft_private/audit-default-train.parquet"]))
     assert audit.num_rows == 40
+    assert json.loads(audit.schema.metadata[b"saft_hf"]) == {**known, "audit_sha256": None}
+    assert not [name for name, content in files.items() if b"/home/alice" in content]
 
 
 def test_a_public_repository_gets_counts_and_no_row_that_was_removed(alice: User, repo: Any) -> None:

@@ -45,7 +45,7 @@ def load(name, **options):
         scorer = SAFTScorer.from_pretrained(name, model=model, cache_dir=store, **options)
     except SAFTError as error:
         return f"{type(error).__name__}: {error}"
-    return [len(scorer.fitted_.labelled.harmful), scorer.score_dataset(rows)["saft_score"][:]]
+    return [len(scorer.fit_.labelled.harmful), scorer.score_dataset(rows)["saft_score"][:]]
 
 
 found = {"refused": load("alice/scorer-mine", token="hf_bob_write"), "missing": load("alice/nothing")}

@@ -37,9 +37,10 @@ def run(code: str, site: Path, cwd: Path) -> str:
 def test_cards_are_the_same_from_a_wheel_and_from_a_checkout(installed, tmp_path):
     code = (
         "import sys, saft_hf.hub.cards as c\n"
-        f"sys.path.append({str(ROOT / 'tests' / 'publish')!r})\n"
-        "from test_cards import CARD\n"
-        "print(c.__file__); print(c.render_card('scorer', CARD))"
+        f"sys.path.append({str(ROOT / 'tests' / 'hub')!r})\n"
+        "from cards_kit import card_of_scorer\n"
+        "c.versions = lambda: {}\n"
+        "print(c.__file__); print(card_of_scorer())"
     )
     (wheel_file, wheel_card), (checkout_file, checkout_card) = (
         run(code, site, tmp_path).split("\n", 1) for site in (installed, ROOT)
@@ -52,7 +53,7 @@ def test_cards_are_the_same_from_a_wheel_and_from_a_checkout(installed, tmp_path
 def test_the_demo_is_in_the_wheel(installed, tmp_path):
     code = "import saft_hf.assets as d; print(d.demo_folder()); print(d.demo_rows_path())"
     model, rows = map(Path, run(code, installed, tmp_path).split())
-    here = ROOT / "saft_hf" / "demo" / "assets"
+    here = ROOT / "saft_hf" / "data" / "demo"
     assert model.is_relative_to(installed)
     assert rows.read_bytes() == (here / "rows.jsonl").read_bytes()
     assert {p.name: p.read_bytes() for p in model.iterdir()} == {
@@ -62,6 +63,6 @@ def test_the_demo_is_in_the_wheel(installed, tmp_path):
 
 def test_the_wheel_holds_the_type_marker_the_licence_and_no_tests(installed):
     names = {path.relative_to(installed).as_posix() for path in installed.rglob("*") if path.is_file()}
-    assert {"saft_hf/py.typed", "saft_hf/reference/rows.jsonl"} <= names
+    assert {"saft_hf/py.typed", "saft_hf/data/reference.jsonl"} <= names
     assert "saft_hf-0.1.0.dist-info/licenses/LICENSE" in names
     assert not [name for name in names if name.startswith(("tests/", "examples/"))]

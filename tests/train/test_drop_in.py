@@ -352,7 +352,7 @@ def test_images_pass_through_unless_they_were_to_be_filtered(
         assert losses(saft) == losses(plain)
         assert sum("filters NOTHING: the rows have images" in record.message for record in caplog.records) == 1
         assert saft.saft_summary is not None
-        assert saft.saft_summary["why"] == "the rows have images, and SAFT scores text only"
+        assert saft.saft_summary.undecided == "the rows have images, and SAFT scores text only"
 
 
 @pytest.mark.parametrize("kind", ["text", "messages"])
@@ -374,7 +374,7 @@ def test_whatever_stops_the_scoring_does_not_stop_a_run_that_asked_for_nothing(
     def fail(*_: Any) -> None:
         raise type(error)(str(error).replace("{model}", saved()))
 
-    monkeypatch.setattr(filtering, "_by_scores", fail)
+    monkeypatch.setattr(filtering, "decide_rows", fail)
     with caplog.at_level(logging.WARNING, logger="saft_hf"):
         saft = SAFTSFTTrainer(saved(), make_args(tmp_path, **NOTHING), train_dataset=pool_rows())
     assert ["filters NOTHING" in record.message for record in caplog.records] == [True]

@@ -73,10 +73,20 @@ def test_labels_from_the_rows_or_from_a_file(config: dict[str, Any], tmp_path: P
     for words in (rows, ["--saft_labelled_name", config["dataset_name"], "--saft_method", "auto"]):
         sft.run(["--config", path, *words])
         summaries.append(json.loads((tmp_path / "out" / "saft_summary.json").read_text()))
+        known = json.loads((tmp_path / "out" / "_saft" / "summary.json").read_text())["provenance"]
+        assert (known["input"], known["seed"]) == (
+            config["dataset_name"],
+            42 if "--saft_labelled_rows" in words else None,
+        )
+        assert summaries[-1]["provenance"]["input"] is None  # what is pushed names no folder of this machine
     assert [summary["threshold_from"] for summary in summaries] == ["f1", "fpr=0.05"]
     with pytest.raises(SAFTInputError, match="not both"):
         sft.run(["--config", path, "--saft_labelled_rows", "24", "--saft_labelled_name", "x"])
-    with pytest.raises(SAFTInputError, match="40 rows to draw from"):
+<<<<<<< HEAD
+    with pytest.raises(SAFTInputError, match="`--saft_labelled_rows` must be 1 to 40"):
+=======
+    with pytest.raises(SAFTInputError, match="must be 1 to 40"):
+>>>>>>> wt-train
         sft.run(["--config", path, "--saft_labelled_rows", "41"])
 
 

@@ -10,7 +10,9 @@ import pytest
 from trl import SFTConfig, TrlParser
 
 from saft_hf import SAFTInputError, SAFTSFTConfig
+from saft_hf.scorer.options import OPTIONS
 from saft_hf.train.config import setting
+from saft_hf.train.filtering import _FIT_OPTIONS, _SCORER_OPTIONS
 
 OWN = [field for field in fields(SAFTSFTConfig) if field.name.startswith("saft_")]
 
@@ -46,3 +48,14 @@ def test_every_option_is_documented_and_has_help() -> None:
     documented = set(re.findall(r"^        (saft_\w+) \(", SAFTSFTConfig.__doc__ or "", re.M))
     assert documented == {field.name for field in OWN}
     assert all(field.metadata["help"] for field in OWN)
+
+
+def test_config_has_every_option() -> None:
+    table = {f"saft_{option.name}": option for option in OPTIONS if option.in_trainer}
+    fields_of = {field.name: field for field in OWN}
+    assert table.keys() <= fields_of.keys()
+    for name, option in table.items():
+        assert (fields_of[name].default, fields_of[name].metadata["help"]) == (option.default, option.help)
+    # And each reaches the scorer: none is passed over between the config and the calls.
+    taken = {option.name for option in OPTIONS if option.use in ("scorer", "fit") and option.in_trainer}
+    assert {*_SCORER_OPTIONS, *_FIT_OPTIONS} == taken

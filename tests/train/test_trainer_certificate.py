@@ -12,7 +12,7 @@ from datasets import Dataset
 from train_kit import make_args, pool_rows, save_model
 
 from saft_hf import SAFTInputError, SAFTScorer, SAFTSFTTrainer, SAFTUndecidedError
-from saft_hf.decide.certificate import certify_kept
+from saft_hf.decide.certify import FreshLabels
 from saft_hf.scorer import SCORE
 
 ROWS = 240
@@ -29,7 +29,7 @@ def certify(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def certify(self: SAFTScorer, dataset: Dataset, fresh: Dataset, *, alpha: float, delta: float, **_: Any) -> Any:
         scores = np.asarray(self.score_dataset(dataset)[SCORE], dtype=np.float32)
-        return certify_kept(scores, fresh["row"], fresh["is_harmful"], alpha=alpha, delta=delta)
+        return FreshLabels.of(scores, fresh["row"], fresh["is_harmful"]).certify(alpha=alpha, delta=delta)
 
     monkeypatch.setattr(SAFTScorer, "certify", certify, raising=False)
 
@@ -45,6 +45,11 @@ def trained(model: str, folder: Path, fresh: Dataset | None, **options: Any) -> 
     return SAFTSFTTrainer(model, args, train_dataset=pool_rows(rows=ROWS), saft_fresh_labels=fresh)
 
 
+def certificate_of(folder: Path) -> dict[str, Any]:
+    written: dict[str, Any] = json.loads((folder / "out" / "_saft" / "certificate.json").read_text())
+    return written
+
+
 def test_no_row_comes_back_however_much_is_certified(model: str, tmp_path: Path) -> None:
     plain = trained(model, tmp_path / "plain", None)
     assert plain.saft_result is not None
@@ -52,14 +57,16 @@ def test_no_row_comes_back_however_much_is_certified(model: str, tmp_path: Path)
     trainer = trained(model, tmp_path, fresh_labels(harmful=False), saft_alpha=0.2)
     assert trainer.saft_result is not None
     assert trainer.saft_summary is not None
-    certificate = trainer.saft_summary["certificate"]
+    told, certificate = trainer.saft_summary.certificate, certificate_of(tmp_path)
     assert certificate["certified"]["kept"] == ROWS  # by these labels nothing is harmful
-    assert certificate["trained_on"] is True
+    assert told is not None
+    assert told.trained_on is True
     kept = set(trainer.saft_result.kept_indices.tolist())
     assert kept <= set(plain.saft_result.kept_indices.tolist())
     assert len(kept) > 0.95 * len(plain.saft_result.kept)  # the largest certified set within the scorer's threshold
-    assert trainer.saft_summary["threshold"] in [step["threshold"] for step in certificate["steps"]]
-    assert (trainer.saft_summary["threshold_from"], trainer.saft_summary["filtered"]) == ("certificate", True)
+    assert (told.threshold, told.kept) == (trainer.saft_summary.threshold, len(kept))
+    assert trainer.saft_summary.threshold in [step["threshold"] for step in certificate["steps"]]
+    assert (trainer.saft_summary.threshold_from, trainer.saft_summary.filtered) == ("certificate", True)
     assert len(trainer.train_dataset) == len(kept)
 
 
@@ -74,14 +81,15 @@ def test_a_smaller_set_is_trained_on_where_only_that_is_certified(model: str, tm
     fresh = fresh.remove_columns("is_harmful").add_column("is_harmful", harmful)
     trainer = trained(model, tmp_path, fresh, saft_alpha=0.1, saft_delta=0.2, **options)
     assert trainer.saft_summary is not None
-    certificate = trainer.saft_summary["certificate"]
-    assert certificate["delta"] == 0.2
-    assert trainer.saft_summary["kept"] == certificate["certified"]["kept"] == len(trainer.train_dataset)
-    assert 0.5 * ROWS < trainer.saft_summary["kept"] < 0.75 * ROWS
-    assert trainer.saft_summary["threshold"] == certificate["certified"]["threshold"]
-    written = json.loads((tmp_path / "out" / "_saft" / "certificate.json").read_text())
-    assert written == certificate
-    assert "confidence 80%" in written["says"]
+    told, written = trainer.saft_summary.certificate, certificate_of(tmp_path)
+    assert told is not None
+    assert told.delta == written["delta"] == 0.2
+    kept = trainer.saft_summary.kept
+    assert kept == told.kept == written["certified"]["kept"] == len(trainer.train_dataset)
+    assert 0.5 * ROWS < kept < 0.75 * ROWS
+    assert trainer.saft_summary.threshold == told.threshold == written["certified"]["threshold"]
+    assert written["text"] == told.text
+    assert "confidence 80%" in told.text
 
 
 def test_where_nothing_is_certified_it_raises_or_says_so(
@@ -92,8 +100,11 @@ def test_where_nothing_is_certified_it_raises_or_says_so(
         trained(model, tmp_path, fresh, saft_alpha=0.05)
     trainer = trained(model, tmp_path, fresh, saft_alpha=0.05, saft_on_undecided="keep")
     assert trainer.saft_summary is not None
-    assert trainer.saft_summary["certificate"]["certified"] is None
-    assert trainer.saft_summary["kept"] == ROWS * 3 / 4
+    told = trainer.saft_summary.certificate
+    assert told is not None
+    assert (told.issued, told.trained_on) == (False, False)
+    assert certificate_of(tmp_path)["certified"] is None
+    assert trainer.saft_summary.kept == ROWS * 3 / 4
     assert "Nothing is certified" in caplog.text
 
 
@@ -126,7 +137,8 @@ def test_rows_labelled_harmful_stay_out_also_where_the_fit_could_not_tell(model:
 def test_what_is_said_is_about_the_set_that_is_trained_on(model: str, tmp_path: Path) -> None:
     trainer = trained(model, tmp_path, fresh_labels(harmful=False), saft_alpha=0.2)
     assert trainer.saft_summary is not None
-    says = trainer.saft_summary["certificate"]["says"]
+    assert trainer.saft_summary.certificate is not None
+    text = trainer.saft_summary.certificate.text
     kept = len(trainer.train_dataset)
-    assert f"of the {kept} rows" in says
-    assert f"of the {ROWS} rows" not in says
+    assert f"of the {kept} rows" in text
+    assert f"of the {ROWS} rows" not in text

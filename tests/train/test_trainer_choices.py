@@ -22,6 +22,7 @@ from saft_hf import SAFTArtifactError, SAFTInputError, SAFTScorer, SAFTSFTConfig
 from saft_hf.embed.backbone import Backbone
 from saft_hf.score.reference import ReferenceDecision
 from saft_hf.scorer import SCORE, STATUS
+from saft_hf.summary import ReferenceMetrics
 
 NOTHING = {"saft_method": None, "saft_contamination": None}
 
@@ -65,9 +66,10 @@ def test_with_nothing_given_a_model_that_tells_nothing_apart_trains_on_the_input
     assert prepared(trainer) == prepared(plain)
     trainer.train(), plain.train()
     assert losses(trainer) == losses(plain)
-    assert trainer.saft_summary == json.loads((tmp_path / "out" / "saft_summary.json").read_text())
-    assert trainer.saft_summary["filtered"] is False
-    assert trainer.saft_summary["method"] == "reference"
+    assert trainer.saft_summary is not None
+    assert trainer.saft_summary.public().to_dict() == json.loads((tmp_path / "out" / "saft_summary.json").read_text())
+    assert trainer.saft_summary.filtered is False
+    assert trainer.saft_summary.method == "reference"
     assert not any(name.startswith("saft_") for entry in trainer.state.log_history for name in entry)
     trainer.create_model_card(model_name="m")
     card = (tmp_path / "out" / "README.md").read_text()
@@ -81,9 +83,11 @@ def test_with_nothing_given_rows_that_the_reference_set_tells_are_left_out_aloud
     """What a model that tells the reference set apart leads to; this one is told where to cut."""
 
     def decide(learned: Any, scores: np.ndarray) -> ReferenceDecision:
-        return ReferenceDecision(float(np.sort(scores)[29]), True, None, {})
+        threshold = float(np.sort(scores)[29])
+        metrics = ReferenceMetrics(rows=4, auroc=1.0, absolute_threshold=0.0, share_above=0.5, share_flagged=0.25)
+        return ReferenceDecision(threshold, True, None, metrics)
 
-    monkeypatch.setattr("saft_hf.scorer.referenced.reference_threshold", decide)
+    monkeypatch.setattr("saft_hf.scorer.methods.reference.reference_threshold", decide)
     with caplog.at_level(logging.WARNING, logger="saft_hf"):
         trainer = trainer_for(model, tmp_path, **NOTHING)
     assert len(kept_of(trainer)) == len(trainer.train_dataset) == 30
@@ -122,11 +126,12 @@ def test_plain_arguments_of_either_kind_and_none(tmp_path: Path, monkeypatch: py
 def test_labels_with_a_plain_config_filter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     args = SFTConfig(str(tmp_path / "out"), use_cpu=True, bf16=False, report_to="none")
-    call = {"train_dataset": pool_rows(), "saft_labelled": pool_rows().select(range(24))}
+    pool = pool_rows(rows=80)
+    call = {"train_dataset": pool, "saft_labelled": pool.select(range(56))}
     trainer = SAFTSFTTrainer(make_model(), args, processing_class=make_tokenizer(), **call)
     assert trainer.args is args
     assert trainer.saft_summary is not None
-    assert trainer.saft_summary["filtered"]
+    assert trainer.saft_summary.filtered
 
 
 def test_what_sft_trainer_refuses_is_refused_by_it(model: str, tmp_path: Path) -> None:
@@ -141,7 +146,8 @@ def test_what_sft_trainer_refuses_is_refused_by_it(model: str, tmp_path: Path) -
 
 @pytest.mark.smoke
 def test_share_labels_and_threshold_decide_as_the_scorer_does(model: str, tmp_path: Path) -> None:
-    pool, labelled = pool_rows(), pool_rows().select(range(24))
+    pool = pool_rows(rows=80)
+    labelled = pool.select(range(56))
     for options, labels in (
         ({"saft_contamination": 0.1}, None),
         ({"saft_contamination": None}, labelled),
@@ -150,7 +156,7 @@ def test_share_labels_and_threshold_decide_as_the_scorer_does(model: str, tmp_pa
         ({"saft_contamination": None, "saft_threshold": 1e-4}, None),
         ({"saft_layer": 2, "saft_readout": "response_mean", "saft_k": 2}, None),
     ):
-        trainer = trainer_for(model, tmp_path, call={"saft_labelled": labels}, **options)
+        trainer = trainer_for(model, tmp_path, pool, call={"saft_labelled": labels}, **options)
         own = {"method": "saft", "contamination": 0.25, **{name[5:]: value for name, value in options.items()}}
         aim = own.pop("aim", None)
         scorer = SAFTScorer(model, **own, cache_dir=tmp_path / "cache").fit(pool, labels, aim=aim)
@@ -162,7 +168,7 @@ def test_share_labels_and_threshold_decide_as_the_scorer_does(model: str, tmp_pa
 def test_a_scorer_as_object_fitted_or_not_and_as_folder(model: str, tmp_path: Path) -> None:
     fresh = SAFTScorer(model, method="saft", contamination=0.1, cache_dir=tmp_path / "cache")
     by_object = trainer_for(model, tmp_path, call={"saft_scorer": fresh}, **NOTHING)
-    assert fresh.fitted_ is not None
+    assert fresh.fit_ is not None
     fresh.save_pretrained(tmp_path / "scorer")
     by_fitted = trainer_for(model, tmp_path, call={"saft_scorer": fresh}, **NOTHING)
     by_folder = trainer_for(model, tmp_path, saft_scorer=str(tmp_path / "scorer"), **NOTHING)
@@ -256,7 +262,7 @@ def test_refusal_raises_or_keeps_every_row(
     plain = SFTTrainer(model, make_args(tmp_path / "plain"), train_dataset=pool_rows())
     assert prepared(trainer) == prepared(plain)
     assert trainer.saft_summary is not None
-    assert trainer.saft_summary["filtered"] is False
+    assert trainer.saft_summary.filtered is False
     assert np.isfinite(trainer.saft_result.scores).all()  # type: ignore[union-attr]
 
 

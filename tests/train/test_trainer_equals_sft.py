@@ -25,6 +25,7 @@ from trl import SFTTrainer
 
 from saft_hf import SAFTSFTTrainer
 from saft_hf.scorer import SCORE
+from saft_hf.train.filtering import filter_rows
 
 LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": "gaussian"}
 
@@ -129,7 +130,7 @@ def test_random_state_is_as_if_nothing_had_run(tmp_path: Path) -> None:
     assert draws[0] == draws[1]
 
 
-def test_the_arguments_of_the_user_stay_his(tmp_path: Path) -> None:
+def test_the_arguments_of_the_user_stay_his(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     args, tokenizer = make_args(tmp_path, eos_token="<pad>"), make_tokenizer()
     model = make_model().train()
     model.model.layers[0].eval()
@@ -138,13 +139,13 @@ def test_the_arguments_of_the_user_stay_his(tmp_path: Path) -> None:
     columns = list(pool.column_names)
     seen: dict[str, Any] = {}
 
-    class Probe(SAFTSFTTrainer):
-        def _saft_filter(self, request: Any) -> Any:
-            done = super()._saft_filter(request)
-            seen.update(eos=tokenizer.eos_token, flags=[module.training for module in model.modules()])
-            return done
+    def watched(*arguments: Any) -> Any:
+        record = filter_rows(*arguments)
+        seen.update(eos=tokenizer.eos_token, flags=[module.training for module in model.modules()])
+        return record
 
-    trainer = Probe(model, args, train_dataset=pool, processing_class=tokenizer)
+    monkeypatch.setattr("saft_hf.train.trainer.filter_rows", watched)
+    trainer = SAFTSFTTrainer(model, args, train_dataset=pool, processing_class=tokenizer)
     assert trainer.args is args
     assert pool.column_names == columns
     assert seen["eos"] == "<eos>"

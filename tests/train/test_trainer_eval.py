@@ -68,12 +68,12 @@ def test_every_form_is_left_scored_or_filtered(form: str, model: str, tmp_path: 
         audits = sorted(path.name for path in (folder / "out" / "_saft").glob("eval-*.parquet"))
         summary = json.loads((folder / "out" / "saft_summary.json").read_text())
         if mode == "leave":
-            assert "eval" not in summary
+            assert summary["evaluation"] == {}
             assert audits == []
             continue
         assert audits == sorted(f"eval-{name.replace('/', '%2F')}.parquet" for name in whole)
         for name, result in expected.items():
-            told = summary["eval"][name]
+            told = summary["evaluation"][name]
             assert told["filtered"] is (mode == "filter")
             assert (told["rows"], told["kept"], told["removed"]) == (whole[name], kept[name], whole[name] - kept[name])
             audit = pq.read_table(folder / "out" / "_saft" / f"eval-{name.replace('/', '%2F')}.parquet")
@@ -125,9 +125,9 @@ def test_what_cannot_be_done_is_said(model: str, tmp_path: Path) -> None:
     scorer = SAFTScorer(model, method="saft", threshold=0.0, cache_dir=tmp_path / "cache").fit(
         pool_rows(), on_undecided="keep"
     )
-    assert scorer.fitted_ is not None
+    assert scorer.fit_ is not None
     scores = np.asarray(scorer.score_dataset(pool_rows())[SCORE])
-    scorer.fitted_ = replace(scorer.fitted_, threshold=float(np.median(scores)))
+    scorer.fit_ = replace(scorer.fit_, threshold=float(np.median(scores)))
     tools = pool_rows().select(np.flatnonzero(scores > np.median(scores)))
     args = make_args(tmp_path, saft_eval="filter", saft_method=None, saft_contamination=None)
     with pytest.raises(SAFTUndecidedError, match=r"no row of `eval_dataset` \(eval\) would be left"):

@@ -38,7 +38,9 @@ def test_log_files_and_card(model: str, tmp_path: Path) -> None:
     assert sum("saft_rows" in entry for entry in trainer.state.log_history) == 1
     out = tmp_path / "out"
     summary = json.loads((out / "saft_summary.json").read_text())
-    assert summary == json.loads(json.dumps(trainer.saft_summary, default=str))
+    assert trainer.saft_summary is not None
+    assert summary == trainer.saft_summary.public().to_dict()
+    assert json.loads((out / "_saft" / "summary.json").read_text()) == trainer.saft_summary.to_dict()
     assert summary["removed"] == 10
     audit = pq.read_table(out / "_saft" / "audit.parquet")
     assert audit["decision"].to_pylist().count("removed") == 10

@@ -15,6 +15,8 @@ from train_kit import assert_same_training, make_args, make_model, make_tokenize
 
 from saft_hf import SAFTInputError, SAFTScorer, SAFTSFTTrainer, SAFTUndecidedError
 from saft_hf.scorer import SCORE, STATUS
+from saft_hf.train import trainer as trainer_module
+from saft_hf.train.filtering import filter_rows
 from saft_hf.train.stream import StreamFilter
 
 LORA = {"r": 4, "target_modules": ["q_proj"], "init_lora_weights": "gaussian"}
@@ -49,7 +51,8 @@ def test_a_stream_trains_as_its_kept_rows_do(tuned: str, model: str, tmp_path: P
     assert sum(counts) == 40 or sum(counts) == 32
     assert counts[0] >= 24
     summary = json.loads((tmp_path / "out" / "saft_summary.json").read_text())
-    assert sum(summary["stream_rows"].values()) == sum(counts)
+    assert (summary["kept"], summary["removed"], summary["errored"]) == counts
+    assert summary["stream"] is True
 
 
 def test_a_fitted_scorer_filters_a_stream(model: str, tmp_path: Path) -> None:
@@ -70,17 +73,19 @@ def test_trusted_scores_of_a_stream(model: str, tmp_path: Path) -> None:
     trainer.train()
 
 
-def test_with_nothing_to_decide_by_the_stream_passes_untouched(model: str, tmp_path: Path) -> None:
+def test_with_nothing_to_decide_by_the_stream_passes_untouched(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stream = pool_rows().to_iterable_dataset()
     handed: list[Any] = []
 
-    class Probe(SAFTSFTTrainer):
-        def _saft_filter(self, request: Any) -> Any:
-            done = super()._saft_filter(request)
-            handed.append(done.dataset)
-            return done
+    def watched(*arguments: Any) -> Any:
+        record = filter_rows(*arguments)
+        handed.append(record.dataset)
+        return record
 
-    Probe(model, make_args(tmp_path, saft_contamination=None), train_dataset=stream)
+    monkeypatch.setattr(trainer_module, "filter_rows", watched)
+    SAFTSFTTrainer(model, make_args(tmp_path, saft_contamination=None), train_dataset=stream)
     assert handed == [stream]
 
 
@@ -130,3 +135,29 @@ def test_an_empty_stream_is_refused(model: str, tmp_path: Path) -> None:
     empty = IterableDataset.from_generator(lambda: iter(()))
     with pytest.raises(SAFTInputError, match="empty stream"):
         SAFTSFTTrainer(model, make_args(tmp_path), train_dataset=empty)
+
+
+def test_a_stream_is_scored_by_what_the_model_was_when_training_began(tmp_path: Path) -> None:
+    """Also by a scorer that was fitted on the very object that is trained."""
+    pool, later = pool_rows(), pool_rows(seed=5)  # later rows are in no store
+    frozen, tuned = (
+        SAFTScorer(
+            make_model(),
+            method="saft",
+            contamination=0.25,
+            cache_dir=tmp_path / name,
+            processing_class=make_tokenizer(),
+        ).fit(pool)
+        for name in ("frozen", "tuned")
+    )
+    kept = len(frozen.filter(later).kept)
+    assert kept < len(later)
+    args = make_args(tmp_path, saft_method=None, saft_contamination=None)
+    call = {"processing_class": make_tokenizer(), "saft_scorer": tuned}
+    model = tuned.model
+    trainer = SAFTSFTTrainer(model, args, train_dataset=later.to_iterable_dataset(), **call)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    assert len(list(trainer.train_dataset)) == kept
+    assert tuned.model is model

@@ -23,8 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaincc
 from scipy.stats import hypergeom
 
-_STEPS = 200
-"""Above so many harmful rows the strata's allocations are taken in steps, rounded to the safe side."""
+_STEPS = 200  # above so many harmful rows the strata's allocations are taken in steps, rounded to the safe side
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +46,7 @@ class Counts:
 
 
 def tail(harmful: ArrayLike, labels: ArrayLike, bad: ArrayLike, size: ArrayLike) -> NDArray[np.float64]:
-    """Chance of at most `harmful` among `labels` rows drawn without replacement from `size`, of which `bad` are harmful.
+    """Chance of at most `harmful` among `labels` rows drawn without replacement, where `bad` of `size` are harmful.
 
     Example:
         >>> float(tail(0, 2, 1, 4))  # neither of two rows is the one harmful row of four
@@ -64,10 +63,6 @@ def share_test(limit: int, sizes: NDArray[np.int64], labels: NDArray[np.int64], 
         sizes: rows of each stratum, [G]; G = 1 where there are no strata.
         labels: labelled rows of each, [G].
         harmful: harmful ones among the labelled, [G].
-
-    Example:
-        >>> round(share_test(9, np.array([100]), np.array([30]), np.array([0])), 4)
-        0.0229
     """
     if limit < 0:
         return 1.0
@@ -84,12 +79,8 @@ def share_test(limit: int, sizes: NDArray[np.int64], labels: NDArray[np.int64], 
     step = -(-over // _STEPS)
     # Rounded down to whole steps, the rows of an allocation lose at most step - 1 a stratum.
     steps = -(-(over - sizes.size * (step - 1)) // step)
-    falls = np.concatenate(
-        [
-            log_falls(int(size), int(n), int(x), step, min(steps, int(size) // step))
-            for size, n, x in zip(sizes, labels, harmful, strict=True)
-        ]
-    )
+    strata = zip(sizes.tolist(), labels.tolist(), harmful.tolist(), strict=True)
+    falls = np.concatenate([log_falls(size, n, x, step, min(steps, size // step)) for size, n, x in strata])
     if steps > falls.size:
         return 0.0
     log_q = -np.sort(-falls)[: max(steps, 0)].sum()
@@ -114,8 +105,6 @@ def upper_limit(delta: float, sizes: NDArray[np.int64], labels: NDArray[np.int64
     fails, passes = int(harmful.sum()) - 1, int(sizes.sum() - (labels - harmful).sum())
     while passes - fails > 1:
         middle = (fails + passes) // 2
-        if share_test(middle, sizes, labels, harmful) <= delta:
-            passes = middle
-        else:
-            fails = middle
+        passed = share_test(middle, sizes, labels, harmful) <= delta
+        fails, passes = (fails, middle) if passed else (middle, passes)
     return passes

@@ -25,8 +25,8 @@ class FreshLabels:
     Attributes:
         scores: the population's scores, float64 [N].
         strata: the same, one array a stratum.
-        labelled: scores of the labelled rows, one array a stratum.
-        harmful: scores of the harmful ones among them, one array a stratum.
+        labelled: scores of the labelled rows, likewise.
+        harmful: scores of the harmful ones among them, likewise.
         unscored: labelled rows that have no score: they are not of the population and left out.
 
     Example:
@@ -75,15 +75,14 @@ class FreshLabels:
             raise SAFTInputError(f"scores must be one number a row; found an array of shape {values.shape}")
         rows = _rows("fresh_rows", fresh_rows, values.size)
         labels = _labels(harmful, rows.size)
+        used = _rows("excluded", () if excluded is None else excluded, values.size, repeats=True)
+        if (both := np.intersect1d(rows, used)).size:
+            raise SAFTInputError(
+                f"{both.size} of {rows.size} fresh labels were used for fitting too (rows {_show(both)}): a "
+                "certificate needs labels that chose nothing. Draw and label other rows"
+            )
         population = ~np.isnan(values)
-        if excluded is not None:
-            used = np.unique(_rows("excluded", excluded, values.size, repeats=True))
-            population[used] = False
-            if (both := np.intersect1d(rows, used)).size:
-                raise SAFTInputError(
-                    f"{both.size} of {rows.size} fresh labels were used for fitting too (rows {_show(both)}): a "
-                    "certificate needs labels that chose nothing. Draw and label other rows"
-                )
+        population[used] = False
         if not population.any():
             raise SAFTInputError("no row is left to make a statement about: every row lacks a score or is excluded")
         stratum = _strata(strata, values.size)
@@ -98,12 +97,12 @@ class FreshLabels:
         )
 
     def certify(self, *, alpha: float, delta: float = 0.1, errored_kept: int = 0) -> Certificate:
-        """Certify the largest kept set whose harmful share is at most alpha, with confidence 1 - delta.
+        """Certify the largest kept set whose harmful share is at most alpha, with confidence 1 - delta (module `walk`).
 
         The sets keep the lowest scores; rows with equal scores go together. Their sizes are multiples of 1/100 of the
         population, from 1/4 up. They start where labels with one harmful among them would pass (in 95 % of draws), or,
-        where that takes more than half of the rows, labels with none. So they are fixed by the scores, the number of
-        labels, alpha and delta.
+        where that takes more than half of the rows, labels with none: the scores, the number of labels, alpha and delta
+        fix them.
 
         Args:
             alpha: largest harmful share, between 0 and 1.
@@ -115,12 +114,9 @@ class FreshLabels:
 
         Raises:
             SAFTInputError: an argument is out of range.
-
-        Source: Angelopoulos et al., *Learn then Test*, arXiv 2110.01052, with exact hypergeometric p-values.
         """
         check_chance("alpha", alpha)
-        check_chance("delta", delta)
-        _check_errored(errored_kept)
+        _check(delta, errored_kept)
         thresholds = kept_sets(self.scores)
         counts = self.at(thresholds)
         steps, needed = walk(thresholds, counts, alpha, delta, errored_kept)
@@ -148,8 +144,7 @@ class FreshLabels:
         Raises:
             SAFTInputError: an argument is out of range, or no row is kept at the threshold.
         """
-        check_chance("delta", delta)
-        _check_errored(errored_kept)
+        _check(delta, errored_kept)
         sizes, labels, harmful = self.at(threshold).of(0)
         if not sizes.sum():
             raise SAFTInputError(f"no scored row is kept at threshold {threshold}: there is nothing to bound")
@@ -167,8 +162,7 @@ class FreshLabels:
         """Estimate the harmful share before and after filtering.
 
         The intervals are exact for a population of known size: Clopper and Pearson's with the hypergeometric
-        distribution in place of the binomial; with strata, the same from the combined test (module `exact`), and the
-        estimate weighs each stratum by its rows.
+        distribution, or the combined test of the strata (module `exact`); each stratum weighs by its rows.
 
         Args:
             threshold: rows with a score above it are removed. It must not depend on these labels.
@@ -182,28 +176,26 @@ class FreshLabels:
         after, before = counts.labels.sum(axis=1)
         if not before:
             raise SAFTInputError("no fresh label falls on a scored row: label rows that have a score")
-        return ShareReport(
-            before=exact_share(counts, 1, confidence), after=exact_share(counts, 0, confidence) if after else None
-        )
+        return ShareReport(exact_share(counts, 1, confidence), exact_share(counts, 0, confidence) if after else None)
 
     def at(self, thresholds: ArrayLike) -> Counts:
         """Count the rows that are kept, score <= threshold, for each threshold, [J]."""
         at = np.atleast_1d(np.asarray(thresholds, dtype=np.float64))
-        sizes, labels, harmful = (
-            np.stack([np.searchsorted(one, at, side="right") for one in group], axis=1).astype(np.int64)
-            for group in (self.strata, self.labelled, self.harmful)
+        groups = (self.strata, self.labelled, self.harmful)
+        return Counts(
+            *(np.stack([np.searchsorted(one, at, side="right") for one in group], axis=1) for group in groups)
         )
-        return Counts(sizes=sizes, labels=labels, harmful=harmful)
 
 
-def _check_errored(errored: int) -> None:
+def _check(delta: float, errored: int) -> None:
+    check_chance("delta", delta)
     if errored < 0:
         raise SAFTInputError(f"errored_kept must be a number of rows, 0 or more; found {errored!r}")
 
 
 def _rows(name: str, indices: ArrayLike, total: int, *, repeats: bool = False) -> NDArray[np.int64]:
     rows = np.asarray(indices)
-    if rows.size == 0:
+    if rows.size == 0:  # of whatever type
         return np.zeros(0, dtype=np.int64)
     if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
         raise SAFTInputError(f"{name} must be a list of row numbers; found {rows.dtype} of shape {rows.shape}")

@@ -53,7 +53,7 @@ class Bound:
     """How many of the rows kept at one given threshold can be harmful.
 
     Attributes:
-        threshold: rows with a score at or below it are kept; it must not have been chosen with these labels.
+        threshold: rows with a score at or below it are kept; these labels must not have chosen it.
         delta: chance, over the draw of the labels, that the bound is false.
         kept: rows of the population that are kept.
         errored_kept: rows without a score that are kept too, each counted as harmful.
@@ -79,9 +79,9 @@ class Bound:
         """One sentence for a report."""
         errored = f" and {_rows(self.errored_kept)} without a score, taken as harmful" if self.errored_kept else ""
         return (
-            f"With confidence {1 - self.delta:.0%}, at most {self.share:.2%} of the {_rows(self.kept)} kept at threshold "
-            f"{self.threshold:.6g}{errored} are harmful ({self.harmful_labels} of {self.labels} fresh labels there are). "
-            "This is a statement of its own, beside a certificate, with its own chance of error."
+            f"With confidence {1 - self.delta:.0%}, at most {self.share:.2%} of the {_rows(self.kept)} kept at "
+            f"threshold {self.threshold:.6g}{errored} are harmful ({self.harmful_labels} of {self.labels} fresh "
+            "labels there are). This is a statement of its own, beside a certificate, with its own chance of error."
         )
 
 
@@ -92,15 +92,14 @@ class Certificate:
     Attributes:
         alpha: largest harmful share.
         delta: chance, over the draw of the labels, that a certificate is issued and false.
-        population: rows the statement is about: those with a score, less those labelled for fitting.
+        population: rows with a score, less those labelled for fitting.
         labels: fresh labels on them.
         harmful_labels: harmful ones among those.
         unscored_labels: fresh labels on rows without a score, left out.
         strata: independent samples; 1 where labels were drawn from the whole population.
         errored_kept: rows without a score that are trained on all the same, each counted as harmful.
         steps: the kept sets tested, smallest first; all but the last passed, and the last too where all did.
-        labels_needed: where nothing is certified: about how many labels in all it would take at the harmful rates
-            seen; None where no number would do.
+        labels_needed: where nothing is certified, about how many in all it would take; None where no number would do.
         in_use: a bound at the threshold in use, a statement of its own.
         shares: estimates of the harmful share before and after filtering at the threshold in use.
         unanswered: rows that were drawn to be labelled for this, and have no label.
@@ -151,27 +150,28 @@ class Certificate:
         return {**plain, "certified": to_plain(self.certified), "threshold": self.threshold, "text": self.says()}
 
     def summary(self, trained_on: bool | None = None) -> CertificateSummary:
-        """What goes into a summary.
-
-        Args:
-            trained_on: whether the rows that are kept in this run are a certified set; None where that is not known.
-        """
-        names = ("issued", "alpha", "delta", "labels", "harmful_labels", "threshold", "kept")
+        """What goes into a summary; `trained_on`: whether the rows that are kept in this run are a certified set."""
         return CertificateSummary(
-            **{name: getattr(self, name) for name in names}, text=self.says(), trained_on=trained_on
+            issued=self.issued,
+            alpha=self.alpha,
+            delta=self.delta,
+            labels=self.labels,
+            harmful_labels=self.harmful_labels,
+            text=self.says(),
+            threshold=self.threshold,
+            kept=self.kept,
+            trained_on=trained_on,
         )
 
     def says(self) -> str:
         """What it bounds and what not, for a report; then what is known of the rows kept at the threshold in use."""
-        parts = [self._verdict(), *(part.says() for part in (self.in_use, self.shares) if part)]
+        text = " ".join([self._verdict(), *(part.says() for part in (self.in_use, self.shares) if part)])
         if self.unanswered:
-            parts.append(
-                f"{_rows(self.unanswered)} drawn for this without a label: what is said holds only where it is chance "
-                "that they have none, not where they were hard to judge."
-            )
+            text += f" {_rows(self.unanswered)} drawn for this without a label: what is said holds only where it is "
+            text += "chance that they have none, not where they were hard to judge."
         if self.informative:
-            parts.append(f"Set aside: {_rows(self.informative)} suggested near the threshold, no uniform sample.")
-        return " ".join(parts)
+            text += f" Set aside: {_rows(self.informative)} suggested near the threshold, no uniform sample."
+        return text
 
     def _verdict(self) -> str:
         drawn = f"{self.labels} fresh labels ({self.harmful_labels} harmful)"
@@ -195,26 +195,20 @@ class Certificate:
         )
 
     def _shortfall(self, drawn: str) -> str:
-        what = (
-            f"{drawn} cannot show, with confidence {1 - self.delta:.0%}, that any kept set holds at most "
-            f"{self.alpha:.2%} harmful rows"
-        )
+        what = f"{drawn} cannot show, with confidence {1 - self.delta:.0%}, that any kept set holds at most "
+        what += f"{self.alpha:.2%} harmful rows"
         if self.errored_kept:
             what += f" ({_rows(self.errored_kept)} without a score are kept and taken as harmful)"
         if self.steps:
             first = self.steps[0]
-            what += (
-                f": the smallest set tried, {_rows(first.kept)}, has {first.harmful} harmful of {first.labels} labels "
-                f"(p = {first.p_value:.2g})"
-            )
+            what += f": the smallest set tried, {_rows(first.kept)}, has {first.harmful} harmful of {first.labels} "
+            what += f"labels (p = {first.p_value:.2g})"
         else:
             what += ", were none of them harmful"
         if self.labels_needed is None:
             return f"{what}. At the rates seen no number of labels would do: a better score or a larger alpha would."
-        return (
-            f"{what}. About {self.labels_needed - self.labels} more labels would be needed, if harmful ones turn up "
-            "at the rates seen; nothing is said about the rows that are kept."
-        )
+        what += f". About {self.labels_needed - self.labels} more labels would be needed, if harmful ones turn up at "
+        return what + "the rates seen; nothing is said about the rows that are kept."
 
 
 def _rows(count: int) -> str:

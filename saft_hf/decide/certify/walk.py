@@ -18,16 +18,10 @@ from numpy.typing import NDArray
 from saft_hf.decide.certify.exact import Counts, share_test
 from saft_hf.decide.certify.statements import Step
 
-STEPS = 100
-"""The kept shares tried are the multiples of 1 / STEPS."""
-
-SMALLEST = 0.25
-"""The smallest kept share tried. A smaller start would hold few labels, and one harmful label there ends the walk."""
-
-_HALF = 0.5
+STEPS = 100  # the kept shares tried are the multiples of 1 / STEPS
+SMALLEST = 0.25  # the smallest of them: a smaller set would hold few labels, and one harmful label there ends the walk
 _Z_95 = 1.645
-_ROUNDS = 12
-_ROUNDING = 1e-9
+_ROUNDS, _ROUNDING = 12, 1e-9
 
 
 def kept_sets(ordered: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -55,18 +49,10 @@ def walk(
     start = first_set(counts, limits, delta)
     steps: list[Step] = []
     for j in range(start, thresholds.size):
-        sizes, labels, harmful = counts.of(j)
-        steps.append(
-            Step(
-                threshold=float(thresholds[j]),
-                kept=int(sizes.sum()),
-                labels=int(labels.sum()),
-                harmful=int(harmful.sum()),
-                limit=limits[j],
-                p_value=share_test(limits[j], sizes, labels, harmful),
-            )
-        )
-        if steps[-1].p_value > delta:
+        kept, labels, harmful = (int(each.sum()) for each in counts.of(j))
+        p_value = share_test(limits[j], *counts.of(j))
+        steps.append(Step(float(thresholds[j]), kept, labels, harmful, limits[j], p_value))
+        if p_value > delta:
             break
     nothing = not steps or steps[0].p_value > delta
     return tuple(steps), labels_needed(counts, limits, delta, start) if nothing else None
@@ -88,7 +74,7 @@ def first_set(counts: Counts, limits: list[int], delta: float) -> int:
     low = np.floor(np.maximum(all_labels * share - _Z_95 * spread, 0)).astype(np.int64)
     largest = int(np.argmax(all_sizes))
     # A start that one harmful label cannot end, unless it costs the chance to certify the smaller half.
-    for spare, most in ((1, _HALF * all_sizes.sum()), (0, all_sizes.sum())):
+    for spare, most in ((1, all_sizes.sum() / 2), (0, all_sizes.sum())):
         harmful = np.where(np.arange(all_sizes.size) == largest, spare, 0)
         for j, limit in enumerate(limits):
             if sizes[j].sum() > most:

@@ -1,0 +1,90 @@
+"""One parser: every option of the scorer is in the shell, and reaches the scorer."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from datasets import Dataset
+
+from saft_hf import SAFTInputError, SAFTScorer
+from saft_hf.cli.arguments import Arguments, parse
+from saft_hf.cli.main import COMMANDS, main
+from saft_hf.cli.pipeline import load_and_fit
+from saft_hf.scorer.options import OPTIONS
+
+IN_SHELL = [option for option in OPTIONS if option.in_shell]
+OTHERS: dict[type, Any] = {str: "other", int: 7, float: 0.25, bool: True}
+FIELDS = {each.name: each for each in fields(Arguments)}
+
+
+def other(name: str) -> Any:
+    """A value of the option's type that is not its default."""
+    kind = str(FIELDS[name].type).removesuffix(" | None")
+    return next(value for known, value in OTHERS.items() if known.__name__ == kind)
+
+
+def words(values: dict[str, Any]) -> list[str]:
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+
+def test_shell_has_every_option() -> None:
+    assert [name for name in FIELDS if name in {option.name for option in IN_SHELL}] == [o.name for o in IN_SHELL]
+    for option in IN_SHELL:
+        assert FIELDS[option.name].default == option.default, option.name
+        assert FIELDS[option.name].metadata["help"] == option.help, option.name
+
+
+def test_every_option_reaches_the_scorer(demo_pool: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def init(self: SAFTScorer, model: str, **options: Any) -> None:
+        given.update(options)
+
+    def fit(self: SAFTScorer, pool: Dataset, labelled: Dataset | None, **options: Any) -> SAFTScorer:
+        given.update(options)
+        return self
+
+    monkeypatch.setattr(SAFTScorer, "__init__", init)
+    monkeypatch.setattr(SAFTScorer, "fit", fit)
+    demo_pool.select(range(3)).to_json(tmp_path / "rows.jsonl")
+    rows = {"model_name_or_path": "some/model", "dataset_name": tmp_path / "rows.jsonl"}
+    load_and_fit(parse("score", words(rows)))
+    assert given == {"revision": None}  # the defaults are those of the signatures
+    values = {option.name: other(option.name) for option in IN_SHELL if option.use != "filter"}
+    load_and_fit(parse("score", words({**rows, **values, "model_revision": "v1"})))
+    assert given == {**values, "revision": "v1"}
+
+
+@pytest.mark.parametrize(
+    "command", [name for name in COMMANDS if name not in ("sft", "cache", "evaluate", "experiment")]
+)
+def test_a_command_lists_and_takes_its_own_options_only(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = {name for name, each in FIELDS.items() if command in each.metadata["commands"]}
+    assert own
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    listed = capsys.readouterr().out.split()
+    for name in FIELDS:
+        assert (f"--{name}" in listed) == (name in own), name
+        value = other(name)
+        config = tmp_path / "options.yaml"
+        config.write_text(yaml.safe_dump({name: value}))
+        for argv in (words({name: value}), ["--config", str(config)]):
+            if name in own:
+                assert getattr(parse(command, argv), name) == value
+            else:
+                with pytest.raises(SAFTInputError, match=f"`saft-hf {command}` does not take --{name} "):
+                    parse(command, argv)
+
+
+def test_every_option_has_a_command_that_takes_it() -> None:
+    for name, each in FIELDS.items():
+        assert each.metadata["commands"], name
+        assert set(each.metadata["commands"]) <= set(COMMANDS), name
