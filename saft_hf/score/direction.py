@@ -100,7 +100,7 @@ def fit_direction(
         harmful: their labels, bool [m], True where harmful.
         groups: one whole number for each labelled row; rows of the same prompt have the same, [m].
         fixed: their scores by a score that has not seen the labels, such as a reference set's, [m], finite.
-        fixed_pool_scale: standard deviation of that score over the pool.
+        fixed_pool_scale: standard deviation of that score over the pool; 0 where it is constant, and says nothing.
         permutations: how often the labels are dealt out again.
         seed: of folds and permutations: the same input gives the same bits.
 
@@ -118,18 +118,17 @@ def fit_direction(
     """
     rows, labels = np.asarray(coordinates, dtype=np.float64), np.asarray(harmful, dtype=np.bool_)
     prompts = np.unique(np.asarray(groups), return_inverse=True)[1]
-    scaled = None if fixed is None else np.asarray(fixed, dtype=np.float64) / fixed_pool_scale
+    scaled = None if fixed is None else np.asarray(fixed, dtype=np.float64) / (fixed_pool_scale or 1.0)
     _check(frame, rows, labels, prompts, scaled, permutations)
     weights = np.zeros(frame.size)
     if labels.any() and not labels.all():
         weights = combine(rows[labels].mean(axis=0) - rows[~labels].mean(axis=0), pool)
     rng = np.random.default_rng(seed)
-    few, folds = _too_few(labels, prompts), make_folds(labels, prompts, rng)
-    if few or folds is None:
-        few = few or Undecided("rows that share a prompt leave too few of one class to hold some of them out", None)
+    folds = make_folds(labels, prompts, rng)
+    if folds is None:
         own = 0.0 if scaled is None else 1.0  # nothing speaks for the direction
-        weights, shares = (1 - own) * weights, _feature_weights(weights, frame, pool, own)
-        return Direction(weights, own, np.zeros((1, labels.size)), 0.5, 1.0, 0, few, shares)
+        few, shares = _too_few(labels, prompts), _feature_weights(weights, frame, pool, own)
+        return Direction((1 - own) * weights, own, np.zeros((1, labels.size)), 0.5, 1.0, 0, few, shares)
     # The first order is the labels as they are.
     orders = np.concatenate([np.arange(labels.size)[None], permuted_orders(prompts, permutations, rng)])
     step = max(1, _CHUNK // (rows.size + FOLDS * sum(rows.shape)))
@@ -163,7 +162,7 @@ def make_folds(
     """
     harmful, benign = np.bincount(prompts, labels), np.bincount(prompts, ~labels)
     count = min(FOLDS, int(np.count_nonzero(harmful)), int(np.count_nonzero(benign)))
-    if count < 2:
+    if count < MIN_OF_A_CLASS:
         return None
     folds = np.empty((REPEATS, labels.size), dtype=np.intp)
     fold_of = np.empty(harmful.size, dtype=np.intp)
@@ -256,18 +255,15 @@ def _check(
         raise SAFTInputError("coordinates and fixed scores must be finite: leave unscored rows out")
 
 
-def _too_few(labels: NDArray[np.bool_], prompts: NDArray[np.intp]) -> Undecided | None:
-    rows = {"harmful": labels, "benign": ~labels}
-    counts = {name: np.unique(prompts[own]).size for name, own in rows.items()}
+def _too_few(labels: NDArray[np.bool_], prompts: NDArray[np.intp]) -> Undecided:
+    counts = {name: np.unique(prompts[own]).size for name, own in (("harmful", labels), ("benign", ~labels))}
     name = min(counts, key=lambda word: counts[word])
-    if counts[name] >= MIN_OF_A_CLASS:
-        return None
+    rows = int(labels.sum() if name == "harmful" else (~labels).sum())
     # So many that about twice what is needed may be hoped for: a draw can be unlucky again.
-    more = int(np.ceil(labels.size * (2 * MIN_OF_A_CLASS / counts[name] - 1))) if counts[name] else None
-    alike = ", of one prompt" if rows[name].sum() > 1 else ""
+    more = int(np.ceil(labels.size * max(2 * MIN_OF_A_CLASS / counts[name] - 1, 1))) if rows else None
     return Undecided(
-        f"{int(rows[name].sum())} of {labels.size} labelled rows are {name}{alike}; at least {MIN_OF_A_CLASS} of each "
-        "class are needed, of different prompts",
+        f"{rows} of {labels.size} labelled rows are {name}{', of one prompt' if rows > counts[name] == 1 else ''}; at "
+        f"least {MIN_OF_A_CLASS} of each class are needed, of different prompts, to hold some out",
         more,
     )
 
@@ -279,9 +275,7 @@ def _chance(values: NDArray[np.float64], p_value: float, m: int) -> Undecided | 
     centre, spread = float(null.mean()), float(null.std())
     # A signal of this size stands out of noise that shrinks as 1 / sqrt(m), four times in five.
     signal = (values[0] - centre) / spread if spread > 0 else 0.0
-    needed = (
-        float(np.quantile((null - centre) / spread, 1 - SIGNIFICANCE)) + float(ndtri(0.8)) if spread > 0 else np.inf
-    )
+    needed = (np.quantile(null, 1 - SIGNIFICANCE) - centre) / spread + ndtri(0.8) if spread > 0 else np.inf
     more = int(np.ceil(m * ((needed / signal) ** 2 - 1))) if signal > 0.5 else None
     return Undecided(
         f"the score has an out-of-fold AUROC of {values[0]:.3f} on {m} labels, and labels dealt out at random do as "

@@ -123,11 +123,11 @@ def learn_reference(vectors: Mapping[str, ArrayLike], harmful: ArrayLike, groups
     for feature, own in rows.items():
         if not np.isfinite(own).all():
             raise SAFTInputError(f"vectors of feature {feature!r} must be finite; found NaN or infinity")
-    few = min(int(labels.sum()), int((~labels).sum()))
-    if few < MIN_OF_A_CLASS:
+    bad, good = int(labels.sum()), int((~labels).sum())
+    if min(bad, good) < MIN_OF_A_CLASS:
         raise SAFTUndecidedError(
-            f"the reference set has {int(labels.sum())} harmful and {int((~labels).sum())} benign rows; a threshold "
-            f"needs {MIN_OF_A_CLASS} of each. Add rows, or use the built-in reference set"
+            f"the reference set has {bad} harmful and {good} benign rows; a threshold needs {MIN_OF_A_CLASS} of each. "
+            "Add rows, or use the built-in reference set"
         )
     scores = np.empty(labels.size)
     for group in np.unique(parts):
@@ -174,10 +174,9 @@ def choose_reference(
 def reference_threshold(reference: ReferenceScore, pool_scores: ArrayLike) -> ReferenceDecision:
     """Where to cut a pool, or why it cannot be told.
 
-    At most `FPR` of the pool above the absolute threshold is what benign rows show: it is kept, whether
-    some rows lie above or none. More rows must stand apart from the rest, see `find_gap`; the threshold is then the
-    gap's position, where that is higher. Where scores run across the threshold without one, a cut would part like from
-    like: undecided.
+    At most `FPR` of the pool above the absolute threshold is what benign rows show: it is kept, whether some rows lie
+    above or none. More rows must stand apart from the rest, see `find_gap`; the threshold is then the gap's position,
+    where that is higher. Where scores run across the threshold without one, a cut would part like from like: undecided.
 
     Args:
         reference: what the reference set taught.

@@ -149,11 +149,7 @@ def saft_score(x: ArrayLike, subspace: Subspace, k: int) -> NDArray[np.float32]:
         k: number of directions, from 1 to the number that the subspace has.
 
     Returns:
-        Scores, float32 [n], >= 0; above the range of float32, its largest number. A row has the same bits
-        whatever rows stand beside it.
-
-    Raises:
-        SAFTInputError: `k` is out of range, or `x` does not have the subspace's number of dimensions.
+        Scores, float32 [n], >= 0. A row has the same bits whatever rows stand beside it.
 
     Example:
         >>> rows = [[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]

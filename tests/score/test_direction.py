@@ -339,3 +339,11 @@ def test_what_does_not_fit_is_named() -> None:
 def test_undecided_is_stricter_than_the_usual_level() -> None:
     # At 0.05 exactly, half of all series of 200 shuffled draws would have more than 5 % accepted.
     assert SIGNIFICANCE < 0.035
+
+
+def test_a_constant_fixed_score_changes_nothing() -> None:
+    pool = Pool(9, 2.0, ("2.s",))
+    args = (pool.frame, pool.moments, pool.at[:60], pool.harmful[:60], np.arange(60))
+    one = fit_direction(*args, np.full(60, 3.0), 0.0, permutations=99)
+    assert one.fixed_weight == 0
+    assert np.array_equal(one.weights, fit_direction(*args, permutations=99).weights)
