@@ -8,14 +8,21 @@ from typing import TYPE_CHECKING, Any
 from saft_hf.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from saft_hf.decide.certify import Certificate
     from saft_hf.errors import SAFTArtifactError, SAFTError, SAFTHubError, SAFTInputError, SAFTUndecidedError
+    from saft_hf.render import RenderConfig
     from saft_hf.result import FilterResult
     from saft_hf.scorer import SAFTScorer
+    from saft_hf.status import RowStatus
+    from saft_hf.summary import Summary
     from saft_hf.train import SAFTSFTConfig, SAFTSFTTrainer
 
 # Public name -> module that defines it. Loaded on first use, so that `import saft_hf` stays light.
 _EXPORTS = {
+    "Certificate": "saft_hf.decide.certify",
     "FilterResult": "saft_hf.result",
+    "RenderConfig": "saft_hf.render",
+    "RowStatus": "saft_hf.status",
     "SAFTArtifactError": "saft_hf.errors",
     "SAFTError": "saft_hf.errors",
     "SAFTHubError": "saft_hf.errors",
@@ -24,10 +31,14 @@ _EXPORTS = {
     "SAFTSFTTrainer": "saft_hf.train",
     "SAFTScorer": "saft_hf.scorer",
     "SAFTUndecidedError": "saft_hf.errors",
+    "Summary": "saft_hf.summary",
 }
 
 __all__ = [
+    "Certificate",
     "FilterResult",
+    "RenderConfig",
+    "RowStatus",
     "SAFTArtifactError",
     "SAFTError",
     "SAFTHubError",
@@ -36,6 +47,7 @@ __all__ = [
     "SAFTSFTTrainer",
     "SAFTScorer",
     "SAFTUndecidedError",
+    "Summary",
 ]
 
 
