@@ -65,7 +65,7 @@ def work(options: argparse.Namespace) -> None:
     else:
         trainer = SAFTSFTTrainer(options.model, args, saft_labelled=labelled, **call)
         kept = trainer.saft_result.kept_indices
-        scoring = trainer.saft_summary["saft_seconds"]
+        scoring = trainer.saft_summary.seconds
     trained = trainer.train()
     if state.is_main_process:
         told = {

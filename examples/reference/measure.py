@@ -20,14 +20,12 @@ from scipy.stats import rankdata
 
 from saft_hf.assets import reference_columns
 from saft_hf.distributed import World
-from saft_hf.embed.features import Features, feature_name
-from saft_hf.embed.source import ModelSource
-from saft_hf.render import MEAN, START, Renderer
+from saft_hf.embed import Features, ModelSource
+from saft_hf.render import START, Renderer
 from saft_hf.score.reference import ReferenceScore, choose_reference, reference_threshold
 from saft_hf.scorer.methods.reference import laid_out_like
 
 ROOT = Path(__file__).resolve().parents[2]
-READOUTS = (START, MEAN)
 BENIGN = "alpaca_benign", "gsm8k_benign", "multiturn_benign", "dolly_benign", "hard_negatives_keyword"
 NOTHING_HARMFUL = (
     *((name,) for name in BENIGN[:4]),
@@ -46,13 +44,13 @@ class Reader:
         self.args = args
         self.source = ModelSource(args.model)
         deep = self.source.shape.num_layers
-        self.layers = tuple(sorted({deep // 2, 3 * deep // 4}))
-        self.features = Features(self.layers, READOUTS)
+        self.layers = tuple(args.layers or sorted({deep // 2, 3 * deep // 4}))
+        self.features = Features(self.layers, (START,))
         renderer = Renderer(self.source.tokenizer)
         self.extractor = self.source.extractor(renderer, self.features, folder=args.cache, world=World())
 
     def __call__(self, dataset: Dataset) -> Vectors:
-        """Vectors of the rows that can be read at every readout."""
+        """Vectors of the rows that can be read."""
         embedded = self.extractor.embed(dataset)
         found = {name: embedded.states(name) for name in self.features.names}
         whole = np.all([np.isfinite(vectors).all(axis=1) for vectors in found.values()], axis=0)
@@ -117,6 +115,7 @@ def main() -> None:
     parser.add_argument("--model", default=str(ROOT.parent / "shared/lab-lm"))
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data")
     parser.add_argument("--cache", type=Path, default=Path("out/reference"))
+    parser.add_argument("--layers", type=int, nargs="*", help="default: half and three quarters, as the scorer reads")
     parser.add_argument("--rows", type=int, default=3000)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.05, 0.1, 0.25, 0.5])
@@ -128,31 +127,24 @@ def main() -> None:
     ours = read(laid_out_like(read.rows("alpaca_benign", True), reference, read.extractor.renderer))
     files = {name: read.file(name, True) for name in (*BENIGN, "hard_negatives_refusals")}
     files |= {name: read.file("beavertails_pairs", name == "safe") for name in ("safe", "unsafe")}
-    by_readout = {readout: [feature_name(layer, readout) for layer in read.layers] for readout in READOUTS}
-    ways: dict[str, list[tuple[str, ...]]] = {
-        "best layer, response_start (the default)": [(feature,) for feature in by_readout[START]],
-        "best layer, response_mean": [(feature,) for feature in by_readout[MEAN]],
-        "best layer, both": list(zip(*by_readout.values(), strict=True)),
-        "all features": [tuple(read.features.names)],
-    }
-    for way, candidates in ways.items():
-        reference = choose_reference(ours, candidates, harmful, groups)
-        print(f"\n{way}: {', '.join(reference.score.features)}; out-of-fold AUROC {reference.auroc:.3f}", end="")
-        print(f", absolute threshold {reference.threshold:.2f}; mean over {args.seeds} draws")
-        scores = {name: reference.score(vectors) for name, vectors in files.items()}
-        rows: dict[str, list[list[float]]] = {}
-        for seed in range(args.seeds):
-            for name, pool in pools(scores, args, seed).items():
-                rows.setdefault(name, []).append(measure(reference, *pool))
-        titles = "AUROC", "left / pool", "benign kept %", "refusals kept %", "same, cut anyway", "cannot tell %"
-        print(f"{'':42s}" + "".join(title.rjust(18) for title in titles))
-        for name, found in rows.items():
-            means = np.mean(found, axis=0)
-            features = [format(value, ".3f" if i < 2 else ".1f") for i, value in enumerate(means)]
-            print(
-                f"{name:42s}" + "".join(("-" if feature == "nan" else feature).rjust(18) for feature in features),
-                flush=True,
-            )
+    candidates = [(feature,) for feature in read.features.names]
+    learned = choose_reference(ours, candidates, harmful, groups)
+    print(f"{', '.join(learned.score.features)}; out-of-fold AUROC {learned.auroc:.3f}", end="")
+    print(f", absolute threshold {learned.threshold:.2f}; mean over {args.seeds} draws")
+    scores = {name: learned.score(vectors) for name, vectors in files.items()}
+    rows: dict[str, list[list[float]]] = {}
+    for seed in range(args.seeds):
+        for name, pool in pools(scores, args, seed).items():
+            rows.setdefault(name, []).append(measure(learned, *pool))
+    titles = "AUROC", "left / pool", "benign kept %", "refusals kept %", "same, cut anyway", "cannot tell %"
+    print(f"{'':42s}" + "".join(title.rjust(18) for title in titles))
+    for name, found in rows.items():
+        means = np.mean(found, axis=0)
+        features = [format(value, ".3f" if i < 2 else ".1f") for i, value in enumerate(means)]
+        print(
+            f"{name:42s}" + "".join(("-" if feature == "nan" else feature).rjust(18) for feature in features),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

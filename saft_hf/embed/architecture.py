@@ -6,9 +6,11 @@ import contextlib
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
@@ -63,6 +65,14 @@ def read_config(name: str, **options: Any) -> Any:
         ) from error
 
 
+def _commit_of(name: str, revision: str | None) -> str | None:
+    """Commit that the config of a name was read from: transformers 5 no longer notes it in the config."""
+    if Path(name).is_dir():
+        return None
+    cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(cached).parent.name if isinstance(cached, str) else None
+
+
 def describe_model(model: str | nn.Module, **options: Any) -> ModelShape:
     """The sizes of a model, from its config alone: no weights are loaded.
 
@@ -87,7 +97,9 @@ def describe_model(model: str | nn.Module, **options: Any) -> ModelShape:
         intermediate_size=int(max(width) if isinstance(width, Sequence) else width),
         dtype=getattr(torch, dtype) if isinstance(dtype, str) else dtype,
         max_positions=_learned_positions(text),
-        commit=getattr(config, "_commit_hash", None),
+        commit=_commit_of(model, options.get("revision"))
+        if isinstance(model, str)
+        else getattr(config, "_commit_hash", None),
         shares_prefix=can_share(text),
     )
 

@@ -1,4 +1,4 @@
-"""`directed`: a direction learned from labels, all features weighted by how far apart they put the classes."""
+"""`directed`: a direction learned from labels, one discriminant over all features that were read."""
 
 from __future__ import annotations
 
