@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from saft_hf.assets import demo_folder, demo_rows_path
 
-SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "demo" / "make_demo_assets.py"
+SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "demo" / "make_demo_assets.py"
 
 
 @pytest.fixture(scope="module")

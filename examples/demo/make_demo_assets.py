@@ -21,7 +21,7 @@ import rows as demo_rows
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-ASSETS = Path(__file__).resolve().parents[2] / "saft_hf" / "demo" / "assets"
+ASSETS = Path(__file__).resolve().parents[2] / "saft_hf" / "data" / "demo"
 CHAT_TEMPLATE = """\
 {%- for m in messages %}
 {%- if m['role'] == 'assistant' %}

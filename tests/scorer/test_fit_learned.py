@@ -193,3 +193,27 @@ def test_what_does_not_go_together_is_refused(
     given = {**fit, **({"labelled": labelled} if fit.get("labelled") else {})}
     with pytest.raises(SAFTInputError, match=message):
         new_scorer(**options).fit(pool, **given)
+
+
+def test_auto_adds_the_score_of_a_reference_set_that_was_given(
+    new_scorer: Any,
+    demo_pool: Dataset,
+    pool: Dataset,
+    labelled: Dataset,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    others = demo_pool.select(range(240, 600))
+    alone, both = new_scorer().fit(pool, labelled), new_scorer(reference=others).fit(pool, labelled)
+    assert "reference" not in alone.summary_.fit.test.weights
+    weights = both.summary_.fit.test.weights
+    assert 0 < weights["reference"] < 1
+    assert sum(weights.values()) == pytest.approx(1)
+    expected = scores_of(both, pool)
+    assert not np.allclose(expected, scores_of(alone, pool))
+    assert np.array_equal(np.asarray(pool.map(both, batched=True)["saft_score"], np.float32), expected)
+    both.save_pretrained(tmp_path)
+    assert np.array_equal(scores_of(SAFTScorer.from_pretrained(tmp_path, cache_dir=both.cache_dir), pool), expected)
+    few = new_scorer(reference=others.select(range(30))).fit(pool, labelled)
+    assert np.array_equal(scores_of(few, pool), scores_of(alone, pool))
+    assert "The reference set is left out" in caplog.text

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 from saft_hf.errors import SAFTUndecidedError
 from saft_hf.scorer.methods.base import FitSpec, Method, MethodFit
 from saft_hf.scorer.methods.directed import fit_labels
 from saft_hf.scorer.methods.reference import learn
 from saft_hf.scorer.pool import Labelled, Pool
+
+logger = logging.getLogger(__name__)
 
 
 class Auto(Method):
@@ -27,6 +31,7 @@ class Auto(Method):
             return fit_labels(spec, pool, labelled)
         try:
             learned = learn(spec.reference, pool)
-        except SAFTUndecidedError:  # too few rows, or none that it tells apart: the labels are left
+        except SAFTUndecidedError as error:
+            logger.warning("The reference set is left out, and the labels alone decide: %s.", error)
             return fit_labels(spec, pool, labelled)
         return fit_labels(spec, pool, labelled, pool.centred(learned.score))
