@@ -272,6 +272,9 @@ class SAFTScorer:
         method = fitting.choose_method(self, labelled is not None, aim)
         inputs.check_choice("on_undecided", on_undecided, ("raise", "keep"))
         pool = inputs.as_pool(pool, fit_rows)
+        world = World()
+        told = {"aim": aim, "column": label_column, "value": harmful_value, "sampling": label_sampling}
+        self._check_ranks(world, pool, labelled, told)  # before labels are read: an error must reach all of them
         spec = FitSpec(
             labels=None if labelled is None else LabelSet.read(labelled, label_column, harmful_value, label_sampling),
             ks=_PUBLISHED_KS if self.k is None else (self.k,),
@@ -281,7 +284,7 @@ class SAFTScorer:
             reference=self.reference,
         )
         self.fit_, self._reader, self._scored = None, None, None
-        world, source, renderer = World(), self._open_source(), self._renderer()
+        source, renderer = self._open_source(), self._renderer()
         features = fitting.features_of(self, method, source.shape.num_layers, inputs.has_boundary(renderer, pool))
         try:
             fingerprint = source.fingerprint(features.layers, world)
@@ -361,9 +364,11 @@ class SAFTScorer:
         """Scores, final statuses, and what rendering said about each row. Collective."""
         fit, source = self._fitted, self._open_source()
         inputs.check_dataset(dataset)
-        renderer = self._renderer()
-        if self._scored is None or self._scored.digest != self._digest(dataset, renderer):
-            extractor = self._extractor(renderer, fit.captured, fit.model_fingerprint, World())
+        renderer, world = self._renderer(), World()
+        digest = self._digest(dataset, renderer)
+        world.same_on_all_ranks("`dataset`", digest)
+        if self._scored is None or self._scored.digest != digest:
+            extractor = self._extractor(renderer, fit.captured, fit.model_fingerprint, world)
             try:
                 embedded = extractor.embed(dataset, sample=True)
             finally:
@@ -375,6 +380,15 @@ class SAFTScorer:
     def _remember(self, dataset: Dataset, scores: NDArray[np.float32], survey: Survey) -> None:
         statuses = fitting.final_statuses(scores, survey.statuses(self._fitted.score_readouts))
         self._scored = _Scored(self._digest(dataset, self._renderer()), scores, statuses, survey)
+
+    def _check_ranks(self, world: World, pool: Dataset, labelled: Dataset | None, options: Mapping[str, Any]) -> None:
+        """Refuse to fit on rows or with options that differ between processes: each would decide otherwise."""
+        if world.size == 1:
+            return
+        world.same_on_all_ranks("`pool`", rows_digest(pool))
+        world.same_on_all_ranks("`labelled`", "" if labelled is None else rows_digest(labelled))
+        world.same_on_all_ranks("`reference`", "" if self.reference is None else rows_digest(self.reference))
+        world.same_on_all_ranks("an option", name_of({**self._options(), **options}))
 
     def _digest(self, dataset: Dataset, renderer: Renderer) -> str:
         """Names rows and how they are rendered: with the same fit, equal digests mean equal scores."""

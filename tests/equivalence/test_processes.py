@@ -77,3 +77,16 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened() -> None:
     done = subprocess.run([sys.executable, script, "--kills", "1"], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "whole shards embedded twice: 0; runs with other scores or audit: 0" in done.stdout
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("what", ["pool", "labelled", "an option", "dataset"])
+def test_processes_that_were_given_different_things_all_raise_the_same_error(
+    launch: ModuleType, tmp_path: Path, what: str
+) -> None:
+    script = HERE / "fit_on_other_rows.py"
+    processes = launch.start([[script, tmp_path / "out", tmp_path / "store", what]] * 2, log=tmp_path / "log")
+    launch.finish(processes, timeout=240)
+    answers = {(tmp_path / "out" / f"rank{rank}.txt").read_text() for rank in range(2)}
+    assert len(answers) == 1, answers
+    assert f"{what} differs between the 2 processes" in answers.pop().replace("`", "")
