@@ -68,7 +68,7 @@ _PUBLISHED_KS = (1, 2, 3, 4)
 class _Scored:
     """What was found of a dataset, so that the next call on the same rows renders and scores nothing again."""
 
-    digest: str
+    digest: tuple[str, str]
     scores: NDArray[np.float32]
     statuses: list[str]
     survey: Survey
@@ -366,7 +366,7 @@ class SAFTScorer:
         inputs.check_dataset(dataset)
         renderer, world = self._renderer(), World()
         digest = self._digest(dataset, renderer)
-        world.same_on_all_ranks("`dataset`", digest)
+        world.same_on_all_ranks("`dataset`", digest[0])
         if self._scored is None or self._scored.digest != digest:
             extractor = self._extractor(renderer, fit.captured, fit.model_fingerprint, world)
             try:
@@ -390,10 +390,10 @@ class SAFTScorer:
         world.same_on_all_ranks("`reference`", "" if self.reference is None else rows_digest(self.reference))
         world.same_on_all_ranks("an option", name_of({**self._options(), **options}))
 
-    def _digest(self, dataset: Dataset, renderer: Renderer) -> str:
-        """Names rows and how they are rendered: with the same fit, equal digests mean equal scores."""
+    def _digest(self, dataset: Dataset, renderer: Renderer) -> tuple[str, str]:
+        """Names rows, and how this process renders them: with the same fit, equal digests mean equal scores."""
         content = rows_digest(dataset, renderer.columns(dataset.column_names))
-        return name_of({"rows": content, "render": renderer.config, "formatted": id(renderer.formatting_func)})
+        return content, name_of({"render": renderer.config, "formatted": id(renderer.formatting_func)})
 
     # -- filter --------------------------------------------------------------------------------------------------
 
