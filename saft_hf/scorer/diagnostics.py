@@ -5,27 +5,27 @@ from __future__ import annotations
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
 from saft_hf.decide import Decisions
 from saft_hf.decide.confounds import correlations, kept_share, leverage, text_features
 from saft_hf.embed import Survey
 from saft_hf.errors import SAFTInputError
-from saft_hf.render import Renderer
 from saft_hf.summary import Confounds, GroupShare, Leverage
 
 
-def confounds_of(renderer: Renderer, survey: Survey, scores: NDArray[np.float32]) -> Confounds:
+def confounds_of(tokenizer: PreTrainedTokenizerBase, survey: Survey, scores: NDArray[np.float32]) -> Confounds:
     """What else a score follows, on the sample of renderings that the survey kept: nothing is rendered again.
 
     Args:
-        renderer: its tokenizer turns answers into text again.
+        tokenizer: turns answers into text again.
         survey: with a sample.
         scores: `float32 [N]`, NaN where a row has none.
     """
     rows = [row for row in survey.sample if not np.isnan(scores[row])]
     renderings = [survey.sample[row] for row in rows]
     answers = [np.concatenate([row.input_ids[a:b] for a, b in row.spans]) for row in renderings]
-    texts = [renderer.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+    texts = [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
     features = {f"response_{name}": values for name, values in text_features(texts).items()}
     features["prompt_tokens"] = np.array([row.spans[-1][0] for row in renderings], dtype=np.float64)
     features["response_tokens"] = np.array([answer.size for answer in answers], dtype=np.float64)

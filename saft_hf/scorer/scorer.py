@@ -313,7 +313,7 @@ class SAFTScorer:
             score=answer.score,
             labelled=labelled_rows,
         )
-        self._remember(pool, answer.scores, embedded.embedded.survey)
+        self._remember(self._digest(pool, renderer), answer.scores, embedded.embedded.survey)
         if answer.undecided and on_undecided == "raise":
             raise fitting.undecided_error(answer, spec.labels)
         return self
@@ -373,13 +373,13 @@ class SAFTScorer:
                 embedded = extractor.embed(dataset, sample=True)
             finally:
                 source.release()
-            self._remember(dataset, scores_of(embedded, fit.score), embedded.survey)
+            self._remember(digest, scores_of(embedded, fit.score), embedded.survey)
         assert self._scored is not None  # noqa: S101 - remembered
         return self._scored
 
-    def _remember(self, dataset: Dataset, scores: NDArray[np.float32], survey: Survey) -> None:
+    def _remember(self, digest: tuple[str, str], scores: NDArray[np.float32], survey: Survey) -> None:
         statuses = fitting.final_statuses(scores, survey.statuses(self._fitted.score_readouts))
-        self._scored = _Scored(self._digest(dataset, self._renderer()), scores, statuses, survey)
+        self._scored = _Scored(digest, scores, statuses, survey)
 
     def _check_ranks(self, world: World, pool: Dataset, labelled: Dataset | None, options: Mapping[str, Any]) -> None:
         """Refuse to fit on rows or with options that differ between processes: each would decide otherwise."""
@@ -473,7 +473,7 @@ class SAFTScorer:
             threshold_from=threshold_from,
             near_threshold=None if threshold is None else near_threshold(scored.scores, threshold),
             score_quantiles=fitting.quantiles(scored.scores),
-            confounds=diagnostics.confounds_of(self._renderer(), scored.survey, scored.scores),
+            confounds=diagnostics.confounds_of(self._open_source().tokenizer, scored.survey, scored.scores),
             leverage=diagnostics.leverage_of(scored.scores, scored.survey, energies=fit.k is not None),
             groups=groups,
             provenance=self._provenance({"on_error": on_error, "refusal_column": refusal_column}),
