@@ -127,7 +127,7 @@ class Extractor:
     folder: Path
     world: World
 
-    def embed(self, dataset: Dataset, *, sample: bool = False, prompts: bool = False) -> Embedded:
+    def embed(self, dataset: Dataset, *, sample: bool = False) -> Embedded:
         """Bring every row's vectors into the store, and answer with them.
 
         A shard that is already there, whole, is not embedded again. The plan is made over all rows, so a run that was
@@ -136,14 +136,11 @@ class Extractor:
         Args:
             dataset: the rows.
             sample: keep the renderings of a random sample of rows in the survey.
-            prompts: keep a key of each row's prompt in the survey.
         """
         limit = limit_from_environment()
         dataset = dataset.with_format(None)
         kept = Kept()
-        survey = survey_dataset(
-            dataset, self.renderer, self.features.readouts, self.world, kept, sample=sample, prompts=prompts
-        )
+        survey = survey_dataset(dataset, self.renderer, self.features.readouts, self.world, kept, sample=sample)
         plan = self.plan(survey)
         store = self.store(plan.digest)
 

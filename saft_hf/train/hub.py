@@ -20,12 +20,12 @@ from saft_hf.train.record import Record, write_summary
 _LEFT_OUT = ["_*", "checkpoint-*"]
 
 
-def extend_card(output_dir: str, summary: Summary, more: list[str]) -> None:
-    """Put what was filtered into the card that TRL wrote, and sections of others behind it."""
+def extend_card(output_dir: str, summary: Summary) -> None:
+    """Put what was filtered into the card that TRL wrote."""
     card = Path(output_dir) / CARD
     merged = merge_cards(card.read_text(encoding="utf-8"), model_section(summary))
     with replacing(card) as (file,):
-        file.write("".join([merged, *more]).encode())
+        file.write(merged.encode())
 
 
 def push(trainer: Any, record: Record | None, upload: Callable[[], Any], card: dict[str, Any], **to: Any) -> Any:

@@ -166,9 +166,7 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
         """TRL's card, and what was filtered. Checkpoints write it too."""
         super().create_model_card(*args, **kwargs)
         if self._saft is not None and self.is_world_process_zero():
-            # Such as what `EvaluationCallback` measured.
-            more = [getattr(callback, "card_section", str)() for callback in self.callback_handler.callbacks]
-            hub.extend_card(self.args.output_dir, self._saft.summary, more)
+            hub.extend_card(self.args.output_dir, self._saft.summary)
 
     def push_to_hub(
         self,
