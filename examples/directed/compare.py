@@ -21,7 +21,7 @@ from datasets import Dataset, concatenate_datasets, load_dataset
 
 from saft_hf.decide import ThresholdAim, calibrate_published, flagged, threshold_for_aim
 from saft_hf.distributed import World
-from saft_hf.embed import Features, ModelSource
+from saft_hf.embed import Features, ModelSource, finite_rows
 from saft_hf.errors import SAFTUndecidedError
 from saft_hf.render import MEAN, START, Renderer
 from saft_hf.score import COMPONENTS, Frame, Moments, fit_direction, principal_subspace, saft_scores, with_differences
@@ -121,12 +121,13 @@ def read_model(args: argparse.Namespace) -> Arrays:
     folder = args.cache.parent / args.cache.stem
     embedded = source.extractor(Renderer(source.tokenizer), features, folder=folder, world=World()).embed(dataset)
     prompts = ["\0".join(turn["content"] for turn in messages[:-1]) for messages in dataset["messages"]]
-    arrays = {feature: embedded.states(feature) for feature in features.names} | {
+    states = {feature: embedded.states(feature) for feature in features.names}
+    arrays = states | {
         "harmful": np.asarray(dataset["is_safe"]) == 0,
         "prompt": np.unique(prompts, return_inverse=True)[1],
         "source": np.asarray(dataset["source"]),
     }
-    read = np.logical_and.reduce([np.isfinite(arrays[feature]).all(axis=1) for feature in features.names])
+    read = finite_rows(states)
     arrays = {name: array[read] for name, array in arrays.items()}
     np.savez(args.cache, **arrays)
     return arrays

@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 
 from saft_hf.assets import reference_columns
 from saft_hf.distributed import World
-from saft_hf.embed import Features, ModelSource
+from saft_hf.embed import Features, ModelSource, finite_rows
 from saft_hf.render import START, Renderer
 from saft_hf.score.reference import ReferenceScore, choose_reference, reference_threshold
 from saft_hf.scorer.methods.reference import laid_out_like
@@ -53,7 +53,7 @@ class Reader:
         """Vectors of the rows that can be read."""
         embedded = self.extractor.embed(dataset)
         found = {name: embedded.states(name) for name in self.features.names}
-        whole = np.all([np.isfinite(vectors).all(axis=1) for vectors in found.values()], axis=0)
+        whole = finite_rows(found)
         return {name: vectors[whole] for name, vectors in found.items()}
 
     def file(self, name: str, safe: bool) -> Vectors:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from saft_hf.embed.architecture import describe_model
-from saft_hf.embed.extract import Embedded, Extractor, RowFunction, where_finite
+from saft_hf.embed.extract import Embedded, Extractor, RowFunction, finite_rows, where_finite
 from saft_hf.embed.features import Features, feature_name, layers_of, readouts_of
 from saft_hf.embed.loading import rng_untouched
 from saft_hf.embed.plan import KEY_BYTES, find_keys
@@ -33,6 +33,7 @@ __all__ = [
     "describe_model",
     "feature_name",
     "find_keys",
+    "finite_rows",
     "gram_on",
     "layers_of",
     "name_of",

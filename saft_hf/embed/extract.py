@@ -33,9 +33,14 @@ RowFunction = Callable[[Vectors], NDArray[np.floating]]
 """Vectors of n rows, `[n, d]` at each feature -> values, `[n, ...]`."""
 
 
+def finite_rows(vectors: Vectors) -> NDArray[np.bool_]:
+    """Rows whose vectors hold neither NaN nor infinity, at any feature, `bool [n]`."""
+    return np.asarray(np.logical_and.reduce([np.isfinite(states).all(axis=1) for states in vectors.values()]))
+
+
 def where_finite(function: RowFunction, vectors: Vectors) -> NDArray[np.float32]:
-    """Apply a function to the rows whose vectors hold neither NaN nor infinity, at any feature; NaN for the others."""
-    finite = np.logical_and.reduce([np.isfinite(states).all(axis=1) for states in vectors.values()])
+    """Apply a function to the rows that `finite_rows` names; NaN for the others."""
+    finite = finite_rows(vectors)
     computed = function({feature: states[finite] for feature, states in vectors.items()})
     values = np.full((len(finite), *computed.shape[1:]), np.nan, dtype=np.float32)
     values[finite] = computed

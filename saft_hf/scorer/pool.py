@@ -18,6 +18,7 @@ from saft_hf.embed import (
     Features,
     RowFunction,
     Vectors,
+    finite_rows,
     gram_on,
     readouts_of,
     survey_dataset,
@@ -122,7 +123,7 @@ class Pool:
 
         def shard_moments(shard: int) -> Moments:
             vectors = self.embedded.vectors(shard, features)
-            finite = np.logical_and.reduce([np.isfinite(states).all(axis=1) for states in vectors.values()])
+            finite = finite_rows(vectors)
             rows = function({feature: states[finite] for feature, states in vectors.items()})
             return Moments.of(rows, weights=plan.counts[plan.shard_slice(shard)][finite], gram=gram)
 

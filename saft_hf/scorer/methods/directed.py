@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,22 +69,20 @@ def fit_labels(spec: FitSpec, pool: Pool, labelled: Labelled, fixed: LinearScore
         permutations=direction.permutations,
         weights=dict(direction.feature_weights),
     )
+    answer = MethodFit(score=score, scores=scores, test=test)
     if spec.threshold is not None:
-        return MethodFit(score=score, scores=scores, threshold=float(spec.threshold), threshold_from="given", test=test)
+        return replace(answer, threshold=float(spec.threshold), threshold_from="given")
     if direction.undecided is not None:
         more = direction.undecided.more_labels
         advice = f"About {more} more labels, drawn like these, may help" if more else "More labels may help"
-        undecided = direction.undecided.reason
-        return MethodFit(score=score, scores=scores, undecided=undecided, advice=advice, test=test, aim=str(aim))
+        return replace(answer, undecided=direction.undecided.reason, advice=advice, aim=str(aim))
     aimed = cut(spec, aim, direction.out_of_fold, labels, scores)
-    return MethodFit(
-        score=score,
-        scores=scores,
+    return replace(
+        answer,
         threshold=aimed.threshold,
         threshold_from=aimed.threshold_from,
         expected=aimed.expected,
         aim=str(aim),
-        test=test,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from saft_hf.assets import reference_columns
 from saft_hf.decide import read_labels, resolve_label_column
+from saft_hf.embed import finite_rows
 from saft_hf.errors import SAFTUndecidedError
 from saft_hf.render import Renderer
 from saft_hf.score import PublishedScore
@@ -43,29 +44,12 @@ class ReferenceSet(Method):
             return MethodFit(score=score, scores=pool.scores(score), undecided=str(error))
         scores = pool.scores(learned.score)
         decision = reference_threshold(learned, scores)
+        answer = MethodFit(score=learned.score, scores=scores, reference=decision.metrics)
         if (given := cut_without_labels(spec, scores)) is not None:
-            return MethodFit(
-                score=learned.score,
-                scores=scores,
-                threshold=given.threshold,
-                threshold_from=given.threshold_from,
-                reference=decision.metrics,
-            )
+            return replace(answer, threshold=given.threshold, threshold_from=given.threshold_from)
         if decision.undecided is not None:
-            return MethodFit(
-                score=learned.score,
-                scores=scores,
-                undecided=decision.undecided,
-                advice="About 100 labelled rows may help",
-                reference=decision.metrics,
-            )
-        return MethodFit(
-            score=learned.score,
-            scores=scores,
-            threshold=decision.threshold,
-            threshold_from="reference",
-            reference=decision.metrics,
-        )
+            return replace(answer, undecided=decision.undecided, advice="About 100 labelled rows may help")
+        return replace(answer, threshold=decision.threshold, threshold_from="reference")
 
 
 @dataclass(frozen=True)
@@ -120,7 +104,7 @@ def learn(rows: Dataset | None, pool: Pool) -> ReferenceScore:
     first = pool.features.readouts[0]
     features = [name for name in pool.features.names if name.endswith(f".{first}")]
     states = {feature: own.states(feature) for feature in features}
-    usable = np.logical_and.reduce([np.isfinite(vectors).all(axis=1) for vectors in states.values()])
+    usable = finite_rows(states)
     vectors = {feature: found[usable] for feature, found in states.items()}
     candidates = [(feature,) for feature in features]
     return choose_reference(vectors, candidates, reference.harmful[usable], reference.groups[usable])
