@@ -10,7 +10,7 @@ from trl import TrlParser
 from yaml import YAMLError
 
 from saft_hf.errors import SAFTInputError
-from saft_hf.scorer.options import OPTIONS
+from saft_hf.scorer.options import BY_NAME
 
 T = TypeVar("T")
 
@@ -29,8 +29,7 @@ def _flag(commands: tuple[str, ...], text: str, default: str | float | None = No
 
 def _option(name: str, commands: tuple[str, ...] = _FIT) -> Any:
     """An option of the scorer: default and help are those of its table."""
-    [option] = [option for option in OPTIONS if option.name == name]
-    return _flag(commands, option.help, option.default)
+    return _flag(commands, BY_NAME[name].help, BY_NAME[name].default)
 
 
 @dataclass

@@ -15,6 +15,8 @@ from saft_hf.status import RowStatus
 
 logger = logging.getLogger(__name__)
 
+SCORE, STATUS = "saft_score", "saft_status"
+
 _SAMPLE = 64
 
 
@@ -64,6 +66,12 @@ def as_pool(pool: Any, fit_rows: int | None) -> Dataset:
         pool = Dataset.from_list(list(islice(pool, fit_rows)), features=pool.features)
     check_dataset(pool)
     return pool if fit_rows is None or len(pool) <= fit_rows else pool.select(range(fit_rows))
+
+
+def without_scores(dataset: Any) -> Any:
+    """Score columns that came with the data, or with a stream, are neither used nor handed on."""
+    found = [name for name in (SCORE, STATUS) if name in (dataset.column_names or ())]
+    return dataset.remove_columns(found) if found else dataset
 
 
 def check_batched(batch: Mapping[str, Sequence[Any]]) -> None:

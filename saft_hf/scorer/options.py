@@ -84,5 +84,6 @@ OPTIONS = (
 )
 """The options, in the order in which signatures and help texts give them."""
 
+BY_NAME = {option.name: option for option in OPTIONS}
 TRAVELLING = tuple(option.name for option in OPTIONS if option.use == "scorer" and option.travels)
 LOCAL = tuple(option.name for option in OPTIONS if option.use == "scorer" and not option.travels)

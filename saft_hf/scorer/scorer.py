@@ -49,16 +49,15 @@ from saft_hf.render import RenderConfig, Renderer
 from saft_hf.result import FilterResult
 from saft_hf.scorer import certifying, diagnostics, fitting, inputs, saving
 from saft_hf.scorer.fit import Fit
+from saft_hf.scorer.inputs import SCORE, STATUS
 from saft_hf.scorer.labels import LabelSet, labels_by_row, read_fresh
 from saft_hf.scorer.methods import FitSpec
-from saft_hf.scorer.options import LOCAL, OPTIONS, TRAVELLING
+from saft_hf.scorer.options import BY_NAME, LOCAL, TRAVELLING
 from saft_hf.scorer.pool import scores_of
 from saft_hf.summary import Provenance, Summary
 from saft_hf.version import __version__, versions
 
 logger = logging.getLogger(__name__)
-
-SCORE, STATUS = "saft_score", "saft_status"
 
 _PUBLISHED_KS = (1, 2, 3, 4)
 """The numbers of directions that the paper chooses from."""
@@ -357,8 +356,7 @@ class SAFTScorer:
             SAFTArtifactError: the model or chat template is not the one that the scorer was fitted on.
         """
         scored = self._score(dataset)
-        plain = dataset.remove_columns([name for name in (SCORE, STATUS) if name in dataset.column_names])
-        return plain.add_column(SCORE, scored.scores).add_column(STATUS, scored.statuses)
+        return inputs.without_scores(dataset).add_column(SCORE, scored.scores).add_column(STATUS, scored.statuses)
 
     def _score(self, dataset: Dataset) -> _Scored:
         """Scores, final statuses, and what rendering said about each row. Collective."""
@@ -486,8 +484,7 @@ class SAFTScorer:
         """What the decisions can be made again from, as far as a scorer knows it."""
         fit = self._fitted
         given = {**self._arguments(TRAVELLING), **call}
-        defaults = {option.name: option.default for option in OPTIONS}
-        options = {name: value for name, value in given.items() if value != defaults[name]}
+        options = {name: value for name, value in given.items() if value != BY_NAME[name].default}
         return Provenance(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             model=fit.model,

@@ -8,7 +8,7 @@ from typing import Any
 from trl import SFTConfig
 
 from saft_hf.errors import SAFTInputError
-from saft_hf.scorer.options import OPTIONS
+from saft_hf.scorer.options import BY_NAME
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "saft_label_sampling": ("uniform", "other"),
@@ -17,8 +17,6 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "saft_eval": ("leave", "score", "filter"),
 }
 
-_OPTIONS = {option.name: option for option in OPTIONS}
-
 
 def _field(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
@@ -26,7 +24,7 @@ def _field(default: Any, text: str) -> Any:
 
 def _option(name: str) -> Any:
     """The field of an option that the scorer has too: its default and help stand in one table."""
-    return _field(_OPTIONS[name].default, _OPTIONS[name].help)
+    return _field(BY_NAME[name].default, BY_NAME[name].help)
 
 
 @dataclass

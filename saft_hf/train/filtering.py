@@ -18,7 +18,7 @@ from saft_hf.distributed import World, describe
 from saft_hf.embed import describe_model
 from saft_hf.errors import SAFTError, SAFTInputError, SAFTUndecidedError
 from saft_hf.result import FilterResult
-from saft_hf.scorer import SCORE, STATUS, SAFTScorer
+from saft_hf.scorer import SCORE, STATUS, SAFTScorer, without_scores
 from saft_hf.scorer.fitting import quantiles
 from saft_hf.scorer.options import OPTIONS
 from saft_hf.scorer.saving import load
@@ -104,12 +104,6 @@ def _public(error: Exception, model: Any) -> str:
         return type(error).__name__
     name = inputs.model_name(model)
     return describe(error) if name is None else describe(error).replace(name, "the model")
-
-
-def without_scores(dataset: Any) -> Any:
-    """Score columns that came with the data are neither used nor handed on."""
-    found = [name for name in (SCORE, STATUS) if name in (dataset.column_names or ())]
-    return dataset.remove_columns(found) if found else dataset
 
 
 # -- other ways to decide ----------------------------------------------------------------------------------------------
