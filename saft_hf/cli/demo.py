@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 from datasets import Dataset
-from numpy.typing import NDArray
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
 from saft_hf.assets import demo_folder, demo_rows_path
 from saft_hf.cli.arguments import Arguments, parse
 from saft_hf.cli.pipeline import filter_and_save, print_summary
-from saft_hf.decide import read_labels, resolve_label_column
+from saft_hf.decide import resolve_label_column
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.result import FilterResult
+from saft_hf.scorer.labels import labels_by_row
 
 DEFAULTS = {
     "model_name_or_path": str(demo_folder()),
@@ -42,10 +42,10 @@ def _quality(result: FilterResult, pool: Dataset, labelled: Dataset, args: Argum
     column = resolve_label_column(labelled.column_names, args.label_column)
     if column not in pool.column_names:
         return {}
-    used = {str(row) for row in labelled}
-    fresh = np.asarray([str(row) not in used for row in pool]) & ~np.isnan(result.scores)
-    harmful: NDArray[np.bool_] = read_labels(pool[column], column, args.harmful_value)[fresh]
-    removed = np.isin(np.arange(len(pool)), result.removed_indices)[fresh]
+    used, known = {str(row) for row in labelled}, labels_by_row(pool, column, args.harmful_value)
+    fresh = [row for row in known if str(pool[row]) not in used and not np.isnan(result.scores[row])]
+    harmful = np.array([known[row] for row in fresh], dtype=np.bool_)
+    removed = np.isin(fresh, result.removed_indices)
     if harmful.all() or not harmful.any():
         return {}
     return {

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from saft_hf.errors import SAFTInputError
 
-_HARMFUL_VALUE = {"is_safe": False, "safe": False, "is_harmful": True, "harmful": True, "unsafe": True}
-LABEL_COLUMNS = tuple(_HARMFUL_VALUE)  # names whose polarity is known
-_TRUTH = {"true": True, "1": True, "false": False, "0": False}
+LABEL_COLUMNS = ("is_safe", "safe", "is_harmful", "harmful", "unsafe")  # found by name, and read by it
+# Whether a word says that a row is harmful, as the name of a column of truths (with or without `is_`) or as a value.
+_HARMFUL = {"safe": False, "harmless": False, "benign": False, "unsafe": True, "harmful": True, "toxic": True}
+_TRUTH = {**dict.fromkeys(("true", "yes", "1", "1.0"), True), **dict.fromkeys(("false", "no", "0", "0.0"), False)}
 _SHOWN = 5
 _SHOWN_LENGTH = 24
 
@@ -33,77 +34,170 @@ def resolve_label_column(column_names: Sequence[str], label_column: str | None =
             columns = list(column_names)
             raise SAFTInputError(f"label_column={label_column!r} is not in the labelled rows; found columns {columns}")
         return label_column
-    known = [name for name in column_names if name in _HARMFUL_VALUE]
+    known = [name for name in column_names if name in LABEL_COLUMNS]
     if len(known) != 1:
         several = f"several: {known}" if known else f"none in {list(column_names)}"
         raise SAFTInputError(
-            f"one label column was expected ({', '.join(_HARMFUL_VALUE)}), found {several}: pass label_column=..., "
+            f"one label column was expected ({', '.join(LABEL_COLUMNS)}), found {several}: pass label_column=..., "
             "and harmful_value=... where the name does not tell which value is the harmful one"
         )
     return known[0]
 
 
-def read_labels(values: Iterable[Any], column: str, harmful_value: str | int | bool | None = None) -> NDArray[np.bool_]:
-    """Read a label column as True = harmful, bool [n].
-
-    A column of booleans or of 0 and 1 named `is_safe` or `safe` means harmful = False; `is_harmful`, `harmful`,
-    `unsafe` mean harmful = True. Any other column needs `harmful_value`, and may hold two values: that one and one
-    other.
+def plain_labels(values: Iterable[Any], classes: Sequence[str] = ()) -> list[Any]:
+    """Labels as Python values: classes by name, whole floats as integers, and None where there is no label.
 
     Args:
-        values: the labels, booleans, integers or strings, one a row.
+        values: as a column holds them. NaN, empty text and the class -1 are no label.
+        classes: names of the classes where the column holds their numbers, as `datasets.ClassLabel` does.
+    """
+    labels = []
+    for value in values:
+        label = value.item() if isinstance(value, np.generic) else value
+        if classes and isinstance(label, int):
+            label = classes[label] if 0 <= label < len(classes) else None
+        elif isinstance(label, float) and label.is_integer():
+            label = int(label)
+        # NaN, the one value unlike itself, stands for null in pandas.
+        labels.append(None if label is None or label != label or label == "" else label)
+    return labels
+
+
+def read_labels(
+    values: Iterable[Any],
+    column: str,
+    harmful_value: str | int | bool | None = None,
+    classes: Sequence[str] = (),
+) -> NDArray[np.bool_]:
+    """Read a label column as True = harmful, bool [n].
+
+    A column of truths (booleans, 0 and 1, "true" and "false", "yes" and "no") named `is_safe` or `safe` means harmful =
+    False; `is_harmful`, `harmful`, `unsafe` mean harmful = True. Such a column may hold the words "safe" and "unsafe"
+    and the like too. Any other column needs `harmful_value`, and may hold two values: that one and one other.
+
+    Args:
+        values: the labels, one a row.
         column: the column's name.
-        harmful_value: the value that marks a harmful row; overrides the name. A string such as "1" or "true", as it
-            comes from a shell, matches the number or the boolean.
+        harmful_value: the value that marks a harmful row; it may not contradict the name. A string such as "1" or
+            "true", as it comes from a shell, matches the number or the boolean.
+        classes: names of the classes where the values are their numbers: the names are read.
 
     Raises:
         SAFTInputError: no label at all, null labels, values of another kind, more than two values, a `harmful_value`
-            that is not among them, or a name whose polarity is unknown.
+            that is not among them or contradicts what name or values say, or a name whose polarity is unknown.
 
     Example:
         >>> read_labels([True, False], "is_safe").tolist()
         [False, True]
         >>> read_labels(["ok", "toxic"], "verdict", harmful_value="toxic").tolist()
         [False, True]
+        >>> read_labels([0, 1], "safe", classes=["safe", "unsafe"]).tolist()
+        [False, True]
     """
-    labels = [value.item() if isinstance(value, np.generic) else value for value in values]
+    labels = plain_labels(values, classes)
     if not labels:
         raise SAFTInputError(f"label column {column!r} has no row: at least one labelled row is needed")
-    # NaN, the one value unlike itself, stands for null in pandas.
-    nulls = sum(value is None or value != value for value in labels)
-    if nulls:
+    if nulls := labels.count(None):
         raise SAFTInputError(
             f"label column {column!r} has {nulls} null label(s) in {len(labels)} rows: fill them in or drop those rows"
         )
-    if foreign := Counter(type(value).__name__ for value in labels if not isinstance(value, str | int)):
+    by_name = _HARMFUL.get(column.casefold().removeprefix("is_"))
+    if foreign := Counter(type(label).__name__ for label in labels if not isinstance(label, str | int)):
+        above = f"row[{column!r}] {'<' if by_name is False else '>'} 0.5"
         raise SAFTInputError(
-            f"label column {column!r} must hold booleans, integers or strings; found {dict(foreign)}: convert it first"
+            f"label column {column!r} must hold booleans, integers or strings; found {dict(foreign)}: convert it "
+            f"first, such as numbers with `{_conversion(column, above)}`"
         )
-    counts = Counter(labels)
-    target = _HARMFUL_VALUE.get(column) if harmful_value is None else harmful_value
-    if target is None:
+    counts = Counter(dict.fromkeys(classes, 0))
+    counts.update(labels)
+    if harmful_value is None:
+        harmful = _by_name(column, +counts, by_name, classes)
+    else:
+        harmful = _by_value(column, counts, by_name, classes, harmful_value)
+    return np.array([harmful[label] for label in labels], dtype=np.bool_)
+
+
+def _truths(counts: Counter[Any]) -> dict[Any, bool]:
+    """Each value as a truth; nothing where one of them is none."""
+    truths = {value: _TRUTH[word] for value in counts if (word := _word(value)) in _TRUTH}
+    return truths if len(truths) == len(counts) else {}
+
+
+def _said(counts: Counter[Any], by_name: bool | None) -> dict[Any, bool]:
+    """Value -> harmful, for the values of which the column's name, or the word itself, says so."""
+    if truths := _truths(counts):
+        return {} if by_name is None else {value: truth == by_name for value, truth in truths.items()}
+    return {value: _HARMFUL[word] for value in counts if (word := _word(value)) in _HARMFUL}
+
+
+def _by_name(column: str, counts: Counter[Any], by_name: bool | None, classes: Sequence[str]) -> dict[Any, bool]:
+    if column not in LABEL_COLUMNS:
         raise SAFTInputError(
             f"the name of label column {column!r} does not tell which value is harmful; found {_show(counts)}: pass "
-            f"harmful_value=..., or rename the column to one of {', '.join(_HARMFUL_VALUE)}"
+            f"harmful_value=..., or rename the column to one of {', '.join(LABEL_COLUMNS)}"
         )
-    if all(not isinstance(value, str) and value in (0, 1) for value in counts):
-        truth = _TRUTH.get(str(target).strip().casefold())
+    harmful = _said(counts, by_name)
+    if len(harmful) < len(counts):
+        value = "NUMBER_OF_A_CLASS" if classes else "VALUE"
+        line = _conversion(column, f"row[{column!r}] == {value}")
+        raise SAFTInputError(
+            f"label column {column!r} must hold booleans or 0 and 1; found {_show(counts)}: pass harmful_value=..., or "
+            f"convert it with `{line}`, where {value} is the one that means harmful"
+        )
+    return harmful
+
+
+def _by_value(
+    column: str,
+    counts: Counter[Any],
+    by_name: bool | None,
+    classes: Sequence[str],
+    harmful_value: str | int | bool,
+) -> dict[Any, bool]:
+    named = str(harmful_value)
+    if classes and named not in classes and named.isdecimal() and int(named) < len(classes):
+        named = classes[int(named)]
+    if truths := _truths(counts):
+        truth = _TRUTH.get(_word(named))
         if truth is None:
-            held = f"label column {column!r}, which holds {_show(counts)}"
-            raise SAFTInputError(f"harmful_value={harmful_value!r} does not fit {held}")
-        return np.array([value == truth for value in labels], dtype=np.bool_)
-    if harmful_value is None:
+            raise SAFTInputError(
+                f"harmful_value={harmful_value!r} does not fit label column {column!r}, which holds {_show(counts)}"
+            )
+        harmful = {value: found == truth for value, found in truths.items()}
+    else:
+        harmful = {value: str(value) == named for value in counts}
+        if not any(harmful.values()) or len(+counts) > 2:
+            raise SAFTInputError(
+                f"label column {column!r} must hold harmful_value={harmful_value!r} and one other value; found "
+                f"{_show(counts)}: correct harmful_value, or make a column of booleans, such as with "
+                f"`{_conversion(column, f'row[{column!r}] == {_stored(harmful_value, named, counts, classes)}')}`"
+            )
+    said = _said(counts, by_name)
+    if wrong := [value for value in said if said[value] != harmful[value]]:
+        value = repr(wrong[0])
+        other = "is_safe" if by_name else "is_harmful"
         raise SAFTInputError(
-            f"label column {column!r} must hold booleans or 0 and 1; found {_show(counts)}: convert it, or pass "
-            "harmful_value=..."
+            f"harmful_value={harmful_value!r} contradicts label column {column!r}, whose name or values say that "
+            f"{value} is {'harmful' if said[wrong[0]] else 'harmless'} (found {_show(counts)}): leave harmful_value out"
+            + (f"; if the name is wrong, `rows = rows.rename_column({column!r}, {other!r})`" if truths else "")
         )
-    harmful = [str(value) == str(harmful_value) for value in labels]
-    if not any(harmful) or len(counts) > 2:
-        raise SAFTInputError(
-            f"label column {column!r} must hold harmful_value={harmful_value!r} and one other value; found "
-            f"{_show(counts)}: correct harmful_value, or make a column of booleans named is_harmful"
-        )
-    return np.array(harmful, dtype=np.bool_)
+    return harmful
+
+
+def _stored(harmful_value: object, named: str, counts: Counter[Any], classes: Sequence[str]) -> str:
+    """The harmful value as rows hold it, in Python."""
+    if named in classes:
+        return str(list(classes).index(named))
+    return repr(next((value for value in counts if str(value) == named), harmful_value))
+
+
+def _word(value: object) -> str:
+    return str(value).strip().casefold()
+
+
+def _conversion(column: str, harmful: str) -> str:
+    """The line that makes a label column of a condition."""
+    return f'rows = rows.map(lambda row: {{"is_harmful": {harmful}}}, remove_columns={column!r})'
 
 
 def _show(counts: Counter[Any]) -> str:

@@ -12,10 +12,11 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from saft_hf.decide import read_labels, resolve_label_column
+from saft_hf.decide import resolve_label_column
 from saft_hf.errors import SAFTInputError
 from saft_hf.evaluate.generate import Messages
 from saft_hf.evaluate.judges import is_refusal
+from saft_hf.scorer.labels import read_column
 
 T = TypeVar("T")
 Role = Literal["pool", "judge", "pairs", "questions"]
@@ -68,7 +69,7 @@ def read_rows(
     harmful = [False] * len(dataset)
     if labelled:
         column = resolve_label_column(dataset.column_names, label_column)
-        harmful = read_labels(dataset[column], column, harmful_value).tolist()
+        harmful = read_column(dataset, column, harmful_value).tolist()
     names = set(dataset.column_names)
     answer = next((name for name in _ANSWERS if name in names), None)
     rows = []

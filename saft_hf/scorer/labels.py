@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from numpy.typing import NDArray
 
 from saft_hf.decide import read_labels, resolve_label_column
 from saft_hf.decide.labelling import Purpose
-from saft_hf.decide.labels import LABEL_COLUMNS
+from saft_hf.decide.labels import LABEL_COLUMNS, plain_labels
 from saft_hf.embed import KEY_BYTES, find_keys
 from saft_hf.errors import SAFTInputError
 from saft_hf.scorer.inputs import check_choice, check_dataset
@@ -88,9 +89,9 @@ class LabelSet:
         check_choice("label_sampling", label_sampling, ("uniform", "other"))
         check_dataset(labelled)
         column = resolve_label_column(labelled.column_names, label_column)
-        rows, values = answered(labelled, column)
+        rows = answered(labelled, column)
         uniform = label_sampling == "uniform" and not is_informative(rows).any()
-        return cls(rows, read_labels(values, column, harmful_value), column, uniform)
+        return cls(rows, read_column(rows, column, harmful_value), column, uniform)
 
 
 @dataclass(frozen=True)
@@ -110,16 +111,30 @@ class Suggested:
     unanswered: int
 
 
+def read_column(dataset: Dataset, column: str, harmful_value: str | int | bool | None = None) -> NDArray[np.bool_]:
+    """The labels of all rows, True = harmful, `bool [N]`; classes are read by their names, see `read_labels`.
+
+    Raises:
+        SAFTInputError: a label is missing, or not what it must be.
+    """
+    return read_labels(dataset.with_format(None)[column], column, harmful_value, _classes(dataset, column))
+
+
+def labelled_rows(dataset: Dataset, column: str) -> NDArray[np.int64]:
+    """The rows that have a label, ascending."""
+    values = plain_labels(dataset.with_format(None)[column], _classes(dataset, column))
+    return np.array([row for row, value in enumerate(values) if value is not None], dtype=np.int64)
+
+
 def labels_by_row(dataset: Dataset, column: str, harmful_value: str | int | bool | None) -> dict[int, bool]:
     """Row index -> harmful, for the rows of a partly labelled dataset that have a label.
 
     Raises:
         SAFTInputError: the column is missing, or holds no label or unknown ones.
     """
-    values = dataset.with_format(None)[resolve_label_column(dataset.column_names, column)][:]
-    rows = [row for row, value in enumerate(values) if value is not None]
-    harmful = read_labels([values[row] for row in rows], column, harmful_value)
-    return dict(zip(rows, harmful.tolist(), strict=True))
+    rows = labelled_rows(dataset, resolve_label_column(dataset.column_names, column))
+    harmful = read_column(dataset.select(rows), column, harmful_value)
+    return dict(zip(rows.tolist(), harmful.tolist(), strict=True))
 
 
 def without_labels(dataset: Dataset) -> Dataset:
@@ -129,25 +144,14 @@ def without_labels(dataset: Dataset) -> Dataset:
     )
 
 
-def answered(labelled: Dataset, column: str) -> tuple[Dataset, list[Any]]:
-    """The rows that have a label, and the labels; only rows that were laid out to be labelled may have none.
-
-    Args:
-        labelled: labelled rows.
-        column: their labels.
-
-    Returns:
-        The rows and their labels, in order.
-    """
-    values = _values(labelled, column)
+def answered(labelled: Dataset, column: str) -> Dataset:
+    """The rows that have a label; only rows that were laid out to be labelled may have none."""
     if PURPOSE not in labelled.column_names:
-        return labelled, values
-    rows = [row for row, value in enumerate(values) if value is not None]
-    if len(rows) < len(values):
-        logger.warning(
-            "%d of %d suggested rows have no label yet and are left out.", len(values) - len(rows), len(values)
-        )
-    return labelled.select(rows), [values[row] for row in rows]
+        return labelled
+    rows = labelled_rows(labelled, column)
+    if missing := len(labelled) - len(rows):
+        logger.warning("%d of %d suggested rows have no label yet and are left out.", missing, len(labelled))
+    return labelled.select(rows)
 
 
 def is_informative(labelled: Dataset) -> NDArray[np.bool_]:
@@ -174,23 +178,17 @@ def read_fresh(labelled: Dataset, label_column: str | None, harmful_value: str |
         SAFTInputError: the label column is missing, unknown, or holds no label that counts.
     """
     column = resolve_label_column(labelled.column_names, label_column)
-    values, informative = _values(labelled, column), is_informative(labelled)
-    given = np.array([value is not None for value in values], dtype=np.bool_)
-    if PURPOSE not in labelled.column_names:
-        given[:] = True  # a null label is then an error, which `read_labels` raises
+    informative, given = is_informative(labelled), np.ones(len(labelled), dtype=np.bool_)
+    if PURPOSE in labelled.column_names:  # elsewhere a null label is an error, which `read_labels` raises
+        given = np.isin(np.arange(len(labelled)), labelled_rows(labelled, column))
     counts = given & ~informative
     return Suggested(
         counts=counts,
-        harmful=read_labels([values[row] for row in np.flatnonzero(counts)], column, harmful_value),
+        harmful=read_column(labelled.select(np.flatnonzero(counts)), column, harmful_value),
         informative=informative,
         unanswered=int((~given & ~informative).sum()),
     )
 
 
-def _values(labelled: Dataset, column: str) -> list[Any]:
-    values = list(labelled.with_format(None)[column])
-    if PURPOSE not in labelled.column_names:
-        return values
-    # A table of numbers or text with gaps comes back as floats with NaN, or with empty text.
-    gaps = [None if value is None or value != value or value == "" else value for value in values]
-    return [int(value) if isinstance(value, float) and value.is_integer() else value for value in gaps]
+def _classes(dataset: Dataset, column: str) -> Sequence[str]:
+    return dataset.features[column].names if isinstance(dataset.features[column], ClassLabel) else ()

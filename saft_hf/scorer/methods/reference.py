@@ -10,13 +10,14 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from saft_hf.assets import reference_columns
-from saft_hf.decide import read_labels, resolve_label_column
+from saft_hf.decide import resolve_label_column
 from saft_hf.embed import finite_rows
 from saft_hf.errors import SAFTUndecidedError
 from saft_hf.render import Renderer
 from saft_hf.score import PublishedScore
 from saft_hf.score.reference import ReferenceScore, choose_reference, reference_threshold
 from saft_hf.scorer.inputs import check_dataset
+from saft_hf.scorer.labels import read_column
 from saft_hf.scorer.methods.base import FitSpec, Method, MethodFit, cut_without_labels
 from saft_hf.scorer.pool import Labelled, Pool
 
@@ -80,7 +81,7 @@ class Reference:
             rows = Dataset.from_dict(reference_columns())
         check_dataset(rows)
         column = resolve_label_column(rows.column_names)
-        harmful = read_labels(rows[column][:], column)
+        harmful = read_column(rows, column)
         groups = rows["category"][:] if "category" in rows.column_names else np.arange(len(rows)) % _GROUPS
         return cls(rows, harmful, np.asarray(groups))
 
