@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from saft_hf.errors import SAFTInputError
 from saft_hf.render.chat import ROW_ERRORS, ChatEncoder, common_prefix, describe, encode_each
-from saft_hf.render.probes import NO_CLOCK, PROBES
+from saft_hf.render.probes import DIALOGUES, NO_CLOCK, PROBES
 from saft_hf.render.readouts import Spans
 from saft_hf.render.rendering import RenderConfig, Rendering, TokenIds
 from saft_hf.render.rows import (
@@ -107,6 +107,7 @@ class Renderer:
     def template_digest(self, readouts: Sequence[str]) -> str:
         """SHA-256 (hex) of the tokens that template and tokenizer make of a few fixed rows, as `readouts` see them.
 
+        Of dialogues with calls of tools, content in parts or many turns it is the whole text that the template makes.
         Templates that differ in text alone, such as one with `{% generation %}` markers added for training, count as
         the same. Equal in every process and on every day. The padding token, which SFTTrainer sets where it is
         missing, is left out.
@@ -127,13 +128,10 @@ class Renderer:
         return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def _probe(self, readouts: Sequence[str]) -> list[str]:
-        """What each of the fixed rows becomes: its status, and what decides its vectors."""
+        """What each of the fixed rows becomes: its status, and what decides its vectors; then the text of dialogues."""
         results = []
         for row in PROBES:
-            try:
-                template = NO_CLOCK + self.tokenizer.get_chat_template(self.chat_template, row.get("tools"))
-            except ValueError:  # there is none: conversations are refused, plain rows need none
-                template = None
+            template = self._timeless(row.get("tools"))
             renderer = Renderer(self.tokenizer, RenderConfig(max_length=None), chat_template=template)
             try:
                 (rendering,) = renderer({name: [value] for name, value in row.items()})
@@ -141,7 +139,24 @@ class Renderer:
                 results.append("refused")
             else:
                 results.append(f"{rendering.status} {rendering.key(readouts).hex()}")
+        for messages, options in DIALOGUES:
+            template = self._timeless(options.get("tools"))
+            for some, prompted in ((messages, False), (messages[:-1], True)) if template else ():
+                try:
+                    text = self.tokenizer.apply_chat_template(
+                        some, chat_template=template, tokenize=False, add_generation_prompt=prompted, **options
+                    )
+                except ROW_ERRORS:
+                    text = "refused"
+                results.append(str(text))
         return results
+
+    def _timeless(self, tools: Any) -> str | None:
+        """The template for rows with or without tools, on the same day forever; None where there is none."""
+        try:
+            return NO_CLOCK + str(self.tokenizer.get_chat_template(self.chat_template, tools))
+        except ValueError:  # conversations are refused, plain rows need none
+            return None
 
     def columns(self, names: Iterable[str]) -> list[str]:
         """Those of a dataset's columns that decide what its rows become: all of them with a `formatting_func`."""

@@ -352,6 +352,50 @@ def test_template_digest_tells_tokens_apart(readouts: tuple[str, ...], tmp_path:
     assert digest(AutoTokenizer.from_pretrained(tmp_path)) == own
 
 
+# Where a template of another writer may differ from CHATML, and nowhere else: (test in the template, its words).
+DIFFERENCES = {
+    "tool results": "{% if m.role == 'tool' %}Result: {% endif %}",
+    "tool results of no tool in use": "{% if m.role == 'tool' and not tools %}Result: {% endif %}",
+    "several tool results": "{% if m.role == 'tool' and loop.previtem.role == 'tool' %}also {% endif %}",
+    "tool results in parts": "{% if m.role == 'tool' and m.content is not string %}parts {% endif %}",
+    "tool results that are objects": "{% if m.role == 'tool' and m.content is mapping %}an object {% endif %}",
+    "tool calls": "{% if m.tool_calls %}calls {% endif %}",
+    "several tool calls": "{% if m.tool_calls | length > 1 %}calls {% endif %}",
+    "arguments of tool calls as text": (
+        "{% if m.tool_calls and m.tool_calls[0].function.arguments is string %}text {% endif %}"
+    ),
+    "tool calls with words": "{% if m.tool_calls and m.content %}says {% endif %}",
+    "answers after tool results": "{% if m.role == 'assistant' and loop.previtem.role == 'tool' %}so {% endif %}",
+    "parts of users": "{% if m.role == 'user' and m.content is not string %}parts {% endif %}",
+    "parts of the system": "{% if m.role == 'system' and m.content is not string %}parts {% endif %}",
+    "parts of answers": "{% if m.role == 'assistant' and m.content and m.content is not string %}p {% endif %}",
+    "several parts": "{% if m.content is not string and m.content | length > 1 %}parts {% endif %}",
+    "pictures": "{% if m.content is not string and m.content and m.content[0].type == 'image' %}<image>{% endif %}",
+    "dialogues of 8 messages": "{% if loop.first and messages | length > 8 %}long {% endif %}",
+    "dialogues of 100 messages": "{% if loop.first and messages | length > 100 %}long {% endif %}",
+    "the hundredth message": "{% if loop.index == 100 %}long {% endif %}",
+    "long messages": "{% if m.role == 'user' and m.content | length > 5000 %}long {% endif %}",
+    "long answers": "{% if m.role == 'assistant' and m.content and m.content | length > 5000 %}long {% endif %}",
+    "reasoning": "{% if m.reasoning_content %}{{ m.reasoning_content }}{% endif %}",
+    "developers": "{% if m.role == 'developer' %}dev {% endif %}",
+    "options": "{% if enable_thinking is defined %}{{ enable_thinking }}{% endif %}",
+}
+
+
+@pytest.mark.parametrize("named", DIFFERENCES)
+def test_template_digest_sees_templates_that_differ_in_one_thing(named: str) -> None:
+    # The differences stand before what the last response reads, so that both kinds of readout must see them.
+    loop = "{% for m in messages %}"
+    plain = (
+        loop + "{{ '<|im_start|>' + m.role + '\\n' }}{{ m.content | string }}{{ m.tool_calls | string }}"
+        "{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+    other = plain.replace(loop, loop + DIFFERENCES[named])
+    for readouts in (JUST_START, ALL):
+        one, two = (Renderer(make_tokenizer(template)).template_digest(readouts) for template in (plain, other))
+        assert one != two, readouts
+
+
 @pytest.mark.parametrize("name", MARKED)
 def test_template_digest_does_not_see_what_changes_no_token(name: str) -> None:
     marked, unmarked = Renderer(make_tokenizer(MARKED[name])), Renderer(make_tokenizer(UNMARKED[name]))

@@ -16,7 +16,7 @@ import pytest
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 from safetensors.numpy import load_file
-from scorer_kit import demo_causal_lm
+from scorer_kit import demo_causal_lm, demo_tokenizer
 
 from saft_hf import SAFTScorer
 from saft_hf.errors import SAFTArtifactError, SAFTInputError
@@ -63,6 +63,17 @@ def test_the_card_says_what_the_scorer_is_and_not_where_it_was_made(
     assert demo_model not in card
     text = card + (saved / "config.json").read_text()
     assert not [row for row in demo_pool if row["messages"][-1]["content"] in text]
+
+
+def test_a_tokenizer_without_a_chat_template_is_enough_for_plain_text(demo_pool: Dataset, tmp_path: Path) -> None:
+    tokenizer, model = demo_tokenizer(), demo_causal_lm()
+    tokenizer.chat_template = None
+    rows = Dataset.from_dict({"text": [row["messages"][-1]["content"] for row in demo_pool.select(range(40))]})
+    options = {"processing_class": tokenizer, "cache_dir": tmp_path / "store"}
+    scorer = SAFTScorer(model, method="saft", layer=2, contamination=0.2, **options).fit(rows)
+    scorer.save_pretrained(tmp_path / "scorer")
+    loaded = SAFTScorer.from_pretrained(tmp_path / "scorer", model=model, **options)
+    assert loaded.filter(rows).removed_indices.tolist() == scorer.filter(rows).removed_indices.tolist() != []
 
 
 def test_a_kernel_from_the_hub_is_code_and_needs_the_callers_trust(saved: Path) -> None:
