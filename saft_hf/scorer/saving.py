@@ -116,9 +116,15 @@ def fetched(name_or_path: str | Path, revision: str | None = None, token: str | 
         token: by default the one that is logged in.
 
     Raises:
+        SAFTArtifactError: the folder holds no scorer, but one inside it or around it does.
         SAFTHubError: there is no such repository or revision, no access to it, or no way to the Hub.
     """
     path = Path(name_or_path)
+    if path.exists() and not (path / TENSORS_FILE).exists():
+        # Of `saft-hf filter`, of a trainer, and of who names a file.
+        for meant in (path / "scorer", path / "_saft" / "scorer", path.parent):
+            if (meant / TENSORS_FILE).is_file():
+                raise SAFTArtifactError(f"{path} holds no saved scorer, but {meant} does: name that folder.")
     if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name_or_path)) or path.parts[0] in (".", ".."):
         return path
     where = Repository(str(name_or_path), "model", revision, token)

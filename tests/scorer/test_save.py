@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,6 +75,14 @@ def test_a_tokenizer_without_a_chat_template_is_enough_for_plain_text(demo_pool:
     scorer.save_pretrained(tmp_path / "scorer")
     loaded = SAFTScorer.from_pretrained(tmp_path / "scorer", model=model, **options)
     assert loaded.filter(rows).removed_indices.tolist() == scorer.filter(rows).removed_indices.tolist() != []
+
+
+@pytest.mark.parametrize(("named", "meant"), [(".", "scorer"), (".", "_saft/scorer"), ("scorer/config.json", "scorer")])
+def test_the_folder_that_was_meant_is_named(scorer: SAFTScorer, tmp_path: Path, named: str, meant: str) -> None:
+    scorer.save_pretrained(tmp_path / meant)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')  # a trainer's folder has the model's, too
+    with pytest.raises(SAFTArtifactError, match=re.escape(f"no saved scorer, but {tmp_path / meant} does")):
+        SAFTScorer.from_pretrained(tmp_path / named)
 
 
 def test_a_kernel_from_the_hub_is_code_and_needs_the_callers_trust(saved: Path) -> None:
