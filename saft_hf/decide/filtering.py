@@ -114,8 +114,7 @@ def decide(
         on_error: what to do with rows whose status is not `ok`. "exclude": list them apart. "keep": list them apart,
             and train on them. "raise": raise. Where nothing is filtered (no threshold, no labels) they are trained on
             in any case: the training set is the input.
-        labels: row index -> harmful, from people. A label decides a scored row in place of its score, and a harmful
-            one removes even a row that could not be scored.
+        labels: row index -> harmful, from people. A label decides its row, whether that has a score or not.
 
     Raises:
         SAFTInputError: lengths differ, a status is unknown, scores and statuses contradict each other, a label is of
@@ -142,9 +141,7 @@ def decide(
     for row, harmful in labels.items():
         if not 0 <= row < len(codes):
             raise SAFTInputError(f"labels name row {row}; the data has rows 0 to {len(codes) - 1}")
-        if harmful or ok[row]:
-            codes[row] = 1 if harmful else 0
-            reasons[row] = Reason.LABEL.value
+        codes[row], reasons[row] = int(harmful), Reason.LABEL.value
     filtered = threshold is not None or bool(labels)
     decisions = Decisions(codes, reasons, train_on_errored=on_error == "keep" or not filtered)
     if on_error == "raise" and decisions.errored.size:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from datasets import ClassLabel, Dataset
 from numpy.typing import NDArray
 
 from saft_hf.decide import read_labels, resolve_label_column
+from saft_hf.decide.audit import row_digest
 from saft_hf.decide.labelling import Purpose
 from saft_hf.decide.labels import LABEL_COLUMNS, plain_labels
-from saft_hf.embed import KEY_BYTES, find_keys
+from saft_hf.embed import KEY_BYTES, Survey, find_keys
 from saft_hf.errors import SAFTInputError
+from saft_hf.render import Renderer
 from saft_hf.scorer.inputs import check_choice, check_dataset
 
 logger = logging.getLogger(__name__)
@@ -29,7 +31,7 @@ class LabelledRows:
     """Which rows people labelled, in digests: they decide those rows, and fresh labels must not be among them.
 
     Attributes:
-        identities: `uint8 [m, 16]`, digests of their tokens, different ones.
+        identities: `uint8 [m, 16]`, digests of what they hold, see `identities_of`, different ones.
         harmful: `int8 [m]`: 1 harmful, 0 benign, -1 where equal rows were labelled as both.
     """
 
@@ -135,6 +137,26 @@ def labels_by_row(dataset: Dataset, column: str, harmful_value: str | int | bool
     rows = labelled_rows(dataset, resolve_label_column(dataset.column_names, column))
     harmful = read_column(dataset.select(rows), column, harmful_value)
     return dict(zip(rows.tolist(), harmful.tolist(), strict=True))
+
+
+def identities_of(dataset: Dataset, survey: Survey, renderer: Renderer) -> NDArray[np.uint8]:
+    """Digests that rows are recognised by, `uint8 [N, 16]`: of their tokens, or of what they hold where they have none.
+
+    A row that cannot be rendered may have a label all the same.
+    """
+    identities, blank = survey.identities.copy(), np.flatnonzero(~survey.identities.any(axis=1))
+    rows = without_labels(dataset).with_format(None)
+    rows = rows.select_columns(renderer.columns(rows.column_names)).select(blank)
+    for at, row in zip(blank, rows, strict=True):
+        identities[at] = np.frombuffer(bytes.fromhex(row_digest(_without_nulls(row)))[:KEY_BYTES], dtype=np.uint8)
+    return identities
+
+
+def _without_nulls(value: Any) -> Any:
+    """What a value holds: tables fill in nulls where other rows have more fields."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def without_labels(dataset: Dataset) -> Dataset:

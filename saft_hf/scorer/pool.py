@@ -36,7 +36,7 @@ from saft_hf.score import (
     principal_subspace,
     with_differences,
 )
-from saft_hf.scorer.labels import LabelledRows, LabelSet
+from saft_hf.scorer.labels import LabelledRows, LabelSet, identities_of
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +161,7 @@ class Labelled:
 
     def __init__(self, extractor: Extractor, pool: Pool, labels: LabelSet) -> None:
         dataset, self.harmful = labels.rows, labels.harmful
+        self._dataset, self._renderer = dataset, extractor.renderer
         self._pool = pool.embedded
         self._survey = survey_dataset(
             dataset, extractor.renderer, extractor.features.readouts, extractor.world, prompts=True
@@ -187,11 +188,13 @@ class Labelled:
             statuses = self._survey.statuses(readouts_of(features))
             names = Counter(str(status) for status, bad in zip(statuses, unscored, strict=True) if bad)
             logger.warning(
-                "%d of %d labelled rows have no score and are left out: %s.", unscored.sum(), len(values), dict(names)
+                "%d of %d labelled rows have no score, so nothing is learned from them: %s.",
+                unscored.sum(),
+                len(values),
+                dict(names),
             )
         return values
 
     def rows(self) -> LabelledRows:
-        """The rows in digests."""
-        usable = self._survey.usable
-        return LabelledRows.of(self._survey.identities[usable], self.harmful[usable])
+        """The rows in digests, with a score or without."""
+        return LabelledRows.of(identities_of(self._dataset, self._survey, self._renderer), self.harmful)

@@ -50,7 +50,7 @@ from saft_hf.result import FilterResult
 from saft_hf.scorer import certifying, diagnostics, fitting, inputs, saving
 from saft_hf.scorer.fit import Fit
 from saft_hf.scorer.inputs import SCORE, STATUS
-from saft_hf.scorer.labels import LabelSet, labels_by_row, read_fresh
+from saft_hf.scorer.labels import LabelSet, identities_of, labels_by_row, read_fresh
 from saft_hf.scorer.methods import FitSpec
 from saft_hf.scorer.options import BY_NAME, LOCAL, TRAVELLING
 from saft_hf.scorer.pool import scores_of
@@ -71,6 +71,7 @@ class _Scored:
     scores: NDArray[np.float32]
     statuses: list[str]
     survey: Survey
+    renderer: Renderer
 
 
 class SAFTScorer:
@@ -312,7 +313,7 @@ class SAFTScorer:
             score=answer.score,
             labelled=labelled_rows,
         )
-        self._remember(self._digest(pool, renderer), answer.scores, embedded.embedded.survey)
+        self._remember(self._digest(pool, renderer), answer.scores, embedded.embedded.survey, renderer)
         if answer.undecided and on_undecided == "raise":
             raise fitting.undecided_error(answer, spec.labels)
         return self
@@ -371,13 +372,15 @@ class SAFTScorer:
                 embedded = extractor.embed(dataset, sample=True)
             finally:
                 source.release()
-            self._remember(digest, scores_of(embedded, fit.score), embedded.survey)
+            self._remember(digest, scores_of(embedded, fit.score), embedded.survey, renderer)
         assert self._scored is not None  # noqa: S101 - remembered
         return self._scored
 
-    def _remember(self, digest: tuple[str, str], scores: NDArray[np.float32], survey: Survey) -> None:
+    def _remember(
+        self, digest: tuple[str, str], scores: NDArray[np.float32], survey: Survey, renderer: Renderer
+    ) -> None:
         statuses = fitting.final_statuses(scores, survey.statuses(self._fitted.score_readouts))
-        self._scored = _Scored(digest, scores, statuses, survey)
+        self._scored = _Scored(digest, scores, statuses, survey, renderer)
 
     def _check_ranks(self, world: World, pool: Dataset, labelled: Dataset | None, options: Mapping[str, Any]) -> None:
         """Refuse to fit on rows or with options that differ between processes: each would decide otherwise."""
@@ -418,8 +421,8 @@ class SAFTScorer:
             on_undecided: where there is no threshold, or nothing would be kept: `raise`, or `keep` every row; by
                 default what `fit` was told.
             label_column: let people decide the rows that they labelled: where this column of the dataset is not null,
-                it overrides the score (reason `label`). The rows that `fit` was given labels for are decided by them
-                in every method but `saft`, which knows scores only.
+                it overrides the score (reason `label`), and decides rows without one. The rows that `fit` was given
+                labels for are decided by them too; by `saft` only where they have no score.
             harmful_value: the value that marks a harmful row, where the column's name does not say.
             refusal_column: a column of booleans that says which rows are safe refusals, the most valuable rows for
                 safety: the summary tells how many of them are kept.
@@ -449,8 +452,10 @@ class SAFTScorer:
             )
         scored = self._score(dataset)
         labels: dict[int, bool] = {}
-        if fit.how.labels_decide and threshold is not None:
-            labels = fit.labelled.among(scored.survey.identities)
+        if threshold is not None and len(fit.labelled.harmful):
+            labels = fit.labelled.among(identities_of(dataset, scored.survey, scored.renderer))
+            if not fit.how.labels_decide:  # where there is no score, a label is all that there is
+                labels = {row: harmful for row, harmful in labels.items() if np.isnan(scored.scores[row])}
         if label_column is not None:
             labels |= labels_by_row(dataset, label_column, harmful_value)
         decisions = decide(scored.scores, scored.statuses, threshold, on_error=on_error, labels=labels)
@@ -578,12 +583,12 @@ class SAFTScorer:
         labels = read_fresh(fresh_labels, label_column, harmful_value)
         strata = None if stratify_by is None else certifying.strata_of(dataset, fresh_labels, stratify_by)
         scored = self._score(dataset)
-        fresh = survey_dataset(fresh_labels, self._renderer(), fit.captured.readouts, World())
+        fresh = survey_dataset(fresh_labels, scored.renderer, fit.captured.readouts, World())
         return certifying.certify(
             fit,
             scored.scores,
-            scored.survey.identities,
-            fresh.identities,
+            identities_of(dataset, scored.survey, scored.renderer),
+            identities_of(fresh_labels, fresh, scored.renderer),
             labels,
             strata,
             alpha=alpha,

@@ -40,12 +40,10 @@ def test_every_row_is_decided_once_and_as_the_rule_says(
     assert sorted([*found.kept, *found.removed, *found.errored]) == list(range(len(scores)))
     expected = []
     for row, (score, word) in enumerate(zip(scores, status, strict=True)):
-        if labels.get(row) is True:
-            expected.append(("removed", "label"))
+        if row in labels:
+            expected.append(("removed" if labels[row] else "kept", "label"))
         elif word != "ok":
             expected.append(("errored", word))
-        elif row in labels:
-            expected.append(("kept", "label"))
         elif threshold is None:
             expected.append(("kept", "no_decision"))
         else:

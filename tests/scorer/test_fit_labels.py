@@ -109,6 +109,39 @@ def test_labelled_rows_without_a_score_are_left_out_aloud(
     assert more.threshold_ == new_scorer().fit(pool, labelled).threshold_
 
 
+def spoiled(row: dict[str, Any], index: int) -> dict[str, Any]:
+    """Every third row in a way of its own: no response, one behind the longest length, or a turn without a role."""
+    asked, *said = [{**turn} for turn in row["messages"]]
+    if index % 3 == 0:
+        said = [] if index % 2 else said
+        asked["content"] = f"Hello {index}. " * (1 if index % 2 else 2000)
+    return {**row, "messages": [*([{"role": None, "content": "?"}] if index % 15 == 0 else []), asked, *said]}
+
+
+@pytest.mark.parametrize("method", ["auto", "saft"])
+@pytest.mark.parametrize("on_error", ["exclude", "keep"])
+def test_a_label_decides_its_row_scored_or_not(new_scorer: Any, pool: Dataset, method: str, on_error: Any) -> None:
+    rows = [spoiled(row, index) for index, row in enumerate(pool)]
+    # The pool's turns have a field more, which is null: the rows are the same.
+    both = Dataset.from_list(
+        [{**row, "messages": [{**turn, "name": None} for turn in row["messages"]]} for row in rows]
+    )
+    labelled = Dataset.from_list(rows[:100])
+    result = new_scorer(method=method, layer=None).fit(both, labelled).filter(both, on_error=on_error)
+    statuses = np.array(result.statuses)
+    assert {"no_response", "truncated", "bad_row"} <= set(statuses)
+    assert len(result.kept) + len(result.removed) + len(result.errored) == len(pool)
+    safe, unscored = np.array(pool["is_safe"]), statuses != "ok"
+    by_label = (np.arange(len(pool)) < 100) & (unscored | (method == "auto"))
+    words, reasons = np.array(result.decisions.words()), np.array(result.decisions.reasons)
+    assert words[by_label].tolist() == np.where(safe, "kept", "removed")[by_label].tolist()
+    assert set(reasons[by_label]) == {"label"}
+    assert "label" not in reasons[~by_label]
+    trained = result.train_rows()["is_safe"]
+    assert len(trained) == len(result.kept) + (len(result.errored) if on_error == "keep" else 0)
+    assert set(words[unscored & ~by_label]) == {"errored"}
+
+
 @pytest.mark.parametrize("harmful", [True, False])
 def test_one_class_only_withholds_decisions_and_not_scores(
     new_scorer: Any, pool: Dataset, labelled: Dataset, harmful: bool
