@@ -45,7 +45,7 @@ class Arguments:
     dataset_train_split: str = _flag(_FIT, "Split to score.", "train")
     dataset_streaming: bool = _flag(_FIT, "Read a Hub dataset row by row: its files are not fetched first.", False)
     labelled_name: str | None = _flag(_FIT, "Rows that people labelled: named like `dataset_name`.")
-    labelled_rows: int | None = _flag(_FIT, "Draw this many labelled rows from the dataset, which has the labels.")
+    labelled_rows: int | None = _flag(_FIT, "Draw this many of the dataset's rows that have a label.")
     seed: int = _flag(_FIT, "Of the draw of rows.", 0)
 
     scorer: str | None = _flag(_SCORER, "Folder or Hub id of a fitted scorer, in place of fitting one.")

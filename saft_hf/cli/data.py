@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
+from saft_hf.decide import resolve_label_column
 from saft_hf.errors import SAFTInputError
 from saft_hf.hub import Repository, redact, with_retries
+from saft_hf.scorer.labels import labelled_rows
 from saft_hf.summary import DatasetSource
+
+logger = logging.getLogger(__name__)
 
 _READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 _COMPRESSED = {".gz", ".zst", ".bz2", ".xz"}
@@ -122,12 +127,22 @@ class NamedDataset:
 
 
 def labelled_of(
-    rows: Any, name: str | None, count: int | None, *, seed: int, split: str = "train", prefix: str = ""
+    rows: Any,
+    name: str | None,
+    count: int | None,
+    *,
+    seed: int,
+    label_column: str | None = None,
+    split: str = "train",
+    prefix: str = "",
 ) -> Dataset | None:
-    """The labelled rows: those of the dataset `name`, or `count` of all rows, drawn at random; None with neither.
+    """The labelled rows: those of the dataset `name`, or `count` of all rows that have a label, drawn at random.
+
+    Returns:
+        The rows; None where neither is asked for.
 
     Raises:
-        SAFTInputError: both are asked for, or more than there are.
+        SAFTInputError: both are asked for, or more than there are; or no column holds labels.
     """
     if name and count:
         raise SAFTInputError(f"give `--{prefix}labelled_name` or `--{prefix}labelled_rows`, not both.")
@@ -135,14 +150,26 @@ def labelled_of(
         return NamedDataset(name, split).load()
     if not count:
         return None
-    size = len(rows) if hasattr(rows, "__len__") else 0
-    if not 0 < count <= size:
+    if not isinstance(rows, Dataset):
         raise SAFTInputError(
-            f"`--{prefix}labelled_rows` must be 1 to {size}, the rows of the dataset, not {count}. A stream has "
-            f"none to draw from: name labelled rows with `--{prefix}labelled_name`."
+            f"`--{prefix}labelled_rows`={count}: a stream has no rows to draw from. Name labelled rows with "
+            f"`--{prefix}labelled_name`."
         )
-    labelled: Dataset = rows.shuffle(seed=seed).select(range(count))
-    return labelled
+    have = labelled_rows(rows, resolve_label_column(rows.column_names, label_column))
+    if not 0 < count <= len(have):
+        raise SAFTInputError(
+            f"`--{prefix}labelled_rows` must be 1 to {len(have)}, the rows that have a label, not {count}."
+        )
+    if len(have) < len(rows):
+        logger.warning(
+            "Only %d of %d rows have a label to draw from. Unless they were drawn at random, say "
+            "`--%slabel_sampling other`.",
+            len(have),
+            len(rows),
+            prefix,
+        )
+    drawn = rows.select(have).shuffle(seed=seed).select(range(count))
+    return cast(Dataset, drawn)
 
 
 def _in_memory(stream: IterableDataset) -> Dataset:

@@ -58,7 +58,14 @@ def load_and_fit(args: Arguments, *, read: Sequence[str] = ()) -> Fitted:
     where = args.dataset_train_split, args.dataset_config, args.dataset_revision, args.dataset_streaming
     rows = NamedDataset(args.dataset_name, *where).pinned()
     pool = rows.load()
-    labelled = labelled_of(pool, args.labelled_name, args.labelled_rows, seed=args.seed, split=rows.split)
+    labelled = labelled_of(
+        pool,
+        args.labelled_name,
+        args.labelled_rows,
+        seed=args.seed,
+        label_column=args.label_column,
+        split=rows.split,
+    )
     return Fitted(rows, pool, labelled, _scorer(args, pool, labelled))
 
 

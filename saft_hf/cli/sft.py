@@ -104,7 +104,12 @@ def train(script: Any, args: SAFTSFTConfig, model: Any, mixture: Any, labels: La
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
         saft_labelled=labelled_of(
-            rows, labels.saft_labelled_name, labels.saft_labelled_rows, seed=args.seed, prefix="saft_"
+            rows,
+            labels.saft_labelled_name,
+            labels.saft_labelled_rows,
+            seed=args.seed,
+            label_column=args.saft_label_column,
+            prefix="saft_",
         ),
         saft_fresh_labels=NamedDataset(fresh).load() if (fresh := labels.saft_fresh_labels_name) else None,
     )

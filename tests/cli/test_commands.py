@@ -15,12 +15,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from datasets import Dataset, DatasetDict, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, load_from_disk
 
 from saft_hf import SAFTScorer, __version__
 from saft_hf.assets import demo_rows_path
-from saft_hf.cli.data import NamedDataset
+from saft_hf.cli.data import NamedDataset, labelled_of
 from saft_hf.cli.main import main
+from saft_hf.errors import SAFTInputError
+from saft_hf.scorer.labels import LabelSet
 
 
 @pytest.fixture(autouse=True)
@@ -157,6 +159,31 @@ def test_every_kind_of_file_and_folder_is_read(demo_pool: Dataset, tmp_path: Pat
     for part in range(2):
         rows.select(range(6 * part, 6 * part + 6)).to_parquet(tmp_path / "h" / f"part-{part}.parquet")
     assert NamedDataset(str(tmp_path / "h" / "part-*.parquet")).load().to_list() == expected
+
+
+@pytest.mark.parametrize("missing", [None, "", -1])
+def test_labelled_rows_are_drawn_among_those_that_have_a_label(
+    demo_pool: Dataset, missing: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, names = demo_pool.select(range(60)), ["unsafe", "safe"]
+    assert (
+        labelled_of(whole, None, 20, seed=3).to_list() == whole.shuffle(seed=3).select(range(20)).to_list()  # type: ignore[union-attr]
+    )
+    known = set(range(0, 60, 2))
+    values = [names[safe] if row in known else missing for row, safe in enumerate(whole["is_safe"])]
+    if missing == -1:
+        values = [names.index(value) if value in names else -1 for value in values]
+    rows = whole.remove_columns("is_safe").add_column("verdict", values).add_column("at", range(60))
+    if missing == -1:
+        rows = rows.cast_column("verdict", ClassLabel(names=names))
+    drawn = labelled_of(rows, None, 30, seed=3, label_column="verdict")
+    assert drawn is not None
+    assert set(drawn["at"]) == known
+    labels = LabelSet.read(drawn, "verdict", "unsafe", "uniform")
+    assert labels.harmful.tolist() == [not whole[row]["is_safe"] for row in drawn["at"]]
+    assert "Only 30 of 60 rows have a label" in caplog.text
+    with pytest.raises(SAFTInputError, match=r"must be 1 to 30, .* have a label, not 31"):
+        labelled_of(rows, None, 31, seed=3, label_column="verdict")
 
 
 def words_without(basics: list[str], name: str) -> list[str]:
