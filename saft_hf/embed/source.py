@@ -49,7 +49,7 @@ class ModelSource:
 
     model: str | nn.Module | None
     processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # one is a token
     _kept: Backbone | None = field(default=None, init=False, repr=False)
     _state: int = field(default=0, init=False, repr=False)
 

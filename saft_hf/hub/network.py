@@ -97,7 +97,7 @@ def with_retries(action: Callable[[], T], where: Repository, seconds: float | No
         SAFTHubError: the Hub refuses (the message says why), or fails for longer than that. The message holds no
             token.
     """
-    _check_token(where)
+    check_token(where.token or get_token())
     seconds = RETRY_SECONDS if seconds is None else seconds
     deadline = time.monotonic() + seconds
     wait = FIRST_WAIT
@@ -131,9 +131,12 @@ def redact(text: str, token: str | bool | None = None) -> str:
     return _QUERY.sub("...", _TOKEN.sub("[token]", text))
 
 
-def _check_token(where: Repository) -> None:
-    token = where.token or get_token()
-    # Some clients log a header that they cannot send.
+def check_token(token: str | bool | None) -> None:
+    """Refuse a token that cannot be sent: some clients show the header in their error.
+
+    Raises:
+        SAFTHubError: it holds what no token does. The message does not show it.
+    """
     if isinstance(token, str) and not re.fullmatch("[!-~]+", token):
         raise SAFTHubError(f"the token holds spaces, line ends or letters that no token has: {LOG_IN}")
 

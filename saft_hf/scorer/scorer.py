@@ -44,7 +44,7 @@ from saft_hf.embed import (
     where_finite,
 )
 from saft_hf.errors import SAFTArtifactError, SAFTInputError, SAFTUndecidedError
-from saft_hf.hub import Destination, push_files
+from saft_hf.hub import Destination, check_token, push_files
 from saft_hf.render import RenderConfig, Renderer
 from saft_hf.result import FilterResult
 from saft_hf.scorer import certifying, diagnostics, fitting, inputs, saving
@@ -763,6 +763,7 @@ class SAFTScorer:
 
     def _open_source(self) -> ModelSource:
         if self._source is None:
+            check_token(self.token)
             self._source = ModelSource(
                 self.model,
                 processing_class=self.processing_class,

@@ -8,6 +8,7 @@ from typing import Any
 from trl import SFTConfig
 
 from saft_hf.errors import SAFTInputError
+from saft_hf.hub import redact
 from saft_hf.scorer.options import BY_NAME
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -134,6 +135,12 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise SAFTInputError(f"`{name}` must be one of {list(choices)}, not {getattr(self, name)!r}.")
+
+    def __str__(self) -> str:
+        # TRL's hides the fields that are tokens, in `str` alone; the model's own token stands in a field of options.
+        return redact(super().__str__(), (self.model_init_kwargs or {}).get("token"))
+
+    __repr__ = __str__
 
     def __getstate__(self) -> dict[str, Any]:
         # `training_args.bin` is a pickle of this, and is pushed with the model.
