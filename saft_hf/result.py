@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 
 from saft_hf.decide import AuditDigests, Decisions, write_audit
 from saft_hf.errors import SAFTInputError
-from saft_hf.files import replacing, replacing_folder, write_json
+from saft_hf.files import replacing_folder, write_json
 from saft_hf.hub import PRIVATE, Destination, PushedSplit, push_files
 from saft_hf.records import to_plain
 from saft_hf.summary import Provenance, Summary
@@ -25,8 +27,13 @@ from saft_hf.summary import Provenance, Summary
 AUDIT_FILE = "audit.parquet"
 SUMMARY_FILE = "saft_summary.json"
 KEPT = "kept"
+SCORER = "scorer"
+RESULT = (SUMMARY_FILE, AUDIT_FILE, KEPT, f"{KEPT}.parquet")
+"""What a saved result may consist of."""
 
 _AUDIT_ROWS = 1000
+_WRITTEN = re.compile(r".*\.arrow|state\.json|dataset_info\.json|config\.json|saft_scorer\.safetensors|README\.md")
+"""What folders in an output folder hold: of a dataset, also those that `map` caches beside it, and of a scorer."""
 
 
 class FilterResult:
@@ -108,30 +115,35 @@ class FilterResult:
         rows = self.decisions.train_rows()
         return self._dataset if len(rows) == len(self._dataset) else self._dataset.select(rows)
 
-    def save(self, folder: str | Path, *, file_format: Literal["arrow", "parquet"] = "arrow") -> Path:
-        """Save the rows to train on, the audit and the summary.
+    def save(
+        self, folder: str | Path, *, file_format: Literal["arrow", "parquet"] = "arrow", overwrite: bool = False
+    ) -> Path:
+        """Save the rows to train on, the audit and the summary, in one step: all of them, or what was there stays.
 
         Args:
             folder (`str` or `Path`): made where it is missing. `kept/` holds the dataset for `load_from_disk` (or
                 `kept.parquet`), `audit.parquet` a line for each input row (index, SHA-256, score, status, decision,
-                reason; no text), `saft_summary.json` the counts.
+                reason; no text), `saft_summary.json` the counts, and the digests of the others.
             file_format (`str`, *optional*, defaults to `arrow`): `arrow` or `parquet`.
+            overwrite (`bool`, *optional*, defaults to `False`): replace these four in a folder that is not empty and
+                holds no result. A former result is replaced in any case, and other files stay.
 
         Returns:
             The folder.
 
         Raises:
-            SAFTInputError: `file_format` is unknown.
+            SAFTInputError: `file_format` is unknown, or the folder is somebody else's.
             OSError: the folder cannot be written, or the disk is full; existing files stay whole.
         """
-        if file_format not in ("arrow", "parquet"):
-            raise SAFTInputError(f"`file_format` must be 'arrow' or 'parquet', not {file_format!r}.")
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        with saving(Path(folder), RESULT, file_format, overwrite=overwrite) as draft:
+            self.write(draft, file_format)
+        return Path(folder)
+
+    def write(self, folder: Path, file_format: Literal["arrow", "parquet"] = "arrow") -> None:
+        """Write what `save` saves into a new folder, file by file."""
         self.save_audit(folder / AUDIT_FILE)
         save_rows(self.train_rows(), folder / KEPT, file_format)
         write_json(folder / SUMMARY_FILE, self.summary.to_dict())
-        return folder
 
     def save_audit(self, path: str | Path) -> AuditDigests:
         """Write the audit alone: a line for each input row (index, SHA-256, score, status, decision, reason; no text).
@@ -243,8 +255,48 @@ class FilterResult:
             yield plain.select(range(first, min(first + _AUDIT_ROWS, len(plain)))).to_list()
 
 
-def save_rows(rows: Dataset, path: Path, file_format: Literal["arrow", "parquet"]) -> Path:
-    """Save a dataset whole: on any error what was there stays.
+@contextmanager
+def saving(folder: Path, names: Sequence[str], file_format: str, *, overwrite: bool) -> Iterator[Path]:
+    """Make a new folder to fill, for `replacing_folder`, where the folder is ours to write in.
+
+    Raises:
+        SAFTInputError: as `check_folder`.
+    """
+    check_folder(folder, names, file_format, overwrite=overwrite)
+    with replacing_folder(folder, names) as draft:
+        yield draft
+
+
+def check_folder(folder: Path, names: Sequence[str], file_format: str, *, overwrite: bool) -> None:
+    """Refuse a folder in which somebody else's files would be replaced.
+
+    Args:
+        folder: for a result.
+        names: what will be replaced in it.
+        file_format: in which rows are to be saved.
+        overwrite: whether files of others may be replaced.
+
+    Raises:
+        SAFTInputError: the folder is not empty and holds no result, a folder in it holds more than we wrote, or the
+            format is unknown.
+    """
+    if file_format not in ("arrow", "parquet"):
+        raise SAFTInputError(f"`file_format` must be 'arrow' or 'parquet', not {file_format!r}.")
+    found = sorted(path.name for path in folder.glob("*") if not path.name.startswith("."))
+    if overwrite or not found:
+        return
+    ours = any((folder / mark).is_file() for mark in (SUMMARY_FILE, f"{SCORER}/saft_scorer.safetensors"))
+    inside = [path for name in names for path in (folder / name).rglob("*")]
+    strange = [str(path.relative_to(folder)) for path in inside if not _WRITTEN.fullmatch(path.name)]
+    if strange or not ours:
+        raise SAFTInputError(
+            f"{folder} holds files that are no result of saft_hf ({', '.join((strange or found)[:3])}): name another "
+            f"folder, or say `overwrite=True` (`--overwrite`), which replaces {', '.join(names)} and leaves the rest."
+        )
+
+
+def save_rows(rows: Dataset, path: Path, file_format: Literal["arrow", "parquet"]) -> str:
+    """Write a dataset to a path that is free.
 
     Args:
         rows: the dataset.
@@ -252,16 +304,15 @@ def save_rows(rows: Dataset, path: Path, file_format: Literal["arrow", "parquet"
         file_format: `arrow`: a folder for `datasets.load_from_disk`; `parquet`: a file with that suffix.
 
     Returns:
-        Where it is.
+        The name of the file or folder.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
     if file_format == "arrow":
-        with replacing_folder(path) as draft:
-            rows.save_to_disk(str(draft))
-        return path
+        rows.save_to_disk(str(path))
+        return path.name
     path = path.with_suffix(".parquet")
-    with replacing(path) as [file]:
+    with path.open("wb") as file:
         rows.to_parquet(file)
-    return path
+    return path.name

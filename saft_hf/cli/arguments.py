@@ -79,6 +79,7 @@ class Arguments:
     labels_file: str = _flag(_SUGGEST, "File in `output_dir`, `.jsonl` or (for plain values) `.csv`.", "labels.jsonl")
 
     output_dir: str | None = _flag(_FIT, "Folder for the results.")
+    overwrite: bool = _flag(_ROWS, "Write into a folder that holds other files: those of the same names go.", False)
     output_format: str = _flag(_ROWS, "`arrow` (for `datasets.load_from_disk`) or `parquet`.", "arrow")
     folder: str | None = _flag(("push",), "Folder that a failed push kept.")
     push_to_hub: str | None = _flag(_PUSH, "Push to this Hub repository, `user/name`.")

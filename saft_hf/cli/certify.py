@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from saft_hf.cli.arguments import parse
 from saft_hf.cli.data import NamedDataset
-from saft_hf.cli.pipeline import SCORER, load_and_fit, output_folder, print_summary
+from saft_hf.cli.pipeline import load_and_fit, output_folder, print_summary
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.files import write_json
+from saft_hf.result import SCORER
 
 CERTIFICATE_FILE = "certificate.json"
 

@@ -13,12 +13,11 @@ from saft_hf.cli.arguments import Arguments
 from saft_hf.cli.data import NamedDataset, labelled_of
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
-from saft_hf.result import FilterResult
+from saft_hf.result import RESULT, SCORER, FilterResult, check_folder, saving
 from saft_hf.scorer import SAFTScorer
 from saft_hf.scorer.options import OPTIONS
 from saft_hf.summary import Summary
 
-SCORER = "scorer"
 _LOCAL = tuple(option.name for option in OPTIONS if option.in_shell and not option.travels and option.use == "scorer")
 
 
@@ -95,11 +94,15 @@ def _scorer(args: Arguments, pool: Dataset, labelled: Dataset | None) -> SAFTSco
     return scorer
 
 
-def output_folder(args: Arguments) -> Path:
+def output_folder(args: Arguments, names: Sequence[str] = ()) -> Path:
     """The folder for results, made now: a run should not end with nowhere to write.
 
+    Args:
+        args: of the command.
+        names: what the command will replace in it.
+
     Raises:
-        SAFTInputError: none is named, or the format is unknown.
+        SAFTInputError: none is named, the format is unknown, or the folder is somebody else's.
         OSError: it cannot be made or written.
     """
     if args.output_dir is None:
@@ -107,13 +110,15 @@ def output_folder(args: Arguments) -> Path:
     if args.output_format not in ("arrow", "parquet"):
         raise SAFTInputError(f"`--output_format` must be 'arrow' or 'parquet', not {args.output_format!r}.")
     folder = Path(args.output_dir)
+    check_folder(folder, names, args.output_format, overwrite=args.overwrite or not names)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def filter_and_save(args: Arguments) -> tuple[FilterResult, Fitted]:
     """Load, fit, filter, save and push: result (kept rows, audit, summary) and scorer."""
-    folder = output_folder(args)
+    names = (*RESULT, SCORER)
+    folder = output_folder(args, names)
     fitted = load_and_fit(args, read=("threshold", "on_undecided"))
     scorer = fitted.scorer
     result = scorer.filter(
@@ -126,8 +131,9 @@ def filter_and_save(args: Arguments) -> tuple[FilterResult, Fitted]:
     result.summary = replace(result.summary, **input_of(result.summary, fitted.rows, seed))
 
     def save() -> None:
-        result.save(folder, file_format=args.output_format)  # type: ignore[arg-type] # checked
-        scorer.save_pretrained(folder / SCORER)
+        with saving(folder, names, args.output_format, overwrite=args.overwrite) as draft:
+            result.write(draft, args.output_format)  # type: ignore[arg-type] # checked
+            scorer.save_pretrained(draft / SCORER)
 
     def push() -> None:
         push_scorer(scorer, args)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from saft_hf.cli.arguments import parse
-from saft_hf.cli.pipeline import SCORER, load_and_fit, output_folder, print_summary, push_scorer
+from saft_hf.cli.pipeline import load_and_fit, output_folder, print_summary, push_scorer
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.hub import Destination, push_scored
-from saft_hf.result import save_rows
+from saft_hf.result import SCORER, save_rows, saving
 from saft_hf.scorer import SCORE, STATUS
 
 
@@ -22,7 +22,8 @@ def run(argv: Sequence[str]) -> None:
         SAFTInputError: scored rows are to go to a public repository.
     """
     args = parse("score", argv)
-    folder = output_folder(args)
+    names = ("scored", "scored.parquet", SCORER)
+    folder = output_folder(args, names)
     if args.push_to_hub and args.hub_private is False:
         raise SAFTInputError(
             "scored rows hold those that may be harmful, and say which they are: they go to a private repository only. "
@@ -34,9 +35,10 @@ def run(argv: Sequence[str]) -> None:
     summary = replace(scorer.summary_, rows=len(scored), statuses=statuses, source=fitted.rows.source)
 
     def save() -> None:
-        scorer.save_pretrained(folder / SCORER)
-        target = save_rows(scored, folder / "scored", args.output_format)  # type: ignore[arg-type] # checked
-        print_summary(summary, dataset=target, scorer=folder / SCORER)
+        with saving(folder, names, args.output_format, overwrite=args.overwrite) as draft:
+            scorer.save_pretrained(draft / SCORER)
+            name = save_rows(scored, draft / "scored", args.output_format)  # type: ignore[arg-type] # checked
+        print_summary(summary, dataset=folder / name, scorer=folder / SCORER)
 
     def push() -> None:
         push_scorer(scorer, args)

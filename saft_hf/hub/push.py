@@ -115,7 +115,6 @@ def push_files(write: Callable[[Path], None], to: Destination, part: str = "") -
     folder = Path(constants.HF_HOME) / "saft" / "pushes" / re.sub(r"[^\w.-]", "-", name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(folder) as draft:
-        draft.mkdir()
         write(draft)
     pushed = push_folder(folder, to)
     shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import constants, snapshot_download
 
 from saft_hf.errors import SAFTArtifactError
-from saft_hf.files import replacing
+from saft_hf.files import replacing_folder
 from saft_hf.hub import CARD, Destination, Repository, is_public, scorer_card, with_retries
 from saft_hf.records import from_plain
 from saft_hf.render import RenderConfig
@@ -44,10 +44,10 @@ class SavedOptions:
 
 
 def save(folder: Path, fit: Fit, options: dict[str, Any], repo_id: str | None = None) -> None:
-    """Write a fitted scorer.
+    """Write a fitted scorer, in one step.
 
     Args:
-        folder: made where it is missing.
+        folder: made where it is missing; other files in it stay.
         fit: the learned state.
         options: constructor arguments, name -> JSON value, those of `TRAVELLING`.
         repo_id: where it is pushed to, for the card.
@@ -56,9 +56,9 @@ def save(folder: Path, fit: Fit, options: dict[str, Any], repo_id: str | None = 
         OSError: the folder cannot be written; files that were there stay whole.
     """
     config, tensors = fit.to_parts()
-    save_artifact(folder, {"saft_hf_version": __version__, **config, "options": options}, tensors)
-    with replacing(folder / CARD) as [file]:
-        file.write(scorer_card(fit.summary(), repo_id=repo_id).encode())
+    with replacing_folder(folder, (CONFIG_FILE, TENSORS_FILE, CARD)) as draft:
+        save_artifact(draft, {"saft_hf_version": __version__, **config, "options": options}, tensors)
+        (draft / CARD).write_bytes(scorer_card(fit.summary(), repo_id=repo_id).encode())
 
 
 def load(name_or_path: str | Path, revision: str | None, token: str | None) -> tuple[Fit, dict[str, Any]]:

@@ -220,12 +220,7 @@ def test_a_full_disk_leaves_the_old_files_whole(
         fill_disk(patch, room)
         with pytest.raises(OSError, match="No space left on device"):
             result.save(out, file_format=file_format)
-    after = contents(out)
-    assert after.keys() == before.keys()
-    # The audit is written first, and whole; with room for it, only what comes after stays as it was.
-    changed = {name for name in after if after[name] != before[name]}
-    assert changed == ({"audit.parquet"} if room > 100 else set())
-    assert pq.read_table(out / "audit.parquet").num_rows in (40, 200)
+    assert contents(out) == before
     result.save(out, file_format=file_format)
     assert not [name for name in contents(out) if ".tmp" in name or ".old" in name]
 
