@@ -143,7 +143,7 @@ class Extractor:
             sample: keep the renderings of a random sample of rows in the survey.
         """
         limit = limit_from_environment()
-        dataset = dataset.with_format(None)
+        dataset = self.renderer.reads(dataset)
         kept = Kept()
         survey = survey_dataset(dataset, self.renderer, self.features.readouts, self.world, kept, sample=sample)
         plan = self.plan(survey)

@@ -127,8 +127,7 @@ def survey_dataset(
         sample: fill `Survey.sample`.
         prompts: fill `Survey.prompts`.
     """
-    # Python values: rows that a user sees as tensors render to the same tokens.
-    dataset, total = dataset.with_format(None), len(dataset)
+    dataset, total = renderer.reads(dataset), len(dataset)
     begin, end = (total * r // world.size for r in (world.rank, world.rank + 1))
     # Drawn from all rows before any is rendered: the same ones whatever the number of processes, and in every run.
     drawn = np.random.default_rng(0).choice(total, min(SAMPLE, total), replace=False).tolist() if sample else []

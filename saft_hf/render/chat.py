@@ -21,7 +21,10 @@ _Item = TypeVar("_Item")
 _Encoded = TypeVar("_Encoded")
 
 # What a template, or the tokenizer, raises on a value that it cannot take.
-ROW_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+ROW_ERRORS = (
+    *(TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
+    *(MemoryError, RecursionError),
+)
 _GENERATION_MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from saft_hf.errors import SAFTInputError
+from saft_hf.render.batches import Columns, LazyRow
 from saft_hf.render.chat import ROW_ERRORS, ChatEncoder, common_prefix, describe, encode_each
 from saft_hf.render.probes import DIALOGUES, NO_CLOCK, PROBES
 from saft_hf.render.readouts import Spans
@@ -50,7 +53,7 @@ class Renderer:
         config (`RenderConfig`, *optional*): maximum length in tokens, truncation mode and text column.
         chat_template (`str`, *optional*): a Jinja template, or the name of one of the tokenizer's, in place
             of the tokenizer's own.
-        formatting_func (`Callable`, *optional*): row (a dict) -> text, as SFTTrainer takes it.
+        formatting_func (`Callable`, *optional*): row -> text, as SFTTrainer takes it.
 
     Raises:
         SAFTInputError: `tokenizer` is not a tokenizer.
@@ -70,7 +73,7 @@ class Renderer:
         config: RenderConfig | None = None,
         *,
         chat_template: str | None = None,
-        formatting_func: Callable[[dict[str, Any]], str] | None = None,
+        formatting_func: Callable[[Any], str] | None = None,
     ) -> None:
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise SAFTInputError(
@@ -86,7 +89,8 @@ class Renderer:
         """Render a batch.
 
         Args:
-            batch: column -> values, one for each row, as `Dataset.map(batched=True)` gives it. Not changed.
+            batch: column -> values, one for each row, as `Dataset.map(batched=True)` gives it in any format. Not
+                changed.
 
         Returns:
             One `Rendering` for each row, in order. What a row becomes does not depend on the other rows.
@@ -95,7 +99,7 @@ class Renderer:
             SAFTInputError: the columns fit no shape or hold images; or the tokenizer lacks the chat template,
                 or the end token, that the rows need.
         """
-        rows = [self._read(row) for row in self._rows(batch)]
+        rows = self._rows(batch if isinstance(batch, Columns) else Columns(batch))
         encoded: dict[int, Tokens | Rejected] = {}
         chats = {i: row for i, row in enumerate(rows) if isinstance(row, Chat)}
         plain = {i: row for i, row in enumerate(rows) if isinstance(row, Plain)}
@@ -160,28 +164,49 @@ class Renderer:
 
     def columns(self, names: Iterable[str]) -> list[str]:
         """Those of a dataset's columns that decide what its rows become: all of them with a `formatting_func`."""
-        if self.formatting_func is not None:
-            return list(names)
-        # Other columns are left alone: to read one may mean to decode it.
-        read = {*CHAT_COLUMNS, *TOKEN_COLUMNS, *OPTION_COLUMNS, self.config.text_field}
-        return [name for name in names if name in read]
+        return list(names) if self.formatting_func is not None else self._own_columns(names)
+
+    def reads(self, dataset: Dataset) -> Dataset:
+        """These columns of a dataset, to be rendered batch by batch: the others are not loaded, and none is decoded.
+
+        Raises:
+            SAFTInputError: the columns fit no shape or hold images.
+        """
+        names = dataset.column_names
+        check_columns(names, self.config.text_field, formatted=self.formatting_func is not None)
+        return dataset.select_columns(self.columns(names)).with_format("arrow")
 
     @cached_property
     def _vocab_size(self) -> int:
         return int(max(self.tokenizer.get_vocab().values(), default=-1)) + 1
 
-    def _rows(self, batch: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    def _own_columns(self, names: Iterable[str]) -> list[str]:
+        read = {*CHAT_COLUMNS, *TOKEN_COLUMNS, *OPTION_COLUMNS, self.config.text_field}
+        return [name for name in names if name in read]
+
+    def _rows(self, batch: Columns) -> list[Row]:
         check_columns(batch, self.config.text_field, formatted=self.formatting_func is not None)
-        columns = {name: batch[name] for name in self.columns(batch)}
-        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        names = self._own_columns(batch)
+        columns = [batch[name] for name in names]
+        rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+        if self.formatting_func is None or "input_ids" in names:
+            return [self._read(row) for row in rows]
+        return [self._format(batch, i, rows[i] if names else {}) for i in range(batch.num_rows)]
+
+    def _format(self, batch: Columns, number: int, row: dict[str, Any]) -> Row:
+        assert self.formatting_func is not None  # noqa: S101 - asked before
+        try:
+            # Values that it does not ask for are not decoded; what it writes stays with it.
+            text = self.formatting_func(ChainMap({}, LazyRow(batch, number)))  # type: ignore[arg-type] # not written to
+        except ROW_ERRORS as error:
+            return Rejected(RowStatus.BAD_ROW, f"formatting_func raised {describe(error)}")
+        read = self._read({**row, FORMATTED_COLUMN: text})
+        if isinstance(read, Rejected) and not isinstance(text, str):
+            found = f"formatting_func returned a {type(text).__name__}; it takes one row, and must return one string"
+            return Rejected(RowStatus.BAD_ROW, found)
+        return read
 
     def _read(self, row: dict[str, Any]) -> Row:
-        if self.formatting_func is not None and "input_ids" not in row:
-            try:
-                text = self.formatting_func(dict(row))
-            except ROW_ERRORS as error:
-                return Rejected(RowStatus.BAD_ROW, f"formatting_func raised {describe(error)}")
-            row = {**row, FORMATTED_COLUMN: text}
         return read_row(row, self.config.text_field, self.tokenizer.eos_token, self._vocab_size)
 
     def _encode_plain(self, rows: list[Plain]) -> list[Tokens | Rejected]:

@@ -28,11 +28,14 @@ FORMATTED_COLUMN = "text"  # where SFTTrainer puts what `formatting_func` return
 ASSISTANT_ROLES = frozenset({"assistant", "gpt", "model"})
 
 _RUN = re.compile(rb"\x01+")
+_DEEPEST = 100
 
-# Set by the caller of `apply_chat_template`; from a row they would change the form of what comes back.
+# Set by the caller of `apply_chat_template`; from a row they would change the form of what comes back. A template is a
+# program: one from a row could run for ever.
 _RESERVED_OPTIONS = frozenset(
     [
         "add_generation_prompt",
+        "chat_template",
         "continue_final_message",
         "conversation",
         "max_length",
@@ -145,7 +148,21 @@ def read_row(row: Mapping[str, Any], text_field: str, eos_token: str | None, voc
         return _blank_or(Plain(None, _with_eos(text, eos_token)), text, eos_token)
     if _is_chat(row.get("conversations")):  # not read by SFTTrainer under this name
         return _chat(row["conversations"], row, None)
-    return Rejected(RowStatus.BAD_ROW, f"no value to render in {sorted(row)}: null, empty or of the wrong type")
+    found = {name: row[name] for name in ("prompt", "messages", text_field, "conversations") if name in row}
+    return Rejected(RowStatus.BAD_ROW, "nothing to render: " + ", ".join(map(_found, found, found.values())))
+
+
+def _found(name: str, value: Any) -> str:
+    """What a column holds in place of a dialogue or text: its type, and what to do about it."""
+    if isinstance(value, Mapping):
+        kinds = sorted({type(item).__name__ for item in value.values()})
+        return f"{name!r} is a dict of {' and '.join(kinds) or 'nothing'}, not a list of messages"
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        return f"{name!r} is a str that looks like JSON, not a list of messages: read it with `json.loads` first"
+    if isinstance(value, list):
+        lacks = " without the key 'role'" if value and isinstance(value[0], dict) and "role" not in value[0] else ""
+        return f"{name!r} is a list of {type(value[0]).__name__ if value else 'nothing'}{lacks}"
+    return f"{name!r} is null" if value is None else f"{name!r} is of type {type(value).__name__}"
 
 
 def _from_sharegpt(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -178,7 +195,8 @@ def _read_prompt_completion(row: Mapping[str, Any], text: Any, eos_token: str | 
         ended = completion if text_takes_eos else _with_eos(completion, eos_token)
         return _blank_or(Plain(prompt, prompt + ended), completion, eos_token)
     if not (isinstance(prompt, list) and isinstance(completion, list)):
-        return Rejected(RowStatus.BAD_ROW, "'prompt' and 'completion' must both be strings, or both lists of messages")
+        found = " and ".join(_found(name, row.get(name)) for name in ("prompt", "completion"))
+        return Rejected(RowStatus.BAD_ROW, f"both must be strings, or both lists of messages: {found}")
     if not prompt:
         return Rejected(RowStatus.BAD_ROW, "'prompt' is an empty list")
     if not completion:
@@ -237,15 +255,24 @@ def _chat_options(row: Mapping[str, Any]) -> dict[str, Any] | Rejected:
             tools = json.loads(tools)
         except (ValueError, RecursionError) as error:
             return Rejected(RowStatus.BAD_ROW, f"'tools' is not JSON ({type(error).__name__})")
-    extra = row.get("chat_template_kwargs", {})
+    extra = {} if row.get("chat_template_kwargs") is None else row["chat_template_kwargs"]
     if not isinstance(extra, Mapping) or not all(isinstance(name, str) for name in extra):
         found = type(extra).__name__
         return Rejected(RowStatus.BAD_ROW, f"'chat_template_kwargs' must be a dict with string keys, found {found}")
-    if reserved := sorted(_RESERVED_OPTIONS.intersection(extra)):
-        return Rejected(RowStatus.BAD_ROW, f"'chat_template_kwargs' sets {reserved}, which SFTTrainer sets itself")
-    if not isinstance(extra.get("chat_template"), str | None):
-        return Rejected(RowStatus.BAD_ROW, "'chat_template_kwargs' has a 'chat_template' that is not a string")
-    return {"tools": tools, **extra}
+    # A table gives every row every key: those of other rows are null.
+    reserved = _RESERVED_OPTIONS.intersection(extra)
+    if brought := sorted(name for name in reserved if extra[name] is not None):
+        return Rejected(RowStatus.BAD_ROW, f"'chat_template_kwargs' sets {brought}, which a row must not")
+    options = {"tools": tools, **{name: value for name, value in extra.items() if name not in reserved}}
+    if not _is_shallow(options, _DEEPEST):
+        return Rejected(RowStatus.BAD_ROW, f"'tools' or 'chat_template_kwargs' is nested deeper than {_DEEPEST} levels")
+    return options
+
+
+def _is_shallow(value: Any, most: int) -> bool:
+    """Whether there are at most so many levels: from JSON they come as deep as Python's stack allows."""
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return most > 0 and all(_is_shallow(item, most - 1) for item in items)
 
 
 def _with_eos(text: str, eos_token: str | None) -> str:
@@ -280,7 +307,8 @@ def _read_tokens(row: Mapping[str, Any], vocab_size: int) -> Row:
         marked &= mask != (-100 if name == "labels" else 0)
     if not marked.any():
         return Rejected(RowStatus.NO_RESPONSE, f"{' and '.join(names)} mark no token as a response")
-    return Tokens(ids.astype(np.int32), runs(marked), boundary=bool(names))
+    # Where every token is marked, nothing is told apart.
+    return Tokens(ids.astype(np.int32), runs(marked), boundary=not marked.all())
 
 
 def _int_array(values: Any) -> NDArray[np.int64] | None:

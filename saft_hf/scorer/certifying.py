@@ -151,7 +151,8 @@ def strata_of(dataset: Dataset, fresh: Dataset, column: str) -> tuple[list[str],
     for name, rows in (("dataset", dataset), ("fresh_labels", fresh)):
         if column not in rows.column_names:
             raise SAFTInputError(f"`stratify_by`={column!r} is no column of `{name}`, which has {rows.column_names}.")
-    return [str(value) for value in dataset[column]], [str(value) for value in fresh[column]]
+    own, labelled = ([str(value) for value in rows.with_format(None)[column]] for rows in (dataset, fresh))
+    return own, labelled
 
 
 def _show(rows: Sequence[int] | NDArray[Any]) -> str:

@@ -15,7 +15,7 @@ from saft_hf.decide.certify import clopper_pearson
 from saft_hf.embed import Extractor, Features, readouts_of
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.render import READOUTS
-from saft_hf.scorer.inputs import check_choice
+from saft_hf.scorer.inputs import check_choice, why_unread
 from saft_hf.scorer.labels import LabelledRows, LabelSet
 from saft_hf.scorer.methods import METHODS, FitSpec, Method, MethodFit
 from saft_hf.scorer.pool import Labelled, Pool
@@ -99,10 +99,8 @@ def run(spec: FitSpec, method: Method, extractor: Extractor, dataset: Dataset) -
     for readout in pool.features.readouts:
         statuses = pool.embedded.survey.status_counts((readout,))
         if statuses[RowStatus.OK] == 0:
-            raise SAFTInputError(
-                f"no row of the pool can be read at `{readout}`: {dict(statuses)}. Plain text has no response start: "
-                "use `readout='response_mean'`, or give `prompt` and `completion`, or `messages`."
-            )
+            why = why_unread(extractor.renderer, dataset, readout)
+            raise SAFTInputError(f"no row of the pool can be read at `{readout}`: {dict(statuses)}. {why}")
     labelled = None if spec.labels is None else Labelled(extractor, pool, spec.labels)
     answer = method.fit(spec, pool, labelled)
     undecided = answer.undecided

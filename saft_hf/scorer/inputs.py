@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from datasets import Dataset, IterableDataset
+from datasets.formatting.formatting import LazyBatch, LazyRow
 
 from saft_hf.errors import SAFTInputError
-from saft_hf.render import Renderer
+from saft_hf.render import Columns, Renderer
+from saft_hf.render.rows import CHAT_COLUMNS, TOKEN_COLUMNS
 from saft_hf.status import RowStatus
 
 logger = logging.getLogger(__name__)
@@ -63,9 +68,15 @@ def as_pool(pool: Any, fit_rows: int | None) -> Dataset:
     if fit_rows is not None and fit_rows < 2:
         raise SAFTInputError(f"`fit_rows` must be at least 2, not {fit_rows}.")
     if isinstance(pool, IterableDataset) and fit_rows is not None:
-        pool = Dataset.from_list(list(islice(pool, fit_rows)), features=pool.features)
+        pool = Dataset.from_list(first_of(pool, fit_rows), features=pool.features)
     check_dataset(pool)
     return pool if fit_rows is None or len(pool) <= fit_rows else pool.select(range(fit_rows))
+
+
+def first_of(stream: IterableDataset, count: int | None) -> list[dict[str, Any]]:
+    """The first rows of a stream, or all of them, as Python values; images and audio are not decoded."""
+    plain = stream.with_format(None)
+    return list(islice(plain if plain.features is None else plain.decode(False), count))
 
 
 def without_scores(dataset: Any) -> Any:
@@ -74,22 +85,57 @@ def without_scores(dataset: Any) -> Any:
     return dataset.remove_columns(found) if found else dataset
 
 
-def check_batched(batch: Mapping[str, Sequence[Any]]) -> None:
-    """Refuse a single row where a batch is needed.
+def as_batch(batch: Any) -> Columns:
+    """A batch in any format, as columns.
 
     Raises:
-        SAFTInputError: `map` was called without `batched=True`.
+        SAFTInputError: it is a single row, a list of rows, or a dataset; or `Dataset.filter` wants a mask for it.
     """
-    kinds = (("text", str), ("prompt", str), ("messages", dict), ("prompt", dict), ("input_ids", int))
-    for name, row_type in kinds:
-        if name not in batch:
-            continue
-        values = batch[name]
-        if isinstance(values, str) or (len(values) and isinstance(values[0], row_type) and row_type is not str):
-            raise SAFTInputError(
-                f"column `{name}` holds one row, not a batch of them: call `map(scorer, batched=True)`; for a single "
-                "row pass `{column: [value]}`."
-            )
+    if isinstance(batch, Columns):
+        return batch
+    if not (isinstance(batch, Mapping | pa.Table) or hasattr(batch, "columns")):
+        raise SAFTInputError(
+            f"a batch is needed, column -> values, not {type(batch).__name__}: call `dataset.map(scorer, batched=True)`"
+            " without `input_columns`, or `scorer.score_dataset(dataset)`; for single rows "
+            "`scorer({column: [value, ...]})`, such as `scorer({'messages': [messages]})`."
+        )
+    caller = sys._getframe(2)
+    if caller.f_globals.get("__name__", "").startswith("datasets.") and "mask" in caller.f_code.co_name:
+        raise SAFTInputError(
+            "`dataset.filter(scorer)` takes scores for a mask, and keeps rows at random: call `scorer.filter(dataset)`."
+        )
+    found: Iterable[str] = ()
+    if isinstance(batch, LazyRow):
+        found = batch
+    elif isinstance(batch, Mapping) and not isinstance(batch, LazyBatch):
+        found = (name for name, value in batch.items() if _is_of_one_row(name, value))
+    if name := next(iter(found), None):
+        raise SAFTInputError(
+            f"column {name!r} holds one row, not a batch of them: call `map(scorer, batched=True)`; for a single row "
+            "pass `{column: [value]}`."
+        )
+    return Columns(batch)
+
+
+def _is_of_one_row(name: str, value: Any) -> bool:
+    """Whether a column is the value of one row, as far as that can be seen."""
+    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__"):
+        return True
+    first = next((item for item in value if item is not None), None)
+    if name in TOKEN_COLUMNS:
+        return first is not None and np.ndim(first) == 0
+    return name in CHAT_COLUMNS and isinstance(first, Mapping) and any(isinstance(v, str) for v in first.values())
+
+
+def why_unread(renderer: Renderer, dataset: Dataset, readout: str) -> str:
+    """Why the first row cannot be read, for people, where none can."""
+    (first,) = renderer(renderer.reads(dataset)[:1])
+    if first.status is not RowStatus.OK:
+        return f"Row 0 is {first.status.value}: {first.detail}."
+    return (
+        f"Row 0 is {first.status_for(readout).value}. Plain text has no response start: use `readout='response_mean'`, "
+        "or give `prompt` and `completion`, or `messages`."
+    )
 
 
 def has_boundary(renderer: Renderer, pool: Dataset) -> bool:
@@ -99,7 +145,8 @@ def has_boundary(renderer: Renderer, pool: Dataset) -> bool:
     """
     if renderer.formatting_func is None and {"messages", "conversations", "prompt"} & set(pool.column_names):
         return True
-    sample = [row for row in renderer(pool[: min(_SAMPLE, len(pool))]) if row.status is RowStatus.OK]
+    rows = renderer.reads(pool)
+    sample = [row for row in renderer(rows[: min(_SAMPLE, len(rows))]) if row.status is RowStatus.OK]
     if sample and not any(row.boundary for row in sample):
         logger.warning(
             "The rows are plain text: where the response starts is not known, so `response_mean` over the whole "

@@ -323,18 +323,21 @@ class SAFTScorer:
     def __call__(self, batch: Mapping[str, Sequence[Any]], rank: int | None = None) -> dict[str, Any]:
         """Score a batch of rows, for `Dataset.map(scorer, batched=True)` and its `IterableDataset` twin.
 
+        To filter a dataset call `filter`; `Dataset.filter` is none of this scorer's.
+
         Args:
-            batch: column name -> values, one a row.
+            batch: column name -> values, one a row, in any format of `datasets`.
             rank: index of the worker, with `with_rank=True`: on a machine with GPUs worker r takes GPU r.
 
         Returns:
             `saft_score` (`float32 [n]`, NaN where a row has none) and `saft_status` (list of `str`, `ok` or why not).
 
         Raises:
-            SAFTInputError: the columns are not those of rows to train on, or single rows came in place of a batch.
+            SAFTInputError: the columns are not those of rows to train on; single rows came in place of a batch
+                (`map` without `batched=True`); or `Dataset.filter` asks for a mask.
         """
         fit = self._fitted
-        inputs.check_batched(batch)
+        batch = inputs.as_batch(batch)
         if self._reader is None:
             device = self._open_source().worker_device(rank)
             extractor = self._extractor(self._renderer(), fit.captured, fit.model_fingerprint, World(), device=device)
@@ -409,7 +412,7 @@ class SAFTScorer:
         harmful_value: str | int | bool | None = None,
         refusal_column: str | None = None,
     ) -> FilterResult:
-        """Remove the rows whose score is above the threshold.
+        """Remove the rows whose score is above the threshold. This is the call that filters, not `Dataset.filter`.
 
         Rows that `fit` saw, or that were scored before, are neither rendered nor scored again.
 

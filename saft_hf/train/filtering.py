@@ -128,14 +128,15 @@ def _by_trusted_scores(args: FilterArgs) -> Record:
         if threshold is None:
             raise SAFTInputError("`saft_trust_scores=True` with a stream needs `saft_threshold` or `saft_scorer`.")
         return _of_stream(args, scorer, threshold, lambda batch: batch)
-    scores = np.asarray(args.train_dataset[SCORE][:], dtype=np.float32)
+    brought = args.train_dataset.with_format(None)
+    scores = np.asarray(brought[SCORE][:], dtype=np.float32)
     if threshold is None and args.get("contamination") is not None:
         threshold = threshold_for_contamination(scores, args.get("contamination"))
     if threshold is None:
         raise SAFTInputError(
             "`saft_trust_scores=True` needs `saft_threshold`, `saft_contamination` or a fitted `saft_scorer`."
         )
-    statuses = list(args.train_dataset[STATUS])
+    statuses = list(brought[STATUS])
     decisions = decide(scores, statuses, threshold, on_error=args.get("on_error"))
     summary = Summary(
         filtered=True,
@@ -253,6 +254,7 @@ def filter_eval(args: FilterArgs, record: Record, world: World) -> tuple[Any, di
         if streams:
             rows = first_rows(rows, None, world, f"eval_dataset ({name})")
         scored = record.scorer.score_dataset(rows)
+        scored = scored.with_format(None)
         scores, statuses = np.asarray(scored[SCORE][:], dtype=np.float32), list(scored[STATUS])
         # The threshold of the training rows, which a certificate may have lowered.
         decisions = decide(scores, statuses, record.summary.threshold, on_error=args.get("on_error"))

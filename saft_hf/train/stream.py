@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,9 @@ from datasets import Dataset, IterableDataset
 from saft_hf.decide import Decision, OnError, decide, row_digest
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
+from saft_hf.render import Columns
 from saft_hf.scorer import SCORE, STATUS
+from saft_hf.scorer.inputs import first_of
 
 BATCH_ROWS = 16
 """Rows that are scored together: few, since SFTTrainer looks at the first row several times before it trains."""
@@ -41,6 +42,7 @@ class StreamFilter:
 
     def __call__(self, batch: Batch) -> list[bool]:
         """Decide a batch. The stream's first one is decided once, however often SFTTrainer looks at it."""
+        batch = Columns(batch)
         # Once training has begun, only its first batch is named: that tells whether processes read the same rows.
         name = "" if self._training and self._begin else row_digest(batch)
         if self._first is not None and self._first[0] == name:
@@ -88,7 +90,7 @@ def first_rows(stream: IterableDataset, count: int | None, world: World, name: s
     rows: list[dict[str, Any]] = []
     with world.sync_errors("reading the stream"):
         if world.is_main:
-            rows = list(islice(stream, count))
+            rows = first_of(stream, count)
             if not rows:
                 raise SAFTInputError(f"`{name}` is an empty stream: there is no row to score.")
     return Dataset.from_list(world.broadcast(rows), features=stream.features)

@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,7 +75,10 @@ STATUSES: list[tuple[RowStatus, dict[str, Any]]] = [
     (RowStatus.BAD_ROW, {"text": 7}),
     (RowStatus.BAD_ROW, {"text": "a lone surrogate \ud800"}),
     (RowStatus.BAD_ROW, {"messages": [ASK, ANSWER], "tools": "{not json"}),
-    (RowStatus.BAD_ROW, {"messages": [ASK, ANSWER], "chat_template_kwargs": None}),
+    (RowStatus.OK, {"messages": [ASK, ANSWER], "chat_template_kwargs": None}),
+    (RowStatus.OK, {"messages": [ASK, ANSWER], "chat_template_kwargs": {"chat_template": None, "padding": None}}),
+    (RowStatus.BAD_ROW, {"messages": [ASK, ANSWER], "chat_template_kwargs": "{}"}),
+    (RowStatus.BAD_ROW, {"messages": [ASK, ANSWER], "chat_template_kwargs": {"chat_template": "{{ 'a' * 9**12 }}"}}),
     (RowStatus.BAD_ROW, {"messages": [ASK, ANSWER], "chat_template_kwargs": {"padding": True}}),
     (RowStatus.BAD_ROW, {"input_ids": None, "messages": [ASK, ANSWER]}),
     (RowStatus.BAD_ROW, {"input_ids": []}),
@@ -84,7 +88,7 @@ STATUSES: list[tuple[RowStatus, dict[str, Any]]] = [
     (RowStatus.BAD_ROW, {"input_ids": [[1], [2, 3]]}),
     (RowStatus.BAD_ROW, {"input_ids": [1, 2, 3], "labels": [1, 2]}),
     (RowStatus.TEMPLATE_ERROR, {"messages": [ASK, ANSWER], "tools": json.dumps(["not a schema"])}),
-    (RowStatus.TEMPLATE_ERROR, {"messages": [ASK, ANSWER], "chat_template_kwargs": {"chat_template": "{% if %}"}}),
+    (RowStatus.BAD_ROW, {"messages": [ASK, ANSWER], "chat_template_kwargs": {"chat_template": "{% if %}"}}),
     (RowStatus.TEMPLATE_ERROR, {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, ANSWER]}),
     (RowStatus.NO_RESPONSE, {"messages": [ASK]}),
     (RowStatus.NO_RESPONSE, {"input_ids": [1, 2], "labels": [-100, -100]}),
@@ -112,6 +116,69 @@ def test_a_template_that_raises_costs_one_row() -> None:
     renderings = RENDERERS["turns"]({"messages": [good, bad, good, bad, good]})
     assert [r.status for r in renderings] == [RowStatus.OK, RowStatus.TEMPLATE_ERROR] * 2 + [RowStatus.OK]
     assert "no system turns" in renderings[1].detail
+
+
+@pytest.mark.parametrize("raised", [MemoryError, RecursionError, OverflowError, KeyboardInterrupt])
+def test_what_a_row_may_raise(raised: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = make_tokenizer()
+    apply = type(tokenizer).apply_chat_template
+
+    def render(self: Any, chats: list[Any], **options: Any) -> Any:
+        if any(message["content"] == "bomb" for chat in chats for message in chat):
+            raise raised
+        return apply(self, chats, **options)
+
+    monkeypatch.setattr(type(tokenizer), "apply_chat_template", render)
+    bad = [{"role": "user", "content": "bomb"}, ANSWER]
+    batch = {"messages": [[ASK, ANSWER], bad, [ASK, ANSWER]]}
+    if raised is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):
+            Renderer(tokenizer)(batch)
+        return
+    renderings = Renderer(tokenizer)(batch)
+    assert [r.status for r in renderings] == [RowStatus.OK, RowStatus.TEMPLATE_ERROR, RowStatus.OK]
+    assert renderings[1].detail == raised.__name__
+
+
+def test_tools_that_are_nested_as_deep_as_the_stack_allows() -> None:
+    depths = range(1, sys.getrecursionlimit() + 100, 9)
+    tools = ["[" * depth + "]" * depth for depth in depths]
+    renderings = Renderer(make_tokenizer())({"messages": [[ASK, ANSWER]] * len(tools), "tools": tools})
+    assert {r.status for r in renderings[20:]} == {RowStatus.BAD_ROW}
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"messages": json.dumps([ASK, ANSWER])}, "'messages' is a str that looks like JSON.*json.loads"),
+        ({"messages": "Why?"}, "'messages' is of type str"),
+        ({"messages": {"role": ["user"], "content": ["Why?"]}}, "'messages' is a dict of list, not a list of messages"),
+        ({"messages": [{"speaker": "user"}]}, "'messages' is a list of dict without the key 'role'"),
+        ({"messages": ["Why?"]}, "'messages' is a list of str"),
+        ({"messages": None, "text": 7}, "'messages' is null, 'text' is of type int"),
+        ({"prompt": "Why?", "completion": [ANSWER]}, "'prompt' is of type str and 'completion' is a list of dict$"),
+        ({"prompt": json.dumps([ASK]), "completion": None}, "'prompt' is a str that looks like JSON.*is null"),
+        ({"messages": [ASK, ANSWER], "chat_template_kwargs": "{}"}, "dict with string keys, found str"),
+    ],
+)
+def test_the_reason_names_what_was_found(row: dict[str, Any], says: str) -> None:
+    detail = Renderer(make_tokenizer())({name: [value] for name, value in row.items()})[0].detail
+    assert re.search(says, detail), detail
+
+
+def test_a_formatting_function_of_the_old_kind_is_named() -> None:
+    renderer = Renderer(make_tokenizer(), formatting_func=lambda rows: [f"{body}" for body in rows["body"]])
+    (rendering,) = renderer({"body": ["A note."]})
+    assert rendering.status is RowStatus.BAD_ROW
+    assert "formatting_func returned a list" in rendering.detail
+
+
+def test_labels_that_mask_nothing_tell_nothing() -> None:
+    alone = RENDERERS["marked"]({"input_ids": [[5, 6, 7]]})[0]
+    assert not alone.boundary
+    for name, value in {"labels": [5, 6, 7], "completion_mask": [1, 1, 1], "assistant_masks": [1, 1, 1]}.items():
+        assert same(RENDERERS["marked"]({"input_ids": [[5, 6, 7]], name: [value]})[0], alone)
+    assert RENDERERS["marked"]({"input_ids": [[5, 6, 7]], "labels": [[-100, 6, 7]]})[0].boundary
 
 
 def test_sharegpt_role_is_the_assistants_unless_the_template_marks_another() -> None:
