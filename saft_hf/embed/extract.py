@@ -143,7 +143,6 @@ class Extractor:
             sample: keep the renderings of a random sample of rows in the survey.
         """
         limit = limit_from_environment()
-        dataset = self.renderer.reads(dataset)
         kept = Kept()
         survey = survey_dataset(dataset, self.renderer, self.features.readouts, self.world, kept, sample=sample)
         plan = self.plan(survey)
@@ -166,7 +165,9 @@ class Extractor:
                     if (first := next(shards, None)) is not None:  # else the model is not even loaded
                         with self.open_backbone() as backbone:
                             rows = sum(len(plan.shard_keys(shard)) for shard in expected)
-                            filler.fill(chain([first], shards), rows, dataset, plan, store, backbone)
+                            filler.fill(
+                                chain([first], shards), rows, self.renderer.reads(dataset), plan, store, backbone
+                            )
                 except Exception:
                     deque(shards, maxlen=0)  # takes what is left, so that the others end soon and hear of it
                     raise

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from saft_hf.embed.plan import Plan
 from saft_hf.embed.store import Store
 from saft_hf.embed.survey import RENDER_ROWS, Kept
 from saft_hf.errors import SAFTInputError
-from saft_hf.render import Renderer, Rendering
+from saft_hf.render import Renderer, Rendering, Rows
 
 _SHARDS_AHEAD = 2
 """Shards that are rendered while the model is busy: enough to keep it so, few enough to hold in memory."""
@@ -50,7 +49,7 @@ class Filler:
     kept: Kept
 
     def fill(
-        self, shards: Iterable[int], expected: int, dataset: Dataset, plan: Plan, store: Store, backbone: Backbone
+        self, shards: Iterable[int], expected: int, dataset: Rows, plan: Plan, store: Store, backbone: Backbone
     ) -> None:
         """Embed shards and write them.
 
@@ -91,7 +90,7 @@ class Filler:
                         finish(shard, batches)
                 raise
 
-    def _tokens(self, dataset: Dataset, plan: Plan, where: slice, *, again: bool) -> list[Rendering]:
+    def _tokens(self, dataset: Rows, plan: Plan, where: slice, *, again: bool) -> list[Rendering]:
         """Tokens of a shard: those kept, and those of other rows rendered a second time.
 
         What does not fit into `Kept` is rendered twice: to hold the tokens of any pool would take any memory.

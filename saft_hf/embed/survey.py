@@ -127,7 +127,7 @@ def survey_dataset(
         sample: fill `Survey.sample`.
         prompts: fill `Survey.prompts`.
     """
-    dataset, total = renderer.reads(dataset), len(dataset)
+    rows, total = renderer.reads(dataset), len(dataset)
     begin, end = (total * r // world.size for r in (world.rank, world.rank + 1))
     # Drawn from all rows before any is rendered: the same ones whatever the number of processes, and in every run.
     drawn = np.random.default_rng(0).choice(total, min(SAMPLE, total), replace=False).tolist() if sample else []
@@ -137,7 +137,7 @@ def survey_dataset(
         steps = range(begin, end, RENDER_ROWS)
         with progress_bar(len(steps), world, "Rendering", "batch") as bar:
             for first in steps:
-                renderings = renderer(dataset[first : min(first + RENDER_ROWS, end)])
+                renderings = renderer(rows[first : min(first + RENDER_ROWS, end)])
                 if kept is not None:
                     kept.put(first, renderings)
                 for row, rendering in enumerate(renderings, first):

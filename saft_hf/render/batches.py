@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-from datasets import Features
+from datasets import Dataset, Features
 from datasets.formatting import PythonFormatter
 from datasets.formatting.formatting import LazyBatch
 
@@ -70,6 +70,19 @@ def plain(value: Any) -> Any:
             items = getattr(value, name)()
             return items if type(items) is type(value) else plain(items)
     return value
+
+
+class Rows:
+    """The rows of a dataset, a batch at a time; only the columns that are read are loaded and decoded."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset.with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, rows: slice | list[int]) -> Columns:
+        return Columns(self._dataset[rows])
 
 
 class LazyRow(Mapping[str, Any]):

@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from saft_hf.errors import SAFTInputError
-from saft_hf.render.batches import Columns, LazyRow
+from saft_hf.render.batches import Columns, LazyRow, Rows
 from saft_hf.render.chat import ROW_ERRORS, ChatEncoder, common_prefix, describe, encode_each
 from saft_hf.render.probes import DIALOGUES, NO_CLOCK, PROBES
 from saft_hf.render.readouts import Spans
@@ -166,15 +166,15 @@ class Renderer:
         """Those of a dataset's columns that decide what its rows become: all of them with a `formatting_func`."""
         return list(names) if self.formatting_func is not None else self._own_columns(names)
 
-    def reads(self, dataset: Dataset) -> Dataset:
-        """These columns of a dataset, to be rendered batch by batch: the others are not loaded, and none is decoded.
+    def reads(self, dataset: Dataset) -> Rows:
+        """What to render of a dataset, batch by batch: other columns than those that decide are not loaded.
 
         Raises:
             SAFTInputError: the columns fit no shape or hold images.
         """
         names = dataset.column_names
         check_columns(names, self.config.text_field, formatted=self.formatting_func is not None)
-        return dataset.select_columns(self.columns(names)).with_format("arrow")
+        return Rows(dataset.select_columns(self.columns(names)))
 
     @cached_property
     def _vocab_size(self) -> int:
