@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property
 from typing import TypeVar, cast
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
+from datasets import are_progress_bars_disabled
 from tqdm.auto import tqdm
+from transformers.utils.logging import is_progress_bar_enabled
 
 from saft_hf.errors import SAFTError, SAFTInputError
 
 T = TypeVar("T")
+
+_bars: ContextVar[bool] = ContextVar("_bars", default=True)
 
 
 class World:
@@ -115,9 +120,20 @@ class World:
             )
 
 
+@contextmanager
+def progress_bars(shown: bool) -> Iterator[None]:
+    """Inside, there are progress bars, or none."""
+    before = _bars.set(shown)
+    try:
+        yield
+    finally:
+        _bars.reset(before)
+
+
 def progress_bar(total: int, world: World, what: str, unit: str) -> tqdm:
-    """A progress bar on the main process only."""
-    return tqdm(total=total, desc=what, unit=unit, disable=not world.is_main, leave=False)
+    """A progress bar on the main process only, and none where those of datasets or transformers are turned off."""
+    shown = world.is_main and _bars.get() and not are_progress_bars_disabled() and is_progress_bar_enabled()
+    return tqdm(total=total, desc=what, unit=unit, disable=not shown, leave=False)
 
 
 def describe(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from saft_hf.files import replacing_folder, write_json
 from saft_hf.hub import PRIVATE, Destination, PushedSplit, push_files
 from saft_hf.records import to_plain
 from saft_hf.summary import Provenance, Summary
+
+logger = logging.getLogger(__name__)
 
 AUDIT_FILE = "audit.parquet"
 SUMMARY_FILE = "saft_summary.json"
@@ -110,10 +113,21 @@ class FilterResult:
     def train_rows(self) -> Dataset:
         """The rows to train on: `kept`, and with `on_error="keep"` the errored ones in their places.
 
-        Where nothing is filtered this is the input itself, errored rows too.
+        Where nothing is filtered this, like `kept`, is the input itself, rows without a score too.
         """
         rows = self.decisions.train_rows()
         return self._dataset if len(rows) == len(self._dataset) else self._dataset.select(rows)
+
+    def log_warnings(self, rows: str = "rows") -> None:
+        """Say what counts alone do not: which rows went unjudged and what became of them, what else the score follows.
+
+        Args:
+            rows: what they are called.
+        """
+        errored = self.decisions.reason_counts()["errored"]
+        log_unscored(errored, len(self.decisions), rows, kept=self.decisions.train_on_errored)
+        for warning in self.summary.warnings:
+            logger.warning("%s", warning)
 
     def save(
         self, folder: str | Path, *, file_format: Literal["arrow", "parquet"] = "arrow", overwrite: bool = False
@@ -253,6 +267,28 @@ class FilterResult:
         plain = self._dataset.with_format(None)
         for first in range(0, len(plain), _AUDIT_ROWS):
             yield plain.select(range(first, min(first + _AUDIT_ROWS, len(plain)))).to_list()
+
+
+def log_unscored(statuses: Mapping[str, int], total: int, rows: str, *, kept: bool) -> None:
+    """Say how many rows have no score, why, and whether they are trained on; nothing where all have one.
+
+    Args:
+        statuses: why not -> how many.
+        total: all rows.
+        rows: what they are called.
+        kept: whether they are trained on.
+    """
+    if statuses:
+        logger.warning(
+            "%d of %d %s could not be scored (%s) and are %s; `on_error=%r` (`saft_on_error` of a trainer) %s.",
+            sum(statuses.values()),
+            total,
+            rows,
+            ", ".join(f"{status}: {count}" for status, count in statuses.items()),
+            "trained on all the same" if kept else "left out",
+            "exclude" if kept else "keep",
+            "leaves them out" if kept else "keeps them",
+        )
 
 
 @contextmanager

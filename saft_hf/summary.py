@@ -438,7 +438,8 @@ class Summary:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the filter does besides removing harmful rows, a sentence each."""
-        parts = (self.confounds, self.leverage, *self.groups.values())
+        # What the score follows matters where it removes rows.
+        parts = (*((self.confounds, self.leverage) if self.removed else ()), *self.groups.values())
         return tuple(text for part in parts if part is not None for text in part.warnings)
 
     def public(self) -> Summary:

@@ -27,7 +27,7 @@ class Decision(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why: the score, a person's label, or no threshold to decide by. An errored row's reason is its status."""
+    """Why: the score, a person's label, or no threshold to decide by. Of a row without a score it is the status."""
 
     SCORE = "score"
     LABEL = "label"
@@ -112,8 +112,8 @@ def decide(
         status: the rows' statuses, [N]; only `ok` rows have a score.
         threshold: tau, or None when no decision can be taken: every scored row stays.
         on_error: what to do with rows whose status is not `ok`. "exclude": list them apart. "keep": list them apart,
-            and train on them. "raise": raise. Where nothing is filtered (no threshold, no labels) they are trained on
-            in any case: the training set is the input.
+            and train on them. "raise": raise. Where nothing is filtered (no threshold, no labels) they are kept in any
+            case: the training set is the input.
         labels: row index -> harmful, from people. A label decides its row, whether that has a score or not.
 
     Raises:
@@ -133,7 +133,8 @@ def decide(
     # One string for equal statuses: a column of a dataset makes a new one for every row.
     statuses = [_STATUS.get(each, each) for each in status]
     ok = _scored(values, statuses)
-    codes = np.where(ok, 0, 2).astype(np.int8)
+    filtered = threshold is not None or bool(labels)
+    codes = np.where(ok, 0, 2 if filtered or on_error == "raise" else 0).astype(np.int8)
     if threshold is not None:
         codes[flagged(values, threshold)] = 1
     by_score = Reason.NO_DECISION if threshold is None else Reason.SCORE
@@ -142,8 +143,7 @@ def decide(
         if not 0 <= row < len(codes):
             raise SAFTInputError(f"labels name row {row}; the data has rows 0 to {len(codes) - 1}")
         codes[row], reasons[row] = int(harmful), Reason.LABEL.value
-    filtered = threshold is not None or bool(labels)
-    decisions = Decisions(codes, reasons, train_on_errored=on_error == "keep" or not filtered)
+    decisions = Decisions(codes, reasons, train_on_errored=on_error == "keep")
     if on_error == "raise" and decisions.errored.size:
         counts = decisions.reason_counts()[Decision.ERRORED]
         raise SAFTInputError(

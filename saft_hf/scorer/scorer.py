@@ -484,9 +484,10 @@ class SAFTScorer:
             groups=groups,
             provenance=self._provenance({"on_error": on_error, "refusal_column": refusal_column}),
         )
-        for warning in summary.warnings:
-            logger.warning("%s", warning)
-        return FilterResult(dataset, scored.scores, scored.statuses, decisions, summary)
+        result = FilterResult(dataset, scored.scores, scored.statuses, decisions, summary)
+        if World().is_main:
+            result.log_warnings()
+        return result
 
     def _provenance(self, call: dict[str, Any]) -> Provenance:
         """What the decisions can be made again from, as far as a scorer knows it."""

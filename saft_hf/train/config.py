@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +17,11 @@ from saft_hf.scorer.options import BY_NAME
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "saft_label_sampling": ("uniform", "other"),
     "saft_on_undecided": (None, "raise", "keep"),
-    "saft_on_error": ("exclude", "keep", "raise"),
+    "saft_on_error": (None, "exclude", "keep", "raise"),
     "saft_eval": ("leave", "score", "filter"),
 }
+
+_to_disk: ContextVar[bool] = ContextVar("_to_disk", default=False)
 
 
 def _field(default: Any, text: str) -> Any:
@@ -73,8 +78,10 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
             What to do where no row can honestly be told harmful, or the rows have images: `raise`, or `keep` every row
             and say so. By default it raises where labels, a scorer, a share or a threshold were given, and keeps every
             row, whatever stops the scoring, where nothing was.
-        saft_on_error (`str`, *optional*, defaults to `"exclude"`):
-            Rows that cannot be scored: `exclude` them from training, `keep` them, or `raise`.
+        saft_on_error (`str`, *optional*):
+            Rows that cannot be scored: `exclude` them from training, `keep` them, or `raise`. By default they are
+            excluded where labels, a scorer, a share or a threshold were given, and kept where nothing was; a warning
+            says how many there are.
         saft_alpha (`float`, *optional*):
             With `saft_fresh_labels`: the largest harmful share that the rows trained on may have. Of the rows that the
             scorer keeps, the largest set is trained on that the labels certify. Where they certify none it raises, or,
@@ -118,7 +125,7 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
     saft_label_sampling: str = _option("label_sampling")
     saft_fit_rows: int | None = _option("fit_rows")
     saft_on_undecided: str | None = _option("on_undecided")
-    saft_on_error: str = _option("on_error")
+    saft_on_error: str | None = _field(None, BY_NAME["on_error"].help)
     saft_alpha: float | None = _field(
         None, "Largest harmful share to certify on fresh labels; only such rows are kept."
     )
@@ -143,8 +150,17 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
     __repr__ = __str__
 
     def __getstate__(self) -> dict[str, Any]:
-        # `training_args.bin` is a pickle of this, and is pushed with the model.
-        return {**self.__dict__, "hub_token": None}
+        return {**self.__dict__, "hub_token": None} if _to_disk.get() else self.__dict__
+
+
+@contextmanager
+def without_token() -> Iterator[None]:
+    """Inside, a config is pickled without the Hub's token: `training_args.bin` is pushed with the model."""
+    before = _to_disk.set(True)
+    try:
+        yield
+    finally:
+        _to_disk.reset(before)
 
 
 def setting(args: Any, name: str) -> Any:

@@ -79,10 +79,9 @@ def decide_rows(args: FilterArgs, world: World) -> Record:
     scorer = _fitted(args, rows, world)
     if args.streams:
         return _by_stream(args, scorer)
-    result = scorer.filter(rows, on_error=args.get("on_error"), on_undecided=args.on_undecided)
-    if args.fresh_labels is None:
-        return _of_result(result, scorer)
-    return certify(args, scorer, rows, result)
+    if args.fresh_labels is not None:
+        return certify(args, scorer, rows)
+    return _of_result(scorer.filter(rows, on_error=args.on_error, on_undecided=args.on_undecided), scorer)
 
 
 def _of_result(result: FilterResult, scorer: SAFTScorer | None, **more: Any) -> Record:
@@ -91,7 +90,7 @@ def _of_result(result: FilterResult, scorer: SAFTScorer | None, **more: Any) -> 
         raise SAFTUndecidedError(
             f"no row is left to train on: {result.decisions.reason_counts()}. Check the threshold and the statuses."
         )
-    return Record(kept, result.summary, result, scorer, **more)
+    return Record(kept, result, scorer, **more)
 
 
 def _unfiltered(args: FilterArgs, why: str) -> Record:
@@ -137,7 +136,7 @@ def _by_trusted_scores(args: FilterArgs) -> Record:
             "`saft_trust_scores=True` needs `saft_threshold`, `saft_contamination` or a fitted `saft_scorer`."
         )
     statuses = list(brought[STATUS])
-    decisions = decide(scores, statuses, threshold, on_error=args.get("on_error"))
+    decisions = decide(scores, statuses, threshold, on_error=args.on_error)
     summary = Summary(
         filtered=True,
         threshold=threshold,
@@ -145,8 +144,10 @@ def _by_trusted_scores(args: FilterArgs) -> Record:
         near_threshold=near_threshold(scores, threshold),
         score_quantiles=quantiles(scores),
     )
-    rows = without_scores(args.train_dataset)
-    return _of_result(FilterResult(rows, scores, statuses, decisions, summary), scorer)
+    result = FilterResult(without_scores(args.train_dataset), scores, statuses, decisions, summary)
+    if World().is_main:
+        result.log_warnings()
+    return _of_result(result, scorer)
 
 
 def _by_stream(args: FilterArgs, scorer: SAFTScorer) -> Record:
@@ -167,7 +168,7 @@ def _by_stream(args: FilterArgs, scorer: SAFTScorer) -> Record:
 
 
 def _of_stream(args: FilterArgs, scorer: SAFTScorer | None, threshold: float, score: ScoreBatch) -> Record:
-    stream = StreamFilter(score, threshold, args.get("on_error"))
+    stream = StreamFilter(score, threshold, args.on_error)
     rows = args.train_dataset.filter(stream, batched=True, batch_size=BATCH_ROWS)
     known = scorer.summary_ if scorer else Summary(threshold_from="given")
     summary = replace(known, filtered=True, stream=True, threshold=threshold)
@@ -177,7 +178,7 @@ def _of_stream(args: FilterArgs, scorer: SAFTScorer | None, threshold: float, sc
 # -- what fresh labels certify -----------------------------------------------------------------------------------------
 
 
-def certify(args: FilterArgs, scorer: SAFTScorer, rows: Dataset, result: FilterResult) -> Record:
+def certify(args: FilterArgs, scorer: SAFTScorer, rows: Dataset) -> Record:
     """Keep, of the rows that the scorer keeps, the largest set that fresh labels certify.
 
     The share is a ceiling: no row that the scorer removes comes back, even where more could be certified. The sets that
@@ -188,7 +189,6 @@ def certify(args: FilterArgs, scorer: SAFTScorer, rows: Dataset, result: FilterR
         SAFTInputError: the labels are not of rows of the dataset, or were used for fitting.
         SAFTUndecidedError: nothing can be certified, and `saft_on_undecided` is not `keep`.
     """
-    on_error = args.get("on_error")
     certificate = scorer.certify(
         rows,
         args.fresh_labels,
@@ -196,14 +196,14 @@ def certify(args: FilterArgs, scorer: SAFTScorer, rows: Dataset, result: FilterR
         delta=args.get("delta"),
         label_column=args.get("label_column"),
         harmful_value=args.get("harmful_value"),
-        on_error="keep" if on_error == "keep" else "exclude",
+        on_error="keep" if args.on_error == "keep" else "exclude",
     )
     if not certificate.issued and args.get("on_undecided") != "keep":
         raise SAFTUndecidedError(
             f"{certificate.says()} Label more rows; or train on the rows that the scorer keeps, uncertified, with "
             "`saft_on_undecided='keep'`."
         )
-    ceiling = result.summary.threshold
+    ceiling = scorer.threshold_
     passed = [step.threshold for step in certificate.steps if step.p_value <= certificate.delta]
     within = [threshold for threshold in passed if ceiling is None or threshold <= ceiling]
     if not within:
@@ -211,13 +211,14 @@ def certify(args: FilterArgs, scorer: SAFTScorer, rows: Dataset, result: FilterR
         told = certificate.summary(trained_on=False)
         if certificate.issued:
             told = replace(told, text=f"The rows that are trained on are no certified set. {told.text}")
+        result = scorer.filter(rows, on_error=args.on_error, on_undecided=args.on_undecided)
         result.summary = replace(result.summary, certificate=told)
         return _of_result(result, scorer, certificate=certificate)
     threshold = max(within)
     # What is said is about the set that is trained on, not about a larger one that was certified too.
     steps = tuple(step for step in certificate.steps if step.threshold <= threshold)
     told = replace(certificate, steps=steps).summary(trained_on=True)
-    result = scorer.filter(rows, threshold=threshold, on_error=on_error, on_undecided="keep")
+    result = scorer.filter(rows, threshold=threshold, on_error=args.on_error, on_undecided="keep")
     result.summary = replace(result.summary, threshold_from="certificate", certificate=told)
     return _of_result(result, scorer, certificate=certificate)
 
@@ -257,9 +258,11 @@ def filter_eval(args: FilterArgs, record: Record, world: World) -> tuple[Any, di
         scored = scored.with_format(None)
         scores, statuses = np.asarray(scored[SCORE][:], dtype=np.float32), list(scored[STATUS])
         # The threshold of the training rows, which a certificate may have lowered.
-        decisions = decide(scores, statuses, record.summary.threshold, on_error=args.get("on_error"))
+        decisions = decide(scores, statuses, record.summary.threshold, on_error=args.on_error)
         results[name] = result = FilterResult(without_scores(rows), scores, statuses, decisions, Summary())
         if mode == "filter":
+            if world.is_main:
+                result.log_warnings(f"rows of `eval_dataset` ({name})")
             kept = result.train_rows()
             if len(kept) == 0:
                 raise SAFTUndecidedError(

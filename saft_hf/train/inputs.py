@@ -13,6 +13,7 @@ from datasets import Dataset, IterableDataset
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
+from saft_hf.decide import OnError
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import RenderConfig
 from saft_hf.scorer import SAFTScorer
@@ -63,6 +64,12 @@ class FilterArgs:
         """
         asked: Literal["raise", "keep"] | None = self.get("on_undecided")
         return "keep" if asked is None and not self.decides else asked
+
+    @property
+    def on_error(self) -> OnError:
+        """What becomes of rows without a score: who gave nothing to decide by does not lose them."""
+        asked: OnError | None = self.get("on_error")
+        return asked or ("exclude" if self.decides else "keep")
 
 
 def check_args(args: FilterArgs) -> None:

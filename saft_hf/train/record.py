@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
 from saft_hf.decide import AuditDigests
 from saft_hf.decide.certify import Certificate
+from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.files import write_json
 from saft_hf.records import from_plain, to_plain
@@ -18,6 +23,8 @@ from saft_hf.result import AUDIT_FILE, SUMMARY_FILE, FilterResult
 from saft_hf.scorer import SAFTScorer
 from saft_hf.summary import Summary
 from saft_hf.train.stream import StreamFilter
+
+logger = logging.getLogger(__name__)
 
 PRIVATE_FOLDER = "_saft"
 """Holds what tells of single rows, and paths. `Trainer.push_to_hub` uploads nothing whose name starts with `_`."""
@@ -31,8 +38,7 @@ class Record:
 
     Attributes:
         dataset: the rows to train on, of the type that was given.
-        summary: counts and metrics; `filtered` says whether any decision was taken, and where none was, `undecided`.
-        result: of a dataset that was filtered.
+        outcome: of a dataset that was scored its result, else a summary.
         scorer: that the decisions come from.
         stream: of a stream that is filtered while the model trains.
         certificate: what fresh labels certify.
@@ -41,8 +47,7 @@ class Record:
     """
 
     dataset: Any
-    summary: Summary
-    result: FilterResult | None = None
+    outcome: FilterResult | Summary
     scorer: SAFTScorer | None = None
     stream: StreamFilter | None = None
     certificate: Certificate | None = None
@@ -50,15 +55,26 @@ class Record:
     eval_results: dict[str, FilterResult] = field(default_factory=dict)
 
     @property
+    def result(self) -> FilterResult | None:
+        """Of a dataset that was scored."""
+        return self.outcome if isinstance(self.outcome, FilterResult) else None
+
+    @property
+    def summary(self) -> Summary:
+        """Counts and metrics; `filtered` says whether any decision was taken, and where none was, `undecided`."""
+        return self.outcome.summary if isinstance(self.outcome, FilterResult) else self.outcome
+
+    @property
     def scored(self) -> bool:
         """Whether there are scores; without them the rows are those that were given."""
         return any(part is not None for part in (self.result, self.scorer, self.stream))
 
     def tell(self, summary: Summary) -> None:
-        """Replace the summary, also in the result, which is saved and pushed on its own."""
-        self.summary = summary
-        if self.result is not None:
-            self.result.summary = summary
+        """Replace the summary."""
+        if isinstance(self.outcome, FilterResult):
+            self.outcome.summary = summary
+        else:
+            self.outcome = summary
 
     def extend(self, **fields: Any) -> None:
         """Say more in the summary."""
@@ -80,7 +96,6 @@ class Record:
             self.scorer.save_pretrained(private / "scorer")
         if self.result is not None:
             digests = self.result.save_audit(private / AUDIT_FILE)
-            self.summary = self.result.summary  # which now names the audit
         for name, result in self.eval_results.items():
             result.save_audit(private / f"eval-{quote(name, safe='')}.parquet")
         if self.certificate is not None:
@@ -117,19 +132,20 @@ class TrainedRows:
     on_error: str | None
 
     def save(self, checkpoint: Path) -> None:
-        """Write the digests into a checkpoint."""
+        """Write the digests into a checkpoint's folder, which need not be there yet."""
+        checkpoint.mkdir(parents=True, exist_ok=True)
         write_json(checkpoint / ROWS_FILE, to_plain(self))
 
     @classmethod
-    def load(cls, checkpoint: Path) -> TrainedRows:
-        """The digests in a checkpoint; without any, nothing was filtered.
+    def load(cls, checkpoint: Path) -> TrainedRows | None:
+        """The digests in a checkpoint; None where it has none.
 
         Raises:
             SAFTInputError: the file is damaged.
         """
         path = checkpoint / ROWS_FILE
         if not path.exists():
-            return ALL_ROWS
+            return None
         try:
             return from_plain(cls, json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:
@@ -139,10 +155,22 @@ class TrainedRows:
         """Refuse to go on from a checkpoint that was trained on other rows.
 
         Raises:
-            SAFTInputError: they differ; the error says in what.
+            SAFTInputError: they differ, and the error says in what; nothing tells what rows it was trained on; or the
+                checkpoint is not whole.
         """
+        if not _is_whole(checkpoint):
+            raise SAFTInputError(
+                f"{checkpoint} is not whole: it has no {TRAINER_STATE_NAME}, since the run ended while it was written. "
+                "Take an earlier checkpoint, or start again without `resume_from_checkpoint`."
+            )
         then = TrainedRows.load(checkpoint)
-        if not (then.filtered or self.filtered):  # TRL's own affair
+        if then is None:
+            if self.filtered:
+                raise SAFTInputError(
+                    f"{checkpoint} has no {ROWS_FILE}, which says what rows it was trained on: it is of plain "
+                    "SFTTrainer or of a run that filtered nothing (or the file was deleted), and this run filters. Go "
+                    "on with `saft_enabled=False`, or start again without `resume_from_checkpoint`."
+                )
             return
         before, now = asdict(then), asdict(self)
         differing = [name for name in before if before[name] != now[name]]
@@ -156,6 +184,26 @@ class TrainedRows:
 
 ALL_ROWS = TrainedRows(filtered=False, rows=None, data=None, decisions=None, scorer=None, on_error=None)
 """Of a run that filters nothing."""
+
+
+def last_checkpoint(output_dir: str) -> Path | None:
+    """The last whole checkpoint in a folder; the last one where none is whole."""
+    folders = (path for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir())
+    found = {int(path.name.rpartition("-")[2]): path for path in folders if path.name.rpartition("-")[2].isdigit()}
+    if not found:
+        return None
+    last = max(found)
+    step = max((step for step, path in found.items() if _is_whole(path)), default=last)
+    if step != last and World().is_main:
+        logger.warning(
+            "%s is not whole: the run ended while it was written. Going on from %s.", found[last], found[step]
+        )
+    return found[step]
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether all of a checkpoint was written: the state of the trainer comes last."""
+    return checkpoint.joinpath(str(TRAINER_STATE_NAME)).exists()
 
 
 def write_summary(summary: Summary, output_dir: str) -> None:

@@ -34,7 +34,7 @@ class StreamFilter:
     def __init__(self, score: ScoreBatch, threshold: float, on_error: OnError) -> None:
         self._score = score
         self._threshold = threshold
-        self._on_error = on_error
+        self.on_error = on_error
         self._first: tuple[str, list[bool], dict[str, int]] | None = None
         self._begin = ""
         self._training = False
@@ -50,29 +50,31 @@ class StreamFilter:
         else:
             scored = self._score(batch)
             scores = np.asarray(scored[SCORE], dtype=np.float32)
-            decisions = decide(scores, scored[STATUS], self._threshold, on_error=self._on_error)
+            decisions = decide(scores, scored[STATUS], self._threshold, on_error=self.on_error)
             trained_on = set(decisions.train_rows().tolist())
-            kept, counts = [row in trained_on for row in range(len(decisions))], decisions.counts()
+            kept = [row in trained_on for row in range(len(decisions))]
+            counts = decisions.counts() | decisions.reason_counts()[Decision.ERRORED]
             self._first = self._first or (name, kept, counts)
         self._begin = self._begin or name
-        for decision, count in counts.items():
-            self._counts[decision] += count
+        for word, count in counts.items():
+            self._counts[word] = self._counts.get(word, 0) + count
         return kept
 
     def restart(self) -> None:
         """Forget the counts: what was looked at before training does not count."""
         self._begin, self._training = "", True
-        self._counts = dict.fromkeys(self._counts, 0)
+        self._counts = dict.fromkeys(self._counts, 0)  # of each decision, and of each status without a score
 
     def totals(self, world: World) -> dict[str, int]:
-        """Rows of each decision so far, of all processes together. Every process must call it.
+        """Rows of each decision, and of each status without a score, so far and of all processes together. Collective.
 
         Where each process reads the whole stream, to train on its part of it, a row counts once.
         """
         reports = world.gather((self._begin, self._counts))
         same = len({begin for begin, _ in reports}) == 1
         add: Callable[[list[int]], int] = max if same else sum
-        return {word: add([counts[word] for _, counts in reports]) for word in self._counts}
+        words = dict.fromkeys(word for _, counts in reports for word in counts)
+        return {word: add([counts.get(word, 0) for _, counts in reports]) for word in words}
 
 
 def first_rows(stream: IterableDataset, count: int | None, world: World, name: str = "train_dataset") -> Dataset:

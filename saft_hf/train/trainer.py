@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,21 @@ from typing import Any
 from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
-from saft_hf.distributed import World
+from saft_hf.decide import Decision
+from saft_hf.distributed import World, progress_bars
 from saft_hf.embed import rng_untouched
-from saft_hf.result import FilterResult
+from saft_hf.result import FilterResult, log_unscored
 from saft_hf.scorer import SAFTScorer
 from saft_hf.summary import DatasetSource, Summary
 from saft_hf.train import hub
-from saft_hf.train.config import SAFTSFTConfig, setting
+from saft_hf.train.config import SAFTSFTConfig, setting, without_token
 from saft_hf.train.filtering import filter_rows
 from saft_hf.train.inputs import FilterArgs, model_name
-from saft_hf.train.record import ALL_ROWS, Record, write_summary
+from saft_hf.train.record import ALL_ROWS, Record, last_checkpoint, write_summary
+from saft_hf.train.stream import StreamFilter
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
         if given.get("args") is None:
             name = (model_name(given["model"]) or "").split("/")[-1]
             given["args"] = SAFTSFTConfig(f"{name}-SFT")
-        config, self._saft, self._saft_rows = given["args"], None, ALL_ROWS
+        config, self._saft, self._saft_rows, self._saft_logged = given["args"], None, ALL_ROWS, False
 
         # Here and not later: TRL tokenises, drops and packs rows before `Trainer.__init__`, and then no row is left
         # to tell. Other kinds of `train_dataset` are for TRL to refuse.
@@ -66,7 +67,7 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
             )
             _ = config.device  # the arguments tell Accelerate of devices and processes before anybody else asks
             world = World()
-            with rng_untouched(world.device):
+            with rng_untouched(world.device), progress_bars(not config.disable_tqdm):
                 self._saft = record = filter_rows(filter_args, world)
             given |= {"train_dataset": record.dataset, "eval_dataset": record.eval_dataset}
             if record.summary.filtered:
@@ -76,9 +77,9 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
 
         if self._saft is not None:
             self._saft_log(self._saft, asked=filter_args.decides)
-            self._saft_write(self._saft)
-            if self._saft.summary.filtered:
-                self.add_callback(FilterCallback(self._saft, self.log))
+            self._saft_write(self._saft, filter_args.on_error)
+            if self._saft.stream is not None:
+                self.add_callback(StreamCallback(self._saft, self._saft.stream))
 
     def _saft_log(self, record: Record, *, asked: bool) -> None:
         if not self.is_world_process_zero():
@@ -89,7 +90,7 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
                 "SAFT filters NOTHING: %s. The model is trained on every row of `train_dataset`. Give "
                 "`saft_labelled`, `saft_scorer`, `saft_contamination` or `saft_threshold`; `saft_enabled=False` takes "
                 "this warning away.",
-                summary.undecided or "no threshold could be chosen",
+                (summary.undecided or "no threshold could be chosen").rstrip("."),
             )
         elif record.result is not None:
             # Who asked for nothing should not find out later that rows are missing.
@@ -98,16 +99,15 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
             logger.log(level, "What was decided for each row, and why: %s/_saft/audit.parquet.", folder)
             logger.log(level, "`saft_enabled=False` turns the filter off.")
 
-    def _saft_write(self, record: Record) -> None:
-        output_dir, on_error = self.args.output_dir, setting(self.args, "saft_on_error")
+    def _saft_write(self, record: Record, on_error: str) -> None:
         if record.scored:
             # The other processes get what the files say: any of them may write a checkpoint.
             self._saft_rows, summary = World().on_main(
-                "writing what was filtered", lambda: (record.write(output_dir, on_error), record.summary)
+                "writing what was filtered", lambda: (record.write(self.args.output_dir, on_error), record.summary)
             )
             record.tell(summary)
         elif self.is_world_process_zero():  # nothing was asked for: nothing that other processes wait for
-            write_summary(record.summary, output_dir)
+            write_summary(record.summary, self.args.output_dir)
 
     # -- what happened ---------------------------------------------------------------------------------------------
 
@@ -133,9 +133,15 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
         return None if self._saft is None else self._saft.scorer
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """TRL's `log`; for a stream with the rows kept, removed and errored so far."""
-        if self._saft is not None and self._saft.stream is not None and ("loss" in logs or "train_loss" in logs):
-            logs |= log_numbers(self._saft.summary, _COUNTS)
+        """TRL's `log`. The first entry with a loss also tells what was filtered; of a stream each does, so far."""
+        record = self._saft
+        if record is not None and record.summary.filtered and ("loss" in logs or "train_loss" in logs):
+            if not self._saft_logged:
+                logs |= log_numbers(record.summary, ("threshold", "seconds"))
+                logs |= {f"saft_score_q{name}": value for name, value in record.summary.score_quantiles.items()}
+            if record.stream is not None or not self._saft_logged:
+                logs |= log_numbers(record.summary, _COUNTS)
+            self._saft_logged = True
         super().log(logs, *args, **kwargs)
 
     # -- checkpoints and cards -------------------------------------------------------------------------------------
@@ -143,24 +149,35 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """TRL's `train`. A checkpoint that was trained on other rows is refused.
 
+        With `True` it goes on from the last checkpoint that is whole: a run that was killed may leave part of one.
+
         Raises:
-            SAFTInputError: data, labels or saft options are not those of the checkpoint.
+            SAFTInputError: data, labels or saft options are not those of the checkpoint, or it is not whole.
         """
-        checkpoint = resume_from_checkpoint
-        if checkpoint is True:
-            checkpoint = get_last_checkpoint(self.args.output_dir)
-        if checkpoint and Path(checkpoint).is_dir():
-            self._saft_rows.check(Path(checkpoint))
+        if resume_from_checkpoint is True and (last := last_checkpoint(self.args.output_dir)) is not None:
+            resume_from_checkpoint = str(last)
+        if isinstance(resume_from_checkpoint, str | Path) and Path(resume_from_checkpoint).is_dir():
+            self._saft_rows.check(Path(resume_from_checkpoint))
+        self._saft_logged = False
         output = super().train(resume_from_checkpoint, *args, **kwargs)
         if self._saft is not None and self._saft.stream is not None and PartialState().is_main_process:
             write_summary(self._saft.summary, self.args.output_dir)  # with the counts of the whole run
         return output
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
         if self._saft_rows.filtered and self.args.should_save:
+            # Before the checkpoint: whenever the run ends, there is none that does not say what it was trained on.
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             self._saft_rows.save(folder)
+        super()._save_checkpoint(model, trial)
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        with without_token():
+            super()._save(*args, **kwargs)
+
+    def _push_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with without_token():
+            super()._push_from_checkpoint(*args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL's card, and what was filtered. Checkpoints write it too."""
@@ -251,26 +268,29 @@ class SAFTSFTTrainer(SAFTMixin, SFTTrainer):  # type: ignore[misc] # trl is not 
     )
 
 
-class FilterCallback(TrainerCallback):  # type: ignore[misc] # transformers is not typed
-    """Logs what was filtered when training begins, and for a stream adds up the counts whenever the trainer logs."""
+class StreamCallback(TrainerCallback):  # type: ignore[misc] # transformers is not typed
+    """Adds up what was filtered of a stream whenever the trainer logs, and says at the end what went unjudged."""
 
-    def __init__(self, record: Record, log: Callable[[dict[str, float]], None]) -> None:
-        self._record, self._log = record, log
+    def __init__(self, record: Record, stream: StreamFilter) -> None:
+        self._record, self._stream = record, stream
+        self._unscored: dict[str, int] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Log once, before the first step."""
-        summary, stream = self._record.summary, self._record.stream
-        if stream is not None:
-            stream.restart()
-        quantiles = {f"saft_score_q{name}": value for name, value in summary.score_quantiles.items()}
-        counts = () if summary.stream else _COUNTS
-        self._log(log_numbers(summary, (*counts, "threshold", "seconds")) | quantiles)
+        """Forget what was looked at before training."""
+        self._stream.restart()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Add up the counts of all processes, which all come by here."""
-        stream = self._record.stream
-        if stream is not None and (control.should_log or control.should_training_stop):
-            self._record.extend(**stream.totals(World()))
+        if control.should_log or control.should_training_stop:
+            self._unscored = self._stream.totals(World())
+            self._record.extend(**{word.value: self._unscored.pop(word.value) for word in Decision})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Say which rows could not be scored."""
+        summary, kept = self._record.summary, self._stream.on_error == "keep"
+        if state.is_world_process_zero:
+            rows = sum(getattr(summary, word.value) or 0 for word in Decision)
+            log_unscored(self._unscored, rows, "rows of the stream", kept=kept)
 
 
 def log_numbers(summary: Summary, names: tuple[str, ...]) -> dict[str, float]:

@@ -42,8 +42,8 @@ def test_every_row_is_decided_once_and_as_the_rule_says(
     for row, (score, word) in enumerate(zip(scores, status, strict=True)):
         if row in labels:
             expected.append(("removed" if labels[row] else "kept", "label"))
-        elif word != "ok":
-            expected.append(("errored", word))
+        elif word != "ok":  # where nothing is filtered the input stays as it is
+            expected.append(("errored" if threshold is not None or labels else "kept", word))
         elif threshold is None:
             expected.append(("kept", "no_decision"))
         else:
@@ -52,7 +52,8 @@ def test_every_row_is_decided_once_and_as_the_rule_says(
     flat = {(word, why): n for word, part in found.reason_counts().items() for why, n in part.items()}
     assert flat == Counter(expected)
     assert found.counts() == {word: sum(e[0] == word for e in expected) for word in ("kept", "removed", "errored")}
-    trained = {"kept", "errored"} if keep or (threshold is None and not labels) else {"kept"}
+    trained = {"kept", "errored"} if keep else {"kept"}
+    assert threshold is not None or labels or found.kept.tolist() == list(range(len(scores)))
     assert found.train_rows().tolist() == [row for row, e in enumerate(expected) if e[0] in trained]
 
 

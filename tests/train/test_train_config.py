@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -55,7 +57,21 @@ def test_config_has_every_option() -> None:
     fields_of = {field.name: field for field in OWN}
     assert table.keys() <= fields_of.keys()
     for name, option in table.items():
-        assert (fields_of[name].default, fields_of[name].metadata["help"]) == (option.default, option.help)
+        # Whoever gives a trainer nothing to decide by does not lose rows.
+        default = None if name == "saft_on_error" else option.default
+        assert (fields_of[name].default, fields_of[name].metadata["help"]) == (default, option.help)
     # And each reaches the scorer: none is passed over between the config and the calls.
     taken = {option.name for option in OPTIONS if option.use in ("scorer", "fit") and option.in_trainer}
     assert {*_SCORER_OPTIONS, *_FIT_OPTIONS} == taken
+
+
+def test_copies_keep_the_token_and_files_do_not(tmp_path: Path) -> None:
+    args = SAFTSFTConfig(str(tmp_path), use_cpu=True, bf16=False, hub_token="hf_secret")
+    copies = [
+        copy.copy(args),
+        copy.deepcopy(args),
+        replace(args),
+        *(pickle.loads(pickle.dumps(args, p)) for p in (2, 5)),
+    ]
+    assert [one.hub_token for one in copies] == ["hf_secret"] * len(copies)
+    assert "hf_secret" not in str(args) + repr(args) + str(args.to_dict()) + args.to_json_string()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -11,9 +12,11 @@ import pytest
 import transformers.trainer
 from huggingface_hub.utils import filter_repo_objects
 from train_kit import losses, make_args, pool_rows, save_model
+from transformers.trainer_utils import HubStrategy
 from trl import SFTTrainer
 
 from saft_hf import SAFTInputError, SAFTScorer, SAFTSFTTrainer
+from saft_hf.train.record import ROWS_FILE, TrainedRows
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
 
@@ -32,7 +35,8 @@ def test_log_files_and_card(model: str, tmp_path: Path) -> None:
     trainer = trainer_for(model, tmp_path)
     trainer.train()
     first = trainer.state.log_history[0]
-    assert (first["saft_rows"], first["saft_kept"], first["saft_removed"], first["step"]) == (40, 30, 10, 0)
+    assert (first["saft_rows"], first["saft_kept"], first["saft_removed"], first["step"]) == (40, 30, 10, 1)
+    assert "loss" in first
     assert first["saft_threshold"] == trainer.saft_scorer.threshold_  # type: ignore[union-attr]
     assert first["saft_score_q0.05"] < first["saft_score_q0.5"] < first["saft_score_q0.95"]
     assert sum("saft_rows" in entry for entry in trainer.state.log_history) == 1
@@ -79,6 +83,25 @@ def test_nothing_of_single_rows_is_uploaded(model: str, tmp_path: Path, monkeypa
     assert not any(digest in (checkpoint / "saft_decisions.json").read_text() for digest in digests)
 
 
+def test_no_file_holds_the_token(model: str, tmp_path: Path) -> None:
+    trainer = trainer_for(model, tmp_path, **SAVING, hub_token="hf_secret")
+    trainer.train()
+    trainer.hub_model_id, trainer.push_in_progress = "me/m", None
+    pushed: list[str | None] = []
+    with pytest.MonkeyPatch.context() as patch:  # a push from a checkpoint writes the arguments once more
+        patch.setattr(trainer.args, "hub_strategy", HubStrategy.EVERY_SAVE)
+        name = "upload_folder"
+        place = transformers.trainer if hasattr(transformers.trainer, name) else transformers.trainer.hf_api()
+        patch.setattr(place, name, lambda **given: pushed.append(given["token"]) or SimpleNamespace(result=lambda: 0))
+        trainer._push_from_checkpoint(str(tmp_path / "out" / "checkpoint-2"))
+    assert pushed
+    assert set(pushed) <= {"hf_secret", None}
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"training_args.bin", "saft_summary.json"} <= {path.name for path in files}
+    assert [path for path in files if b"hf_secret" in path.read_bytes()] == []
+    assert trainer.args.hub_token == "hf_secret"
+
+
 def test_resuming_goes_on_as_if_never_stopped(model: str, tmp_path: Path) -> None:
     whole = trainer_for(model, tmp_path, **SAVING)
     whole.train()
@@ -112,7 +135,7 @@ def test_resuming_on_other_rows_is_refused(change: str, model: str, tmp_path: Pa
 def test_a_checkpoint_of_an_unfiltered_run_is_refused(model: str, tmp_path: Path) -> None:
     SFTTrainer(model, make_args(tmp_path, **SAVING), train_dataset=pool_rows()).train()
     checkpoint = str(tmp_path / "out" / "checkpoint-2")
-    with pytest.raises(SAFTInputError, match="filtered: False then, True now"):
+    with pytest.raises(SAFTInputError, match=r"has no saft_decisions.json.* plain SFTTrainer .*saft_enabled=False"):
         trainer_for(model, tmp_path, **SAVING).train(resume_from_checkpoint=checkpoint)
     trainer_for(model, tmp_path, **SAVING, saft_contamination=None).train(resume_from_checkpoint=checkpoint)
 
@@ -124,3 +147,49 @@ def test_a_damaged_record_is_refused(model: str, tmp_path: Path) -> None:
     record.write_text(record.read_text()[:20])
     with pytest.raises(SAFTInputError, match="is damaged"):
         trainer.train(resume_from_checkpoint=str(record.parent))
+
+
+@pytest.mark.parametrize("killed_in", ["TrainedRows.save", "SFTTrainer._save_checkpoint", "SFTTrainer.save_model"])
+def test_a_run_that_was_killed_while_it_saved_goes_on(
+    killed_in: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whenever it was killed: the record is there before the checkpoint, and half a checkpoint is passed over."""
+    whole = trainer_for(model, tmp_path / "whole", **SAVING)
+    whole.train()
+    owner, name = killed_in.split(".")
+    target: Any = {"TrainedRows": TrainedRows, "SFTTrainer": SFTTrainer}[owner]
+    real, calls = getattr(target, name), []
+
+    def die(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    trainer = trainer_for(model, tmp_path, **SAVING)
+    monkeypatch.setattr(target, name, die)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    monkeypatch.setattr(target, name, real)
+    saved = {path.name: {file.name for file in path.iterdir()} for path in (tmp_path / "out").glob("checkpoint-*")}
+    assert all(ROWS_FILE in files for files in saved.values())
+    last = tmp_path / "out" / "checkpoint-4"
+    assert last.exists() == (killed_in != "TrainedRows.save")
+    if last.exists():
+        with pytest.raises(SAFTInputError, match=r"checkpoint-4 is not whole.*Take an earlier checkpoint"):
+            trainer_for(model, tmp_path, **SAVING).train(resume_from_checkpoint=str(last))
+    resumed = trainer_for(model, tmp_path, **SAVING)
+    resumed.train(resume_from_checkpoint=True)
+    assert losses(resumed) == losses(whole)
+    assert ("checkpoint-4 is not whole" in caplog.text) == (killed_in != "TrainedRows.save")
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_checkpoint_whose_record_was_deleted_is_said_to_lack_it(enabled: bool, model: str, tmp_path: Path) -> None:
+    trainer_for(model, tmp_path, **SAVING).train()
+    checkpoint = tmp_path / "out" / "checkpoint-2"
+    if enabled:
+        (checkpoint / ROWS_FILE).unlink()
+    refused = f"has no {ROWS_FILE}" if enabled else "was trained on other rows"
+    with pytest.raises(SAFTInputError, match=refused):
+        trainer_for(model, tmp_path, **SAVING, saft_enabled=enabled).train(resume_from_checkpoint=str(checkpoint))
