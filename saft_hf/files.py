@@ -23,7 +23,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's fcntl.h
 
 
 @contextmanager
-def replacing(*paths: Path) -> Iterator[list[BinaryIO]]:
+def replacing(*paths: Path, durable: bool = True) -> Iterator[list[BinaryIO]]:
     """Open one new file for each path; put them in place together when the block ends without an error.
 
     Until then they lie under hidden names in the same folders. On any error, Ctrl-C included, they are
@@ -31,6 +31,7 @@ def replacing(*paths: Path) -> Iterator[list[BinaryIO]]:
 
     Args:
         paths: files to write or replace. Their folders must exist.
+        durable: wait until they are on the disk; not for what carries a digest and can be made again.
 
     Yields:
         The open files, in the order of `paths`.
@@ -48,7 +49,8 @@ def replacing(*paths: Path) -> Iterator[list[BinaryIO]]:
                 for file in files:
                     file.flush()
                     # A full disk must show before anything is replaced; some file systems tell only here.
-                    os.fsync(file.fileno())
+                    if durable:
+                        os.fsync(file.fileno())
             for draft, path in zip(drafts, paths, strict=True):
                 draft.replace(path)
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from datasets import Dataset, load_dataset
 from hypothesis import settings
 
@@ -15,6 +16,14 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 settings.register_profile("saft", deadline=None)  # the first example pays for imports and caches
 settings.load_profile("saft")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` skip where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 @pytest.fixture(scope="session")

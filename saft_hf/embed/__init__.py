@@ -11,7 +11,7 @@ from saft_hf.embed.extract import Embedded, Extractor, RowFunction, finite_rows,
 from saft_hf.embed.features import Features, feature_name, layers_of, readouts_of
 from saft_hf.embed.loading import rng_untouched
 from saft_hf.embed.plan import KEY_BYTES, find_keys
-from saft_hf.embed.reduce import gram_on, tree_reduce
+from saft_hf.embed.reduce import tree_reduce
 from saft_hf.embed.rows import RowReader
 from saft_hf.embed.rows_digest import rows_digest
 from saft_hf.embed.source import ALGORITHM, ModelSource
@@ -34,7 +34,6 @@ __all__ = [
     "feature_name",
     "find_keys",
     "finite_rows",
-    "gram_on",
     "layers_of",
     "name_of",
     "readouts_of",

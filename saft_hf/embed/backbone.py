@@ -65,6 +65,7 @@ class Backbone:
         self._text = text
         self._blocks = blocks
         self._is_reading = False
+        self._is_loaded = False
 
     @classmethod
     def load(
@@ -126,7 +127,9 @@ class Backbone:
         )
         blocks = model.get_submodule(cut.blocks_path)
         assert isinstance(blocks, nn.ModuleList)  # noqa: S101 - for the type checker
-        return cls(model, model.get_submodule(cut.text_path), blocks, wanted)
+        backbone = cls(model, model.get_submodule(cut.text_path), blocks, wanted)
+        backbone._is_loaded = True
+        return backbone
 
     @classmethod
     def wrap(cls, model: nn.Module, *, layers: Sequence[int]) -> Self:
@@ -273,6 +276,7 @@ class Backbone:
         self.__dict__.pop("_forward", None)
         self._text = nn.Module()
         self._blocks = nn.ModuleList()
-        gc.collect()
+        if self._is_loaded:  # else there is nothing to give back, and a collection takes up to a second
+            gc.collect()
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,8 +19,9 @@ from saft_hf.distributed import World, progress_bar
 from saft_hf.embed.backbone import Backbone
 from saft_hf.embed.features import Features, as_arrays, joined, read_batch
 from saft_hf.embed.plan import Plan
+from saft_hf.embed.row_renderer import RenderRows, row_renderer
 from saft_hf.embed.store import Store
-from saft_hf.embed.survey import RENDER_ROWS, Kept
+from saft_hf.embed.survey import Kept
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Renderer, Rendering, Rows
 
@@ -28,8 +29,6 @@ _SHARDS_AHEAD = 2
 """Shards that are rendered while the model is busy: enough to keep it so, few enough to hold in memory."""
 _RENDERED_AGAIN = 64
 """Rows of the first shard that are rendered again though they were kept, to see whether they come out alike."""
-
-Submit = Callable[[Sequence[Rendering]], "Future[dict[str, Tensor]]"]
 
 
 @dataclass(frozen=True)
@@ -61,42 +60,43 @@ class Filler:
             store: where the shards go.
             backbone: the model, open for reading.
         """
-        ahead: deque[tuple[int, list[Future[dict[str, Tensor]]]]] = deque()
+        ahead: deque[tuple[int, Reading]] = deque()
         with (
+            row_renderer(dataset, self.renderer, expected - len(self.kept)) as render,
             progress_bar(expected, self.world, "Embedding", "rows") as bar,
-            side_by_side(backbone, self.features, plan.prefix) as submit,
+            shard_reader(backbone, self.features, plan.prefix) as read,
         ):
 
-            def finish(shard: int, batches: list[Future[dict[str, Tensor]]]) -> None:
+            def finish(shard: int, reading: Reading) -> None:
                 keys = plan.shard_keys(shard)
-                store.write(shard, keys, as_arrays(joined([batch.result() for batch in batches])))
+                store.write(shard, keys, reading.result())
                 bar.update(len(keys))
 
             try:
                 for number, shard in enumerate(shards):
                     where = plan.shard_slice(shard)
-                    renderings = self._tokens(dataset, plan, where, again=number == 0)
+                    renderings = self._tokens(render, plan, where, again=number == 0)
                     parts = [
                         renderings[b.start - where.start : b.stop - where.start] for b in plan.shard_batches(shard)
                     ]
-                    ahead.append((shard, [submit(part) for part in parts]))
+                    ahead.append((shard, read(parts)))
                     if len(ahead) > _SHARDS_AHEAD:
                         finish(*ahead.popleft())
                 while ahead:
                     finish(*ahead.popleft())
             except KeyboardInterrupt:
-                for shard, batches in ahead:  # what is read need not be read again
-                    if all(batch.done() and batch.exception() is None for batch in batches):
-                        finish(shard, batches)
+                for shard, reading in ahead:  # what is read need not be read again
+                    if reading.done():
+                        finish(shard, reading)
                 raise
 
-    def _tokens(self, dataset: Rows, plan: Plan, where: slice, *, again: bool) -> list[Rendering]:
+    def _tokens(self, render: RenderRows, plan: Plan, where: slice, *, again: bool) -> list[Rendering]:
         """Tokens of a shard: those kept, and those of other rows rendered a second time.
 
         What does not fit into `Kept` is rendered twice: to hold the tokens of any pool would take any memory.
 
         Args:
-            dataset: the rows.
+            render: numbers of rows -> their renderings.
             plan: the plan.
             where: the shard's unique renderings.
             again: render some that were kept, too, to find rows that come out differently each time.
@@ -104,10 +104,8 @@ class Filler:
         rows = plan.first_row[where].tolist()
         trusted = rows[_RENDERED_AGAIN:] if again else rows
         tokens = {row: rendering for row in trusted if (rendering := self.kept.get(row)) is not None}
-        missing = [row for row in rows if row not in tokens]
-        for first in range(0, len(missing), RENDER_ROWS):
-            some = missing[first : first + RENDER_ROWS]
-            tokens |= zip(some, self.renderer(dataset[some]), strict=True)
+        for window, renderings in render([row for row in rows if row not in tokens]):
+            tokens |= zip(window, renderings, strict=True)
         for row, key in zip(rows, plan.keys[where], strict=True):
             if tokens[row].key(self.features.readouts) != key.tobytes():
                 raise SAFTInputError(
@@ -118,12 +116,63 @@ class Filler:
         return [tokens[row] for row in rows]
 
 
+class Reading(Protocol):
+    """Vectors of a shard that are being read."""
+
+    def done(self) -> bool:
+        """Whether they are there, and no batch failed."""
+
+    def result(self) -> Mapping[str, NDArray[np.floating]]:
+        """For each feature `[n, d]`; waits for them."""
+
+
+@dataclass(frozen=True)
+class _InThreads:
+    """Batches that threads read."""
+
+    batches: Sequence[Future[dict[str, Tensor]]]
+
+    def done(self) -> bool:
+        return all(batch.done() and batch.exception() is None for batch in self.batches)
+
+    def result(self) -> dict[str, NDArray[np.floating]]:
+        return as_arrays(joined([batch.result() for batch in self.batches]))
+
+
+class _OnItsWay:
+    """Vectors that were read in this thread, or whose reading was launched; on a GPU their copy to the host is, too.
+
+    The copy stands in the device's queue before the next shard's work: to fetch it later would wait for that as well,
+    and leave the device without work in the meantime.
+    """
+
+    def __init__(self, batches: Sequence[dict[str, Tensor]]) -> None:
+        vectors = joined(batches)
+        device = next(iter(vectors.values())).device
+        self._copied: Any = None
+        if device.type == "cuda":
+            vectors = {name: on_device.to("cpu", non_blocking=True) for name, on_device in vectors.items()}
+            self._copied = torch.cuda.current_stream(device).record_event()
+        self._vectors = vectors
+
+    def done(self) -> bool:
+        return self._copied is None or bool(self._copied.query())
+
+    def result(self) -> dict[str, NDArray[np.floating]]:
+        if self._copied is not None:
+            self._copied.synchronize()
+        return as_arrays(self._vectors)
+
+
 @contextmanager
-def side_by_side(backbone: Backbone, features: Features, prefix: NDArray[np.int32]) -> Iterator[Submit]:
-    """Reads batches in the background, in the order in which they are submitted.
+def shard_reader(
+    backbone: Backbone, features: Features, prefix: NDArray[np.int32]
+) -> Iterator[Callable[[Sequence[Sequence[Rendering]]], Reading]]:
+    """Reads shards in the background, in the order in which they are given.
 
     On a CPU each of torch's threads takes whole batches by itself: nobody waits for the others after every operation,
-    and a vector has the same bits for any number of threads. On a GPU one thread launches, and the caller's renders.
+    and a vector has the same bits for any number of threads. A GPU works in the background by itself: a second thread
+    that launches would only wait for the interpreter, which this one holds while it renders.
 
     Args:
         backbone: the model, open for reading.
@@ -131,37 +180,27 @@ def side_by_side(backbone: Backbone, features: Features, prefix: NDArray[np.int3
         prefix: tokens with which all rows start.
 
     Yields:
-        Renderings of a batch -> the future of its vectors.
+        Renderings of a shard, batch by batch -> its reading.
     """
     threads = torch.get_num_threads()
     on_cpu = backbone.device.type == "cpu"
-    replicas = [backbone.replica() for _ in range(threads)] if on_cpu and threads > 1 else []
-    if None in replicas or (on_cpu and threads == 1):
-        with _Inline() as inline:
-            yield lambda part: inline.submit(read_batch, backbone, part, features, prefix)
+    replicas = [backbone.replica() for _ in range(threads)] if on_cpu and threads > 1 else [None]
+    if None in replicas:
+        yield lambda parts: _OnItsWay([read_batch(backbone, part, features, prefix) for part in parts])
         return
-    free: deque[Any] = deque(replicas or [backbone])
+    free: deque[Any] = deque(replicas)
     reader = threading.local()
 
     def start() -> None:
         reader.backbone = free.popleft()
-        if on_cpu:
-            torch.set_num_threads(1)
-        elif reader.backbone.device.type == "cuda":
-            torch.cuda.set_device(reader.backbone.device)
+        torch.set_num_threads(1)
+
+    def read(part: Sequence[Rendering]) -> dict[str, Tensor]:
+        return read_batch(reader.backbone, part, features, prefix)
 
     executor = ThreadPoolExecutor(len(free), thread_name_prefix="saft-reader", initializer=start)
     try:
-        yield lambda part: executor.submit(lambda: read_batch(reader.backbone, part, features, prefix))
+        yield lambda parts: _InThreads([executor.submit(read, part) for part in parts])
     finally:
         executor.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # torch gives what was set last to threads that start later
-
-
-class _Inline(Executor):
-    """Runs what is submitted at once, in the caller's thread."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future

@@ -1,32 +1,13 @@
-"""Sums whose last bit does not depend on the number of processes, on the accelerator where it is faster."""
+"""Sums whose last bit does not depend on the number of processes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TypeVar
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from saft_hf.distributed import World
 
 T = TypeVar("T")
-
-
-def gram(rows: NDArray[np.float64], device: torch.device) -> NDArray[np.float64]:
-    """`rows.T @ rows` on a device, exactly symmetric, `float64 [d, d]`."""
-    on = torch.from_numpy(rows).to(device)
-    product: NDArray[np.float64] = (on.T @ on).triu_().cpu().numpy()
-    # A library's product may differ in the last bit across the diagonal.
-    product += np.triu(product, 1).T
-    return product
-
-
-def gram_on(device: torch.device) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:
-    """`gram` on a CUDA device; None on others: numpy is as fast there, or they have no float64."""
-    return partial(gram, device=device) if device.type == "cuda" else None
 
 
 def tree_reduce(world: World, num_shards: int, shard_value: Callable[[int], T], merge: Callable[[T, T], T]) -> T | None:

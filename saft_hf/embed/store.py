@@ -77,7 +77,7 @@ class Store:
         tensors.update({feature: np.ascontiguousarray(vectors[feature], dtype=self.dtype) for feature in self.features})
         metadata = {"format": _FORMAT, "sha256": _digest(tensors)}
         self.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self.path(shard)) as [file]:
+        with replacing(self.path(shard), durable=False) as [file]:
             file.write(to_bytes(tensors, metadata=metadata))
         self._verified.add(shard)
 

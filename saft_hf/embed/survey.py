@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from saft_hf.distributed import World, progress_bar
 from saft_hf.embed.plan import KEY_BYTES
 from saft_hf.embed.prefix import common_prefix, shared_start
+from saft_hf.embed.row_renderer import row_renderer
 from saft_hf.render import READOUTS, Renderer, Rendering
 from saft_hf.status import RowStatus
 
-RENDER_ROWS = 1024
 KEPT_BYTES = 64 * 2**20
 SAMPLE = 2000
 """Rows, drawn at random, whose renderings a survey keeps on request: enough to see what scores follow besides harm."""
@@ -86,6 +86,9 @@ class Kept:
             self._rows[row] = rendering
             self._room -= rendering.input_ids.nbytes + 512  # what Python adds for each
 
+    def __len__(self) -> int:
+        return len(self._rows)
+
     def get(self, row: int) -> Rendering | None:
         """The rendering of a row, where it was kept."""
         return self._rows.get(row)
@@ -134,17 +137,18 @@ def survey_dataset(
     chosen, sampled = set(drawn), dict[int, Rendering]()
 
     def parts() -> Iterator[Survey]:
-        steps = range(begin, end, RENDER_ROWS)
-        with progress_bar(len(steps), world, "Rendering", "batch") as bar:
-            for first in steps:
-                renderings = renderer(rows[first : min(first + RENDER_ROWS, end)])
+        with (
+            row_renderer(rows, renderer, end - begin) as render,
+            progress_bar(end - begin, world, "Rendering", "rows") as bar,
+        ):
+            for window, renderings in render(range(begin, end)):
                 if kept is not None:
-                    kept.put(first, renderings)
-                for row, rendering in enumerate(renderings, first):
+                    kept.put(window[0], renderings)
+                for row, rendering in zip(window, renderings, strict=True):
                     if row in chosen and _is_usable(rendering, readouts):
                         sampled[row] = rendering
                 yield survey_renderings(renderings, readouts, prompts=prompts)
-                bar.update()
+                bar.update(len(window))
 
     with world.sync_errors("rendering"):
         own = replace(_joined(parts(), end - begin, readouts, prompts), sample=sampled)

@@ -81,7 +81,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, rows: slice | list[int]) -> Columns:
+    def __getitem__(self, rows: slice | range | list[int]) -> Columns:
         return Columns(self._dataset[rows])
 
 

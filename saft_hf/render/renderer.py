@@ -207,7 +207,8 @@ class Renderer:
         return read
 
     def _read(self, row: dict[str, Any]) -> Row:
-        return read_row(row, self.config.text_field, self.tokenizer.eos_token, self._vocab_size)
+        vocab_size = self._vocab_size if "input_ids" in row else 0  # to count it takes longer than many a row
+        return read_row(row, self.config.text_field, self.tokenizer.eos_token, vocab_size)
 
     def _encode_plain(self, rows: list[Plain]) -> list[Tokens | Rejected]:
         prompts = {i: row.prompt for i, row in enumerate(rows) if row.prompt is not None}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from saft_hf.errors import SAFTInputError
-
-Gram = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 _MERGED_ROWS = 128
 
@@ -44,14 +41,12 @@ class Moments:
         return cls(0.0, np.zeros(d), np.zeros((d, d)))
 
     @classmethod
-    def of(cls, x: ArrayLike, weights: ArrayLike | None = None, gram: Gram | None = None) -> Moments:
+    def of(cls, x: ArrayLike, weights: ArrayLike | None = None) -> Moments:
         """Moments of one batch of rows.
 
         Args:
             x: rows, [n, d], any float type, finite; n may be 0.
             weights: how many times each row counts, whole numbers >= 1, [n]. None: once each.
-            gram: rows, float64 [n, d] -> their exactly symmetric product `rows.T @ rows`, where something is faster
-                than numpy.
 
         Returns:
             The moments, with every sum in float64.
@@ -78,7 +73,7 @@ class Moments:
         centred -= shift
         # The square root on both sides keeps the product symmetric to the last bit.
         centred *= np.sqrt(times)[:, None]
-        return cls(count, offset + shift, centred.T @ centred if gram is None else gram(centred))
+        return cls(count, offset + shift, centred.T @ centred)
 
     def merge(self, other: Moments) -> Moments:
         """Moments of both sets of rows together (Chan, Golub and LeVeque 1983, equation 2.1).

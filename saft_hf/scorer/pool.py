@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 
@@ -19,7 +21,6 @@ from saft_hf.embed import (
     RowFunction,
     Vectors,
     finite_rows,
-    gram_on,
     readouts_of,
     survey_dataset,
     tree_reduce,
@@ -34,11 +35,13 @@ from saft_hf.score import (
     Subspace,
     difference_features,
     principal_subspace,
-    with_differences,
 )
+from saft_hf.scorer.device_moments import DeviceMoments
 from saft_hf.scorer.labels import LabelledRows, LabelSet, identities_of
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Score = PublishedScore | LinearScore
 
@@ -101,12 +104,8 @@ class Pool:
         """
         if (feature, k) not in self._subspaces:
             needed = difference_features(self.features.names).get(feature, (feature,))
-
-            def vectors_at(vectors: Vectors) -> NDArray[np.floating]:
-                return vectors[feature] if feature in vectors else with_differences(vectors)[feature]
-
             # The d x d sums stay on the main process; only the few directions travel.
-            total = self._total(needed, vectors_at)
+            total = self._vector_moments(needed)
             self._subspaces[feature, k] = self.world.on_main(
                 "principal directions", lambda: principal_subspace(_checked(total, needed), k, clip=True)
             )
@@ -117,17 +116,43 @@ class Pool:
         means = [self.subspace(feature, COMPONENTS).mean for feature in score.features]
         return LinearScore(score.features, np.stack(means), score.weights)
 
+    def _vector_moments(self, needed: tuple[str, ...]) -> Moments | None:
+        """Moments of one feature, or of the difference of two, on the main process; None on the others."""
+        device = self.world.device
+        if device.type != "cuda":  # numpy is as fast elsewhere, or there is no float64
+            return self._total(needed, lambda vectors: _difference([vectors[name].astype(float) for name in needed]))
+
+        def on_device(rows: list[NDArray[np.float32]], times: NDArray[np.int64]) -> DeviceMoments:
+            return DeviceMoments.of(_difference([torch.from_numpy(part).to(device).double() for part in rows]), times)
+
+        total = self._sum(needed, lambda vectors, times: on_device([*vectors.values()], times), DeviceMoments.merge)
+        return None if total is None else total.to_host()
+
     def _total(self, features: Sequence[str], function: RowFunction) -> Moments | None:
         """Moments on the main process, None on the others."""
-        plan, gram = self.embedded.plan, gram_on(self.world.device)
+        return self._sum(features, lambda vectors, times: Moments.of(function(vectors), times), Moments.merge)
 
-        def shard_moments(shard: int) -> Moments:
+    def _sum(
+        self,
+        features: Sequence[str],
+        of: Callable[[Vectors, NDArray[np.int64]], T],
+        merge: Callable[[T, T], T],
+    ) -> T | None:
+        """Add up what `of` makes of each shard's finite vectors and their multiplicities."""
+        plan = self.embedded.plan
+
+        def shard_value(shard: int) -> T:
             vectors = self.embedded.vectors(shard, features)
             finite = finite_rows(vectors)
-            rows = function({feature: states[finite] for feature, states in vectors.items()})
-            return Moments.of(rows, weights=plan.counts[plan.shard_slice(shard)][finite], gram=gram)
+            times = plan.counts[plan.shard_slice(shard)][finite]
+            return of({feature: states[finite] for feature, states in vectors.items()}, times)
 
-        return tree_reduce(self.world, plan.num_shards, shard_moments, Moments.merge)
+        return tree_reduce(self.world, plan.num_shards, shard_value, merge)
+
+
+def _difference(parts: Sequence[Any]) -> Any:
+    """The only array, or the first less the second."""
+    return parts[0] if len(parts) == 1 else parts[0] - parts[1]
 
 
 def _checked(total: Moments | None, features: Sequence[str]) -> Moments:

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import threading
 from contextlib import nullcontext
-from functools import partial
 
-import numpy as np
-import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saft_hf.embed.reduce import gram, gram_on, tree_reduce
-from saft_hf.score import Moments
+from saft_hf.embed.reduce import tree_reduce
 
 
 class Threads:
@@ -68,16 +63,3 @@ def test_any_number_of_processes_merges_along_the_same_tree(shards, size):
     assert one == many
     assert asked == list(range(shards))
     assert (one is None) == (shards == 0)
-
-
-@pytest.mark.parametrize("name", ["cpu", "cuda"])
-def test_moments_with_a_product_on_a_device_are_those_of_numpy(name: str) -> None:
-    if name == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    device, draw = torch.device(name), np.random.default_rng(0)
-    rows, times = draw.normal(3, 2, (50, 12)).astype(np.float32), draw.integers(1, 4, 50)
-    plain = Moments.of(rows, times)
-    found = Moments.of(rows, times, gram=partial(gram, device=device))
-    np.testing.assert_allclose(found.scatter, plain.scatter, rtol=1e-12)
-    assert np.array_equal(found.scatter, found.scatter.T)
-    assert (gram_on(device) is None) == (name == "cpu")

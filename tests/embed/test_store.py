@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -80,16 +80,18 @@ def test_a_shard_of_other_rows_or_cells_is_not_used(tmp_path):
     assert not Store(store.folder, ("9.response_end",)).has(0, keys[0])
 
 
-def test_a_full_disk_leaves_no_half_shard(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_half_shard(tmp_path):
     store, keys, vectors = filled(tmp_path, shards=1)
     before = store.path(0).read_bytes()
 
-    def full(handle: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        store.write(0, keys[0], dict.fromkeys(CELLS, vectors[0, 0] + 1))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A write fails half way, as on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match="00000"):
+            store.write(0, keys[0], dict.fromkeys(CELLS, vectors[0, 0] + 1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert store.path(0).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["00000.safetensors"]
 

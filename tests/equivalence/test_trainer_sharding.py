@@ -140,7 +140,6 @@ def test_rows_are_scored_where_zero3_is_set(tmp_path: Path, offline: list[int]) 
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_training_under_fsdp2_equals_sft_trainer_on_the_kept_rows(tmp_path: Path, offline: list[int]) -> None:
     launch(TRAIN, tmp_path, torch.cuda.device_count())
     found = told(tmp_path)

@@ -56,7 +56,6 @@ def test_resident_memory_is_that_of_sft_trainer(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_memory_of_the_gpu_is_that_of_sft_trainer(tmp_path: Path) -> None:
     model, held = save_model(tmp_path / "model"), []
     for trainer_class in (SFTTrainer, SAFTSFTTrainer):
