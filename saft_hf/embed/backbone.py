@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from saft_hf.embed.architecture import (
@@ -33,6 +34,8 @@ from saft_hf.embed.fingerprint import layer_digests
 from saft_hf.embed.forward import Forward
 from saft_hf.embed.loading import load_cut, rng_untouched
 from saft_hf.errors import SAFTInputError
+
+_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class Backbone:
@@ -206,7 +209,9 @@ class Backbone:
         """Eval mode, no gradients, adapters off; afterwards model and random generators are as they were."""
         model, forward = self._open, self._forward
         training = [(module, module.training) for module in model.modules()]
-        with rng_untouched(self.device), adapters_off(model), torch.no_grad():
+        # cuDNN's attention plans anew for every shape of a batch, which takes as long as the batch.
+        attention = sdpa_kernel(_ATTENTION) if self.device.type == "cuda" else contextlib.nullcontext()
+        with rng_untouched(self.device), adapters_off(model), torch.no_grad(), attention:
             try:
                 # Not `model.eval()`: a model may override it and do more than can be put back.
                 for module, _ in training:

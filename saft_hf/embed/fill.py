@@ -19,11 +19,13 @@ from saft_hf.distributed import World, progress_bar
 from saft_hf.embed.backbone import Backbone
 from saft_hf.embed.features import Features, as_arrays, joined, read_batch
 from saft_hf.embed.plan import Plan
-from saft_hf.embed.row_renderer import RenderRows, row_renderer
+from saft_hf.embed.row_renderer import row_renderer
 from saft_hf.embed.store import Store
 from saft_hf.embed.survey import Kept
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Renderer, Rendering, Rows
+
+RenderRows = Callable[[Iterable[int]], Iterable[tuple[range | list[int], list[Rendering]]]]
 
 _SHARDS_AHEAD = 2
 """Shards that are rendered while the model is busy: enough to keep it so, few enough to hold in memory."""
@@ -62,7 +64,7 @@ class Filler:
         """
         ahead: deque[tuple[int, Reading]] = deque()
         with (
-            row_renderer(dataset, self.renderer, expected - len(self.kept)) as render,
+            row_renderer(dataset, self.renderer, expected - len(self.kept), list) as render,
             progress_bar(expected, self.world, "Embedding", "rows") as bar,
             shard_reader(backbone, self.features, plan.prefix) as read,
         ):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from typing import Any, TypeVar
 
 from saft_hf.render import Renderer, Rendering, Rows
 
@@ -28,46 +29,47 @@ _AHEAD = 4
 
 Window = range | list[int]
 
-RenderRows = Callable[[Iterable[int]], Iterator[tuple[Window, list[Rendering]]]]
-"""Numbers of rows -> windows of them, in order, each with its renderings."""
+T = TypeVar("T")
 
 
 @contextmanager
-def row_renderer(rows: Rows, renderer: Renderer, expected: int) -> Iterator[RenderRows]:
+def row_renderer(
+    rows: Rows, renderer: Renderer, expected: int, then: Callable[[list[Rendering]], T]
+) -> Iterator[Callable[[Iterable[int]], Iterator[tuple[Window, T]]]]:
     """Renders rows by number. What a row becomes does not depend on how many processes there are, or on its window.
 
     Args:
         rows: the rows.
         renderer: rows -> tokens.
         expected: how many will be asked for, about.
+        then: what is made of the renderings of a window, where they are rendered.
 
     Yields:
-        Numbers of rows -> their renderings, window by window.
+        Numbers of rows -> windows of them, in order, each with what was made of it.
     """
+
+    def work(window: Window) -> T:
+        return then(renderer(rows[window]))
+
     workers = min(_cores(), _MOST_WORKERS, expected // _ROWS_PER_WORKER)
     if workers < 4:  # the threads of a fast tokenizer fill two or three cores
-
-        def inline(numbers: Iterable[int]) -> Iterator[tuple[Window, list[Rendering]]]:
-            for window in _windows(numbers, RENDER_ROWS):
-                yield window, renderer(rows[window])
-
-        yield inline
+        yield lambda numbers: ((window, work(window)) for window in _windows(numbers, RENDER_ROWS))
         return
 
     # Forked: a spawned worker would need all that rows are rendered with pickled, a `formatting_func` too.
     fork = multiprocessing.get_context("fork")
-    executor = ProcessPoolExecutor(workers, fork, initializer=_start, initargs=(rows, renderer))
+    executor = ProcessPoolExecutor(workers, fork, initializer=_start, initargs=(work,))
 
-    def side_by_side(numbers: Iterable[int]) -> Iterator[tuple[Window, list[Rendering]]]:
-        ahead: deque[tuple[Window, Future[list[Rendering]]]] = deque()
+    def side_by_side(numbers: Iterable[int]) -> Iterator[tuple[Window, T]]:
+        ahead: deque[tuple[Window, Future[T]]] = deque()
         for window in _windows(numbers, _WORKER_ROWS):
-            ahead.append((window, executor.submit(_render, window)))
+            ahead.append((window, executor.submit(_work, window)))
             if len(ahead) > _AHEAD * workers:
-                done, renderings = ahead.popleft()
-                yield done, renderings.result()
+                done, result = ahead.popleft()
+                yield done, result.result()
         while ahead:
-            done, renderings = ahead.popleft()
-            yield done, renderings.result()
+            done, result = ahead.popleft()
+            yield done, result.result()
 
     try:
         with _tokenizer_threads_off():
@@ -107,13 +109,13 @@ def _tokenizer_threads_off() -> Iterator[None]:
             os.environ[name] = before
 
 
-_job: tuple[Rows, Renderer]
-"""What a worker renders, and how."""
+_job: Callable[[Window], Any]
+"""What a worker does with a window."""
 
 
-def _start(rows: Rows, renderer: Renderer) -> None:
+def _start(job: Callable[[Window], Any]) -> None:
     global _job
-    _job = rows, renderer
+    _job = job
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     parent = multiprocessing.parent_process()
     assert parent is not None  # noqa: S101 - for the type checker
@@ -125,6 +127,5 @@ def _start(rows: Rows, renderer: Renderer) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _render(window: Window) -> list[Rendering]:
-    rows, renderer = _job
-    return renderer(rows[window])
+def _work(window: Window) -> Any:
+    return _job(window)

@@ -136,18 +136,21 @@ def survey_dataset(
     drawn = np.random.default_rng(0).choice(total, min(SAMPLE, total), replace=False).tolist() if sample else []
     chosen, sampled = set(drawn), dict[int, Rendering]()
 
+    def surveyed(renderings: list[Rendering]) -> tuple[list[Rendering], Survey]:
+        return renderings, survey_renderings(renderings, readouts, prompts=prompts)
+
     def parts() -> Iterator[Survey]:
         with (
-            row_renderer(rows, renderer, end - begin) as render,
+            row_renderer(rows, renderer, end - begin, surveyed) as render,
             progress_bar(end - begin, world, "Rendering", "rows") as bar,
         ):
-            for window, renderings in render(range(begin, end)):
+            for window, (renderings, survey) in render(range(begin, end)):
                 if kept is not None:
                     kept.put(window[0], renderings)
                 for row, rendering in zip(window, renderings, strict=True):
                     if row in chosen and _is_usable(rendering, readouts):
                         sampled[row] = rendering
-                yield survey_renderings(renderings, readouts, prompts=prompts)
+                yield survey
                 bar.update(len(window))
 
     with world.sync_errors("rendering"):
