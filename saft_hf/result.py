@@ -350,5 +350,5 @@ def save_rows(rows: Dataset, path: Path, file_format: Literal["arrow", "parquet"
         return path.name
     path = path.with_suffix(".parquet")
     with path.open("wb") as file:
-        rows.to_parquet(file)
+        rows.with_format(None).to_parquet(file)
     return path.name

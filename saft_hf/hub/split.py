@@ -125,7 +125,7 @@ class PushedSplit:
         sizes: Counter[str] = Counter()
         for number in range(shards):
             path = folder / f"{self.split}-{number:05d}-of-{shards:05d}.parquet"
-            rows.shard(shards, number, contiguous=True).to_parquet(path)
+            rows.with_format(None).shard(shards, number, contiguous=True).to_parquet(path)
             groups = pq.ParquetFile(path).metadata
             sizes["rows"] += sum(groups.row_group(i).total_byte_size for i in range(groups.num_row_groups))
             sizes["files"] += path.stat().st_size

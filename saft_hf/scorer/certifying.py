@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Value
+import pyarrow as pa
+from datasets import Dataset
 from numpy.typing import NDArray
 
 from saft_hf.decide.certify import Certificate, FreshLabels
@@ -16,6 +17,7 @@ from saft_hf.decide.labelling import suggest_rows
 from saft_hf.embed import Survey, find_keys
 from saft_hf.errors import SAFTInputError
 from saft_hf.scorer.fit import Fit
+from saft_hf.scorer.inputs import with_columns
 from saft_hf.scorer.labels import LABEL, PURPOSE, ROW, Suggested, without_labels
 
 _SHOWN = 5
@@ -42,11 +44,9 @@ def suggest(
         seed=seed,
     )
     rows = without_labels(dataset).select(suggestion.rows)
-    return (
-        rows.add_column(ROW, suggestion.rows)
-        .add_column(PURPOSE, [str(purpose) for purpose in suggestion.purposes])
-        .add_column(LABEL, [None] * len(rows), feature=Value("bool"))
-    )
+    purposes = [str(purpose) for purpose in suggestion.purposes]
+    unlabelled = pa.nulls(len(rows), pa.bool_())
+    return with_columns(rows, **{ROW: suggestion.rows, PURPOSE: purposes, LABEL: unlabelled})
 
 
 def certify(

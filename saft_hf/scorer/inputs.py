@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -68,21 +67,30 @@ def as_pool(pool: Any, fit_rows: int | None) -> Dataset:
     if fit_rows is not None and fit_rows < 2:
         raise SAFTInputError(f"`fit_rows` must be at least 2, not {fit_rows}.")
     if isinstance(pool, IterableDataset) and fit_rows is not None:
-        pool = Dataset.from_list(first_of(pool, fit_rows), features=pool.features)
+        pool = first_of(pool, fit_rows)
     check_dataset(pool)
     return pool if fit_rows is None or len(pool) <= fit_rows else pool.select(range(fit_rows))
 
 
-def first_of(stream: IterableDataset, count: int | None) -> list[dict[str, Any]]:
-    """The first rows of a stream, or all of them, as Python values; images and audio are not decoded."""
-    plain = stream.with_format(None)
-    return list(islice(plain if plain.features is None else plain.decode(False), count))
+def first_of(stream: IterableDataset, count: int | None) -> Dataset:
+    """The first rows of a stream, or all of them; images and audio are not decoded."""
+    table = next(iter(stream.with_format("arrow").iter(batch_size=count or sys.maxsize)), None)
+    return Dataset.from_dict({}) if table is None else Dataset(table)
 
 
 def without_scores(dataset: Any) -> Any:
     """Score columns that came with the data, or with a stream, are neither used nor handed on."""
     found = [name for name in (SCORE, STATUS) if name in (dataset.column_names or ())]
     return dataset.remove_columns(found) if found else dataset
+
+
+def with_columns(dataset: Dataset, **columns: Any) -> Dataset:
+    """A dataset, in its format, with more columns. `add_column` alone may write all rows anew, decoded."""
+    form, wide = dataset.format, dataset.with_format("arrow")
+    for name, values in columns.items():
+        wide = wide.add_column(name, values)
+    shown = None if set(form["columns"]) == set(dataset.column_names) else [*form["columns"], *columns]
+    return wide.with_format(form["type"], shown, form["output_all_columns"], **form["format_kwargs"])
 
 
 def as_batch(batch: Any) -> Columns:
@@ -115,6 +123,18 @@ def as_batch(batch: Any) -> Columns:
             "pass `{column: [value]}`."
         )
     return Columns(batch)
+
+
+def in_form_of(batch: Any, new: dict[str, Any]) -> Any:
+    """New columns as `map` needs them: a table, which replaces the rows that came, with theirs; else a dict."""
+    if isinstance(batch, pa.Table):
+        kept = batch.select([name for name in batch.column_names if name not in new])
+        for name, values in new.items():
+            kept = kept.append_column(name, pa.array(values))
+        return kept
+    if hasattr(batch, "with_columns"):  # polars
+        return batch.with_columns(type(batch)(new).get_columns())
+    return batch.assign(**new) if hasattr(batch, "assign") else new
 
 
 def _is_of_one_row(name: str, value: Any) -> bool:

@@ -320,31 +320,32 @@ class SAFTScorer:
 
     # -- score ---------------------------------------------------------------------------------------------------
 
-    def __call__(self, batch: Mapping[str, Sequence[Any]], rank: int | None = None) -> dict[str, Any]:
+    def __call__(self, batch: Any, rank: int | None = None) -> Any:
         """Score a batch of rows, for `Dataset.map(scorer, batched=True)` and its `IterableDataset` twin.
 
         To filter a dataset call `filter`; `Dataset.filter` is none of this scorer's.
 
         Args:
-            batch: column name -> values, one a row, in any format of `datasets`.
+            batch: column name -> values, one a row, in any format of `datasets`: an Arrow table or a data frame too.
             rank: index of the worker, with `with_rank=True`: on a machine with GPUs worker r takes GPU r.
 
         Returns:
-            `saft_score` (`float32 [n]`, NaN where a row has none) and `saft_status` (list of `str`, `ok` or why not).
+            `saft_score` (`float32 [n]`, NaN where a row has none) and `saft_status` (list of `str`, `ok` or why not);
+            for a table or a data frame it with these two columns, which is what `map` needs then.
 
         Raises:
             SAFTInputError: the columns are not those of rows to train on; single rows came in place of a batch
                 (`map` without `batched=True`); or `Dataset.filter` asks for a mask.
         """
         fit = self._fitted
-        batch = inputs.as_batch(batch)
+        columns = inputs.as_batch(batch)
         if self._reader is None:
             device = self._open_source().worker_device(rank)
             extractor = self._extractor(self._renderer(), fit.captured, fit.model_fingerprint, World(), device=device)
             self._reader = RowReader(extractor, extractor.store(fit.plan_digest), fit.score.width)
-        vectors, statuses = self._reader(batch, fit.score.features)
+        vectors, statuses = self._reader(columns, fit.score.features)
         scores = where_finite(fit.score, vectors)
-        return {SCORE: scores, STATUS: fitting.final_statuses(scores, statuses)}
+        return inputs.in_form_of(batch, {SCORE: scores, STATUS: fitting.final_statuses(scores, statuses)})
 
     def score_dataset(self, dataset: Dataset) -> Dataset:
         """Add `saft_score` and `saft_status`, embedding on all processes of the launch together.
@@ -360,7 +361,8 @@ class SAFTScorer:
             SAFTArtifactError: the model or chat template is not the one that the scorer was fitted on.
         """
         scored = self._score(dataset)
-        return inputs.without_scores(dataset).add_column(SCORE, scored.scores).add_column(STATUS, scored.statuses)
+        plain = inputs.without_scores(dataset)
+        return inputs.with_columns(plain, **{SCORE: scored.scores, STATUS: scored.statuses})
 
     def _score(self, dataset: Dataset) -> _Scored:
         """Scores, final statuses, and what rendering said about each row. Collective."""

@@ -89,10 +89,10 @@ def first_rows(stream: IterableDataset, count: int | None, world: World, name: s
     Raises:
         SAFTInputError: the stream is empty.
     """
-    rows: list[dict[str, Any]] = []
+    rows = Dataset.from_dict({})
     with world.sync_errors("reading the stream"):
         if world.is_main:
             rows = first_of(stream, count)
-            if not rows:
+            if len(rows) == 0:
                 raise SAFTInputError(f"`{name}` is an empty stream: there is no row to score.")
-    return Dataset.from_list(world.broadcast(rows), features=stream.features)
+    return world.broadcast(rows)
