@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
@@ -101,23 +101,28 @@ class World:
                 results.append(function())
         return self.broadcast(results[0] if results else cast(T, None))
 
-    def same_on_all_ranks(self, what: str, digest: str) -> None:
-        """Refuse to go on where the processes were given different things.
+    def same_on_all_ranks(self, given: Callable[[], Mapping[str, object]]) -> None:
+        """Refuse to go on where the processes were given different things. Collective; before any work.
 
         Args:
-            what: the argument, for the error.
-            digest: of what this process was given.
+            given: tells what this process was given, argument -> what `repr` of tells it from another; not called in a
+                world of one.
 
         Raises:
-            SAFTInputError: on every rank, where the digests differ.
+            SAFTInputError: on every rank, where one of them differs.
         """
-        digests = self.gather(digest)
-        if len(set(digests)) > 1:
-            differing = [rank for rank, other in enumerate(digests) if other != digests[0]]
-            raise SAFTInputError(
-                f"{what} differs between the {self.size} processes (process {differing[0]} has another than process "
-                "0): every process must be given the same. Seed what is drawn or shuffled, and sort lists of files."
-            )
+        if self.size == 1:
+            return
+        with self.sync_errors("looking at the arguments"):
+            own = {name: repr(value) for name, value in given().items()}
+        for rank, others in enumerate(told := self.gather(own)):
+            for name in {**told[0], **others}:
+                if others.get(name) != told[0].get(name):
+                    raise SAFTInputError(
+                        f"`{name}` differs between the {self.size} processes (process {rank} has another than process "
+                        "0): every process must be given the same. Seed what is drawn or shuffled, and sort lists of "
+                        "files."
+                    )
 
 
 @contextmanager

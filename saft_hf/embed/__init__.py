@@ -13,7 +13,7 @@ from saft_hf.embed.loading import rng_untouched
 from saft_hf.embed.plan import KEY_BYTES, find_keys
 from saft_hf.embed.reduce import tree_reduce
 from saft_hf.embed.rows import RowReader
-from saft_hf.embed.rows_digest import rows_digest
+from saft_hf.embed.rows_digest import content_of, rows_digest
 from saft_hf.embed.source import ALGORITHM, ModelSource
 from saft_hf.embed.store import Vectors, default_cache_dir, name_of
 from saft_hf.embed.survey import Survey, survey_dataset
@@ -29,6 +29,7 @@ __all__ = [
     "RowReader",
     "Survey",
     "Vectors",
+    "content_of",
     "default_cache_dir",
     "describe_model",
     "feature_name",

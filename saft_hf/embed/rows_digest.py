@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from numbers import Number
+from pathlib import PurePath
+from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset
@@ -41,6 +44,17 @@ def rows_digest(dataset: Dataset, columns: Sequence[str] | None = None, world: W
     ordered = [parts[number % size][number // size] for number in range(len(starts))]
     types = [f"{name}: {rows.features[name]}" for name in names]
     return hashlib.sha256("\n".join([str(len(rows)), *types, *ordered]).encode()).hexdigest()
+
+
+def content_of(value: Any) -> object:
+    """What tells in every process whether it was given the same: the rows of datasets, plain values, else the type."""
+    if isinstance(value, Dataset):
+        return rows_digest(value)
+    if isinstance(value, Mapping):
+        return {name: content_of(each) for name, each in sorted(value.items())}
+    if isinstance(value, list | tuple):
+        return [content_of(each) for each in value]
+    return value if value is None or isinstance(value, str | Number | PurePath) else type(value)
 
 
 def _digest(table: pa.Table) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,7 @@ from saft_hf.embed import (
     ModelSource,
     RowReader,
     Survey,
+    content_of,
     default_cache_dir,
     name_of,
     readouts_of,
@@ -269,12 +271,18 @@ class SAFTScorer:
             SAFTUndecidedError: the choice cannot be told from chance, a class has too few labels, or the threshold
                 would remove nearly all or nothing. Scores can be taken all the same.
         """
+        world = World()
+        with world.sync_errors("reading the pool"):
+            pool = inputs.as_pool(pool, fit_rows)
+        told: dict[str, Any] = {
+            "label_column": label_column,
+            "harmful_value": harmful_value,
+            "label_sampling": label_sampling,
+        }
+        told |= {"pool": pool, "labelled": labelled, "reference": self.reference, "aim": aim, "fit_rows": fit_rows}
+        self._check_ranks(lambda: {**self._options(), **told, "on_undecided": on_undecided})
         method = fitting.choose_method(self, labelled is not None, aim)
         inputs.check_choice("on_undecided", on_undecided, ("raise", "keep"))
-        pool = inputs.as_pool(pool, fit_rows)
-        world = World()
-        told = {"aim": aim, "column": label_column, "value": harmful_value, "sampling": label_sampling}
-        self._check_ranks(world, pool, labelled, told)  # before labels are read: an error must reach all of them
         spec = FitSpec(
             labels=None if labelled is None else LabelSet.read(labelled, label_column, harmful_value, label_sampling),
             ks=_PUBLISHED_KS if self.k is None else (self.k,),
@@ -366,11 +374,14 @@ class SAFTScorer:
 
     def _score(self, dataset: Dataset) -> _Scored:
         """Scores, final statuses, and what rendering said about each row. Collective."""
-        fit, source = self._fitted, self._open_source()
-        inputs.check_dataset(dataset)
-        renderer, world = self._renderer(), World()
-        digest = self._digest(dataset, renderer)
-        world.same_on_all_ranks("`dataset`", digest[0])
+        world = World()
+        self._check_ranks(lambda: {"scorer": self._state()})
+        with world.sync_errors("reading the dataset"):
+            fit, source = self._fitted, self._open_source()
+            inputs.check_dataset(dataset)
+            renderer = self._renderer()
+            digest = self._digest(dataset, renderer)
+        self._check_ranks(lambda: {"dataset": digest[0]})
         if self._scored is None or self._scored.digest != digest:
             extractor = self._extractor(renderer, fit.captured, fit.model_fingerprint, world)
             try:
@@ -387,14 +398,14 @@ class SAFTScorer:
         statuses = fitting.final_statuses(scores, survey.statuses(self._fitted.score_readouts))
         self._scored = _Scored(digest, scores, statuses, survey, renderer)
 
-    def _check_ranks(self, world: World, pool: Dataset, labelled: Dataset | None, options: Mapping[str, Any]) -> None:
-        """Refuse to fit on rows or with options that differ between processes: each would decide otherwise."""
-        if world.size == 1:
-            return
-        world.same_on_all_ranks("`pool`", rows_digest(pool))
-        world.same_on_all_ranks("`labelled`", "" if labelled is None else rows_digest(labelled))
-        world.same_on_all_ranks("`reference`", "" if self.reference is None else rows_digest(self.reference))
-        world.same_on_all_ranks("an option", name_of({**self._options(), **options}))
+    def _check_ranks(self, given: Callable[[], Mapping[str, Any]]) -> None:
+        """Refuse what differs between processes, before any work: each would decide otherwise. Collective."""
+        World().same_on_all_ranks(lambda: {name: content_of(value) for name, value in given().items()})
+
+    def _state(self) -> str:
+        """Names the options that travel and what was learned."""
+        state = self.__getstate__()
+        return hashlib.sha256(repr([state[name] for name in ("options", "fit", "tensors")]).encode()).hexdigest()
 
     def _digest(self, dataset: Dataset, renderer: Renderer) -> tuple[str, str]:
         """Names rows, and how this process renders them: with the same fit, equal digests mean equal scores."""
@@ -441,6 +452,15 @@ class SAFTScorer:
                 told `on_undecided="keep"`.
             SAFTInputError: rows could not be scored and `on_error="raise"`.
         """
+        told: dict[str, Any] = {"threshold": threshold, "on_error": on_error, "on_undecided": on_undecided}
+        told |= {"label_column": label_column, "harmful_value": harmful_value, "refusal_column": refusal_column}
+
+        def given() -> dict[str, Any]:
+            inputs.check_dataset(dataset)
+            read = [name for name in dataset.column_names if name in (label_column, refusal_column)]
+            return {"scorer": self._state(), **told, "dataset": dataset.select_columns(read) if read else None}
+
+        self._check_ranks(given)
         fit = self._fitted
         inputs.check_choice("on_undecided", on_undecided, (None, "raise", "keep"))
         keep = fit.keep_undecided if on_undecided is None else on_undecided == "keep"

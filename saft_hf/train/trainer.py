@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from trl import SFTTrainer
 
 from saft_hf.decide import Decision
 from saft_hf.distributed import World, progress_bars
-from saft_hf.embed import rng_untouched
+from saft_hf.embed import content_of, rng_untouched
 from saft_hf.result import FilterResult, log_unscored
 from saft_hf.scorer import SAFTScorer
 from saft_hf.summary import DatasetSource, Summary
@@ -55,6 +56,10 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
             given["args"] = SAFTSFTConfig(f"{name}-SFT")
         config, self._saft, self._saft_rows, self._saft_logged = given["args"], None, ALL_ROWS, False
 
+        saft = {"saft_labelled": saft_labelled, "saft_scorer": saft_scorer, "saft_fresh_labels": saft_fresh_labels}
+        _ = config.device  # the arguments tell Accelerate of devices and processes before anybody else asks
+        World().same_on_all_ranks(lambda: _told(config, given, saft))
+
         # Here and not later: TRL tokenises, drops and packs rows before `Trainer.__init__`, and then no row is left
         # to tell. Other kinds of `train_dataset` are for TRL to refuse.
         if setting(config, "saft_enabled") and isinstance(given.get("train_dataset"), Dataset | IterableDataset):
@@ -65,7 +70,6 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
                 scorer=saft_scorer if saft_scorer is not None else setting(config, "saft_scorer"),
                 fresh_labels=saft_fresh_labels,
             )
-            _ = config.device  # the arguments tell Accelerate of devices and processes before anybody else asks
             world = World()
             with rng_untouched(world.device), progress_bars(not config.disable_tqdm):
                 self._saft = record = filter_rows(filter_args, world)
@@ -291,6 +295,21 @@ class StreamCallback(TrainerCallback):  # type: ignore[misc] # transformers is n
         if state.is_world_process_zero:
             rows = sum(getattr(summary, word.value) or 0 for word in Decision)
             log_unscored(self._unscored, rows, "rows of the stream", kept=kept)
+
+
+def _told(config: Any, given: Mapping[str, Any], saft: Mapping[str, Any]) -> dict[str, object]:
+    """What a trainer was told of the filter, for a comparison between processes; without a filter, only that."""
+    names = [
+        name for name in SAFTSFTConfig.__dataclass_fields__ if name.startswith("saft_") and name != "saft_cache_dir"
+    ]
+    told = {name: setting(config, name) for name in names}
+    if not told["saft_enabled"]:
+        return {"saft_enabled": False}
+    rows = ["train_dataset", *(["eval_dataset"] if told["saft_eval"] != "leave" else [])]
+    told |= {name: given.get(name) for name in rows} | {
+        name: value for name, value in saft.items() if value is not None
+    }
+    return {name: content_of(value) for name, value in told.items()}
 
 
 def log_numbers(summary: Summary, names: tuple[str, ...]) -> dict[str, float]:

@@ -1,39 +1,100 @@
-"""What processes answer that were given different things; run by `test_processes.py` with OUT STORE WHAT."""
+"""What processes answer that were given different things, call by call; run by `test_processes.py` with OUT STORE."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
 
-from saft_hf import SAFTScorer
+from saft_hf import SAFTScorer, SAFTSFTConfig, SAFTSFTTrainer
 from saft_hf.assets import demo_folder, demo_rows_path
 
 
-def main(out: str, store: str, what: str) -> None:
-    state = PartialState(cpu=True)
-    rank = state.process_index
+def calls(rank: int, store: str, out: str) -> dict[str, Callable[[], Any]]:
+    """Argument that differs, and the call -> a call that every process makes, each with something else."""
     lines = Path(demo_rows_path()).read_text(encoding="utf-8").splitlines()
-    pool = Dataset.from_list([json.loads(line) for line in lines[:120]])
-    labelled, options = pool.select(range(60)), {"k": 1}
-    given = pool
-    if what == "pool":
-        given = pool.shuffle(seed=rank)
-    elif what == "labelled":
-        labelled = pool.shuffle(seed=rank).select(range(60))
-    elif what == "an option":
-        options = {"k": 1 + rank}
-    scorer = SAFTScorer(str(demo_folder()), method="saft", layer=2, cache_dir=store, **options)
-    try:
-        scorer.fit(given, labelled, on_undecided="keep")
-        answer = scorer.filter(pool.select(range(60 + rank)) if what == "dataset" else pool)
-    except Exception as error:
-        answer = f"{type(error).__name__}: {error}"
-    Path(out, f"rank{rank}.txt").write_text(str(answer), encoding="utf-8")
+    rows = Dataset.from_list([json.loads(line) for line in lines[:120]])
+    labelled, other = rows.select(range(60)), rows.shuffle(seed=rank)
+    flipped = rows.map(lambda row, at: {"is_safe": row["is_safe"] ^ (at == 7 * rank)}, with_indices=True)
+
+    def new(**options: Any) -> SAFTScorer:
+        return SAFTScorer(str(demo_folder()), **{"method": "saft", "layer": 2, "cache_dir": store, **options})
+
+    def fit(
+        pool: Any = rows, of: Dataset | None = labelled, scorer: SAFTScorer | None = None, **told: Any
+    ) -> SAFTScorer:
+        return (scorer or new()).fit(pool, of, **{"on_undecided": "keep", **told})
+
+    fitted = fit()
+    parted = (fitted, new(layer=1).fit(rows, labelled, on_undecided="keep"))
+
+    def train(pool: Any = rows, *, eval_dataset: Any = None, saft: dict[str, Any] | None = None, **told: Any) -> Any:
+        args = SAFTSFTConfig(
+            f"{out}/trainer",
+            report_to="none",
+            use_cpu=True,
+            **{"saft_cache_dir": store, "saft_contamination": 0.1, "saft_layer": 2, "saft_method": "saft", **told},
+        )
+        return SAFTSFTTrainer(str(demo_folder()), args, train_dataset=pool, eval_dataset=eval_dataset, **(saft or {}))
+
+    return {
+        "pool of fit, other rows": lambda: fit(other),
+        "pool of fit, other length": lambda: fit(rows.select(range(100 + rank))),
+        "pool of fit, a stream": lambda: fit(other.to_iterable_dataset(), None, fit_rows=60),
+        "labelled of fit, other rows": lambda: fit(of=other.select(range(60))),
+        "labelled of fit, other labels": lambda: fit(of=flipped.select(range(60))),
+        "labelled of fit, none": lambda: fit(of=labelled if rank else None),
+        "reference of fit": lambda: fit(scorer=new(method="auto", layer=None, reference=flipped)),
+        "k of fit": lambda: fit(scorer=new(k=1 + rank)),
+        "method of fit": lambda: fit(scorer=new(method=("saft", "directed")[rank])),
+        "max_length of fit": lambda: fit(scorer=new(max_length=500 + rank)),
+        "aim of fit": lambda: fit(aim=("f1", None)[rank]),
+        "label_column of fit": lambda: fit(label_column=("is_safe", None)[rank]),
+        "on_undecided of fit": lambda: fit(on_undecided=("keep", "raise")[rank]),
+        "dataset of score_dataset": lambda: fitted.score_dataset(other),
+        "dataset of score_dataset, other length": lambda: fitted.score_dataset(rows.select(range(60 + rank))),
+        "scorer of score_dataset": lambda: parted[rank].score_dataset(rows),
+        "scorer of score_dataset, not fitted": lambda: (fitted, new())[rank].score_dataset(rows),
+        "dataset of filter": lambda: fitted.filter(other),
+        "dataset of filter, labels": lambda: fitted.filter(flipped, label_column="is_safe"),
+        "scorer of filter": lambda: parted[rank].filter(rows),
+        "threshold of filter": lambda: fitted.filter(rows, threshold=0.1 + rank),
+        "on_error of filter": lambda: fitted.filter(rows, on_error=("exclude", "raise")[rank]),
+        "on_undecided of filter": lambda: fitted.filter(rows, on_undecided=("keep", None)[rank]),
+        "refusal_column of filter": lambda: fitted.filter(rows, refusal_column=("is_safe", None)[rank]),
+        "train_dataset of the trainer": lambda: train(other),
+        "train_dataset of the trainer, scored": lambda: train(
+            rows.add_column("saft_score", [float(rank)] * 120).add_column("saft_status", ["ok"] * 120),
+            saft_trust_scores=True,
+        ),
+        "eval_dataset of the trainer": lambda: train(eval_dataset={"a": other}, saft_eval="score"),
+        "saft_labelled of the trainer": lambda: train(saft={"saft_labelled": flipped}, saft_contamination=None),
+        "saft_fresh_labels of the trainer": lambda: train(saft={"saft_fresh_labels": flipped}, saft_alpha=0.1),
+        "saft_scorer of the trainer": lambda: train(saft={"saft_scorer": (f"{out}/a", f"{out}/b")[rank]}),
+        "saft_contamination of the trainer": lambda: train(saft_contamination=0.1 + rank / 10),
+        "saft_enabled of the trainer": lambda: train(saft_enabled=rank == 0),
+    }
+
+
+def main(out: str, store: str) -> None:
+    """Make every call, and write down what each of them raised."""
+    rank = PartialState(cpu=True).process_index
+    logging.disable(logging.WARNING)
+    answers = {}
+    for name, call in calls(rank, store, out).items():
+        print(rank, name, file=sys.stderr)  # the last one, where it hangs
+        try:
+            answers[name] = f"no error: {call()}"
+        except Exception as error:
+            answers[name] = f"{type(error).__name__}: {error}"
+    Path(out, f"rank{rank}.json").write_text(json.dumps(answers), encoding="utf-8")
     sys.stdout.flush()
     os._exit(0)
 
