@@ -267,6 +267,8 @@ class CertificateSummary:
         threshold: of the certified set; None where none is.
         kept: rows in it.
         trained_on: whether the rows that are kept in this run are a certified set.
+        looks: how many looks at labels were announced beforehand.
+        look: which one this is at least; None where no earlier one is known.
     """
 
     issued: bool
@@ -278,6 +280,8 @@ class CertificateSummary:
     threshold: float | None = None
     kept: int = 0
     trained_on: bool | None = None
+    looks: int = 1
+    look: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

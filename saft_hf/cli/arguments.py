@@ -71,16 +71,26 @@ class Arguments:
     refusal_column: str | None = _option("refusal_column", _FILTER)
 
     fresh_labels: str | None = _flag(_CERTIFY, "Rows labelled after the fit, which `saft-hf suggest-labels` drew.")
-    alpha: float = _flag(_CERTIFY, "Largest harmful share of the rows that are kept.", 0.05)
+    alpha: str = _flag(
+        _CERTIFY,
+        "Largest harmful share of what is kept; one for each value of `stratify_by`: `refusal=0.2,other=0.05`.",
+        "0.05",
+    )
     delta: float = _flag(_CERTIFY, "Chance that a certificate is issued and false.", 0.1)
-    stratify_by: str | None = _flag(_CERTIFY, "Column from each of whose values labels were drawn on their own.")
+    looks: int = _flag(_CERTIFY, "How often in all you will add labels and certify again; delta is split.", 1)
+    stratify_by: str | None = _flag(_CERTIFY, "Column from whose values labels were drawn, or that have an alpha each.")
     uniform: int = _flag(_SUGGEST, "Rows drawn at random: their labels may fit, certify or estimate shares.", 100)
     informative: int = _flag(_SUGGEST, "Rows near the threshold, spread out: their labels are for fitting alone.", 0)
+    kept_only: bool = _flag(
+        _SUGGEST, "Draw the uniform rows from those kept at the threshold: to certify just these.", False
+    )
     labels_file: str = _flag(_SUGGEST, "File in `output_dir`, `.jsonl` or (for plain values) `.csv`.", "labels.jsonl")
 
     output_dir: str | None = _flag(_FIT, "Folder for the results.")
-    overwrite: bool = _flag(_ROWS, "Write into a folder that holds other files: those of the same names go.", False)
-    output_format: str = _flag(_ROWS, "`arrow` (for `datasets.load_from_disk`) or `parquet`.", "arrow")
+    overwrite: bool = _flag(
+        (*_ROWS, *_CERTIFY), "Write into a folder that holds other files: those of the same names go.", False
+    )
+    output_format: str = _flag((*_ROWS, *_CERTIFY), "`arrow` (for `datasets.load_from_disk`) or `parquet`.", "arrow")
     folder: str | None = _flag(("push",), "Folder that a failed push kept.")
     push_to_hub: str | None = _flag(_PUSH, "Push to this Hub repository, `user/name`.")
     hub_repo_type: str = _flag(("push",), "`dataset` or `model`.", "dataset")

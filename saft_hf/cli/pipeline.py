@@ -181,13 +181,15 @@ def print_table(rows: dict[str, Any]) -> None:
 
 def print_summary(summary: Summary, **more: Any) -> None:
     """Print what a person wants to know of a fit and a filter, and more lines below."""
-    threshold, fit = summary.threshold, summary.fit
+    fit, at = summary.fit, "by stratum" if summary.filtered else "none"
+    if summary.threshold is not None:
+        at = f"{summary.threshold:.6g}"
     lines: dict[str, Any] = {
         "method": summary.method,
         "layers": ", ".join(map(str, summary.layers)),
         "readouts": ", ".join(summary.readouts),
         "k": summary.k,
-        "threshold": "none" if threshold is None else f"{threshold:.6g} (from {summary.threshold_from})",
+        "threshold": at if at == "none" else f"{at} (from {summary.threshold_from})",
         "labels": fit and fit.labels,
     }
     if fit and fit.test:

@@ -30,12 +30,20 @@ def run(argv: Sequence[str]) -> None:
     target = output_folder(args) / name
     if target.exists():
         raise SAFTInputError(f"{target} is there already and may hold labels: give another `--labels_file`.")
-    fitted = load_and_fit(args, read=("on_undecided",))
-    rows = fitted.scorer.suggest_labels(fitted.pool, uniform=uniform, informative=informative, seed=args.seed)
+    fitted = load_and_fit(args, read=("on_undecided", "threshold"))
+    rows = fitted.scorer.suggest_labels(
+        fitted.pool,
+        uniform=uniform,
+        informative=informative,
+        kept_only=args.kept_only,
+        threshold=args.threshold if args.scorer else None,
+        seed=args.seed,
+    )
 
     def save() -> None:
         _write(rows, target)
-        print_table({"drawn at random": uniform, "near the threshold": informative})
+        drawn = "drawn from the rows kept at the threshold" if args.kept_only else "drawn at random"
+        print_table({drawn: uniform, "near the threshold": informative})
         print(
             f"Fill in the column `is_harmful` of {target} (true or false), from the top. Then give the file as "
             "`--labelled_name` to fit on it, or as `--fresh_labels` to `saft-hf certify`: not to both. It holds the "

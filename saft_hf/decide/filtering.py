@@ -100,7 +100,7 @@ class Decisions:
 def decide(
     scores: ArrayLike,
     status: Sequence[str],
-    threshold: float | None,
+    threshold: float | NDArray[np.float64] | None,
     *,
     on_error: OnError = "exclude",
     labels: Mapping[int, bool] | None = None,
@@ -110,7 +110,8 @@ def decide(
     Args:
         scores: scores, [N], NaN where there is none.
         status: the rows' statuses, [N]; only `ok` rows have a score.
-        threshold: tau, or None when no decision can be taken: every scored row stays.
+        threshold: tau, or one for each row, [N] (-inf: not kept); or None when no decision can be taken: every scored
+            row stays.
         on_error: what to do with rows whose status is not `ok`. "exclude": list them apart. "keep": list them apart,
             and train on them. "raise": raise. Where nothing is filtered (no threshold, no labels) they are kept in any
             case: the training set is the input.
@@ -127,7 +128,7 @@ def decide(
     """
     if on_error not in ("exclude", "keep", "raise"):
         raise SAFTInputError(f'on_error must be "exclude", "keep" or "raise"; found {on_error!r}')
-    if threshold is not None and not np.isfinite(threshold):
+    if threshold is not None and np.ndim(threshold) == 0 and not np.isfinite(threshold):
         raise SAFTInputError(f"threshold must be a finite number; found {threshold}")
     values, labels = np.asarray(scores, dtype=np.float64), labels or {}
     # One string for equal statuses: a column of a dataset makes a new one for every row.

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from saft_hf.errors import SAFTInputError
 
+_UP_TO = " up to "
 _WINDOW = 4  # times their number: the rows next to the threshold that the informative ones are spread over
 
 
@@ -19,6 +21,41 @@ class Purpose(StrEnum):
 
     UNIFORM = "uniform"
     INFORMATIVE = "informative"
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """How a row came to be labelled, as the labels file says it: `uniform`, `informative`, or `uniform up to 0.25`.
+
+    Attributes:
+        purpose: what it was drawn for.
+        up_to: the threshold whose kept rows it was drawn from; None where it was drawn from all.
+
+    Example:
+        >>> str(Drawn(Purpose.UNIFORM, 0.25)), Drawn.parse("uniform up to 0.25").up_to
+        ('uniform up to 0.25', 0.25)
+    """
+
+    purpose: Purpose
+    up_to: float | None = None
+
+    def __str__(self) -> str:
+        # `repr` gives the very same number back. With words around it, no reader of CSV or JSON takes it for its own.
+        return self.purpose.value if self.up_to is None else f"{self.purpose.value}{_UP_TO}{float(self.up_to)!r}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what `str` wrote.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        word, _, number = text.partition(_UP_TO)
+        up_to = float(number) if number else None
+        drawn = cls(Purpose(word), up_to)
+        if str(drawn) != text or (up_to is not None and (word != Purpose.UNIFORM or not np.isfinite(up_to))):
+            raise ValueError(text)
+        return drawn
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +79,7 @@ def suggest_rows(
     threshold: float | None = None,
     labelled: ArrayLike = (),
     groups: Sequence[Hashable] | None = None,
+    kept_only: bool = False,
     seed: int = 0,
 ) -> Suggestion:
     """Choose rows to label.
@@ -59,10 +97,13 @@ def suggest_rows(
         labelled: rows that have a label, indices into `scores`: not suggested again.
         groups: a value for each row, [N], such as its prompt or rendering: no two informative rows share one while
             there are others.
+        kept_only: draw the uniform rows from those kept at the threshold: a certificate of these rows alone then takes
+            far fewer labels. The threshold must be fixed before.
         seed: of the draw; the same arguments give the same rows.
 
     Raises:
-        SAFTInputError: a number is negative, none is asked for, or more rows than there are.
+        SAFTInputError: a number is negative, none is asked for, or more rows than there are; or there is no threshold
+            to draw below.
 
     Example:
         >>> suggestion = suggest_rows(np.arange(100.0), uniform=3, informative=2, threshold=50.0)
@@ -73,17 +114,25 @@ def suggest_rows(
     if min(uniform, informative) < 0 or uniform + informative == 0:
         both = f"{uniform} and {informative}"
         raise SAFTInputError(f"uniform and informative must be 0 or more, one of them at least 1; found {both}")
+    if kept_only and (threshold is None or not uniform):
+        raise SAFTInputError(
+            "`kept_only` draws `uniform` rows below a threshold: fit one, or give `threshold`, and ask for uniform rows"
+        )
     open_rows = ~np.isnan(values)
     open_rows[np.asarray(labelled, dtype=np.int64)] = False
     rest = np.flatnonzero(open_rows)
-    if uniform + informative > rest.size:
-        raise SAFTInputError(
-            f"{uniform} uniform and {informative} informative rows were asked for; {rest.size} of {values.size} rows "
-            "have a score and no label: ask for fewer"
-        )
     rng = np.random.default_rng(seed)
-    near = _informative(values, rest, informative, threshold, groups, rng)
-    drawn = rng.choice(np.setdiff1d(rest, near), size=uniform, replace=False)
+    near = _informative(values, rest, min(informative, rest.size), threshold, groups, rng)
+    drawable = np.setdiff1d(rest, near)
+    if kept_only and threshold is not None:
+        drawable = drawable[values[drawable] <= threshold]
+    if informative > near.size or uniform > drawable.size:
+        kept = " and are kept at the threshold" if kept_only else ""
+        raise SAFTInputError(
+            f"{uniform} uniform and {informative} informative rows were asked for; {near.size + drawable.size} of "
+            f"{values.size} rows have a score and no label{kept}: ask for fewer"
+        )
+    drawn = rng.choice(drawable, size=uniform, replace=False)
     rows = np.concatenate([drawn, near])
     purposes = [Purpose.UNIFORM] * uniform + [Purpose.INFORMATIVE] * informative
     order = rng.permutation(rows.size)

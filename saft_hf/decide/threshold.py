@@ -49,7 +49,7 @@ class Calibration:
         return self.best.threshold
 
 
-def flagged(scores: ArrayLike, threshold: float) -> NDArray[np.bool_]:
+def flagged(scores: ArrayLike, threshold: float | NDArray[np.float64]) -> NDArray[np.bool_]:
     """Rows to remove, bool [N]: score > threshold, compared in float64. Rows without a score (NaN) are not flagged."""
     # In float32 a threshold between two float32 scores could round onto one of them.
     return np.asarray(scores, dtype=np.float64) > threshold

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +12,9 @@ import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from saft_hf.decide.certify import Certificate, FreshLabels
-from saft_hf.decide.labelling import suggest_rows
+from saft_hf.decide import Decisions
+from saft_hf.decide.certify import Certificate, FreshLabels, RowsInUse
+from saft_hf.decide.labelling import Drawn, Purpose, suggest_rows
 from saft_hf.embed import Survey, find_keys
 from saft_hf.errors import SAFTInputError
 from saft_hf.scorer.fit import Fit
@@ -31,20 +32,25 @@ def suggest(
     *,
     uniform: int,
     informative: int,
+    kept_only: bool,
+    threshold: float | None,
     seed: int,
 ) -> Dataset:
     """Lay out rows to be labelled, see `SAFTScorer.suggest_labels`."""
+    threshold = fit.threshold if threshold is None else threshold
     suggestion = suggest_rows(
         scores,
         uniform=uniform,
         informative=informative,
-        threshold=fit.threshold,
+        threshold=threshold,
         labelled=fit.labelled.used(survey.identities),
         groups=[key.tobytes() for key in survey.keys],
+        kept_only=kept_only,
         seed=seed,
     )
+    up_to = threshold if kept_only else None
     rows = without_labels(dataset).select(suggestion.rows)
-    purposes = [str(purpose) for purpose in suggestion.purposes]
+    purposes = [str(Drawn(each, up_to if each is Purpose.UNIFORM else None)) for each in suggestion.purposes]
     unlabelled = pa.nulls(len(rows), pa.bool_())
     return with_columns(rows, **{ROW: suggestion.rows, PURPOSE: purposes, LABEL: unlabelled})
 
@@ -57,9 +63,13 @@ def certify(
     labels: Suggested,
     strata: tuple[list[str], list[str]] | None,
     *,
-    alpha: float,
+    alpha: float | Mapping[str, float],
     delta: float,
+    looks: int,
+    stratify_by: str | None,
+    threshold: float | None,
     keep_errored: bool,
+    decided: Callable[[float], Decisions],
 ) -> Certificate:
     """What fresh labels say of scored rows, see `SAFTScorer.certify`.
 
@@ -69,13 +79,18 @@ def certify(
         identities: digests of the tokens of all rows, `uint8 [N, 16]`.
         fresh_identities: those of the labelled rows, `uint8 [m, 16]`.
         labels: what people said of them.
-        strata: a value for each of all rows and for each of the labelled ones, where each stratum was drawn alone.
-        alpha: largest harmful share.
+        strata: a value for each of all rows and for each of the labelled ones.
+        alpha: largest harmful share, of all rows or of each stratum.
         delta: chance that a certificate is issued and false.
+        looks: how many looks were announced.
+        stratify_by: the column of the strata.
+        threshold: that is in use; None for that of the fit.
         keep_errored: whether rows without a score are trained on too; they count as harmful.
+        decided: what a filter decides at a threshold.
 
     Raises:
-        SAFTInputError: a label is of no row of the dataset, or of one that the scorer was fitted on.
+        SAFTInputError: a label is of no row of the dataset, or of one that the scorer was fitted on; it was drawn from
+            the rows kept at another threshold; or a stratum has no alpha.
     """
     rows = match_rows(identities, fresh_identities, strata)
     counts = np.flatnonzero(labels.counts)
@@ -86,19 +101,141 @@ def certify(
             "and label other rows, for example those that `suggest_labels` gives."
         )
     excluded = np.union1d(fit.labelled.used(identities), rows[labels.informative])
-    errored = np.setdiff1d(np.flatnonzero(np.isnan(scores)), excluded).size if keep_errored else 0
-    own = scores.astype(np.float64)
-    fresh = FreshLabels.of(own, rows[counts], labels.harmful, excluded, strata and strata[0])
-    certificate = fresh.certify(alpha=alpha, delta=delta, errored_kept=errored)
-    certificate = replace(certificate, unanswered=labels.unanswered, informative=int(labels.informative.sum()))
-    at = fit.threshold
-    if at is None or not certificate.labels or not np.setdiff1d(np.flatnonzero(own <= at), excluded).size:
-        return certificate  # there is no row kept at a threshold in use, or no label to tell
+    own, rows, cut = scores.astype(np.float64), rows[counts], labels.up_to
+    # A threshold that a certificate chose is no choice made before these labels, as far as we know.
+    at = fit.threshold if threshold is None else threshold
+    bounded = threshold is not None or cut is not None or fit.threshold_from != "certificate"
+    if cut is not None:
+        _check_cut(cut, at, own[rows])
+        excluded = np.union1d(excluded, np.flatnonzero(own > cut))
+    errored = np.isnan(scores) & keep_errored
+    errored[excluded] = False
+    fresh = FreshLabels.of(own, rows, labels.harmful, excluded, strata and strata[0])
+    if isinstance(alpha, Mapping):
+        assert strata is not None  # noqa: S101 - `check_alpha`
+        stratum, parts = np.array(strata[0], dtype=object), {}
+        for name, share in alpha.items():
+            inside = stratum == name
+            part = FreshLabels.of(
+                own, rows[inside[rows]], labels.harmful[inside[rows]], np.union1d(excluded, np.flatnonzero(~inside))
+            )
+            # Each has its part of the error: all of them hold together.
+            parts[name] = part.certify(
+                alpha=share,
+                delta=delta / len(alpha),
+                errored_kept=int(errored[inside].sum()),
+                threshold=cut,
+                looks=looks,
+            )
+        certificate = Certificate.together(parts, str(stratify_by), delta)
+    else:
+        certificate = fresh.certify(
+            alpha=alpha, delta=delta, errored_kept=int(errored.sum()), threshold=cut, looks=looks
+        )
+    certificate = replace(
+        certificate, drawn_from=cut, unanswered=labels.unanswered, informative=int(labels.informative.sum())
+    )
+    counted = 0 if at is None else int(fresh.at(at).sizes.sum())
+    if at is None or not counted:
+        return certificate  # there is no row kept at a threshold in use
+    certificate = replace(certificate, rows=RowsInUse.of(decided(at), at, counted))
+    if not bounded or not certificate.labels:
+        return certificate  # there is no label to tell, or not of a threshold that labels chose
     return replace(
         certificate,
-        in_use=fresh.bound(at, delta=delta, errored_kept=errored),
-        shares=fresh.shares(at),
+        in_use=fresh.bound(at, delta=delta / looks, errored_kept=int(errored.sum())),
+        # Of the rows that are removed, labels drawn from the kept ones tell nothing.
+        shares=None if cut is not None else fresh.shares(at, confidence=1 - 0.05 / looks),
     )
+
+
+def _check_cut(cut: float, in_use: float | None, labelled: NDArray[np.float64]) -> None:
+    """Refuse labels that were drawn from the rows kept at another threshold, or by other scores."""
+    drawn = f"the fresh labels were drawn from the rows kept at threshold {cut!r} alone, by their `saft_purpose`"
+    if in_use != cut:
+        raise SAFTInputError(
+            f"{drawn}, and the threshold in use is {in_use!r}: they tell of no other set. Certify with "
+            f"`threshold={cut!r}` (`--threshold`), or draw labels at the threshold in use."
+        )
+    if above := int((labelled > cut).sum()):
+        raise SAFTInputError(
+            f"{drawn}, and {above} of {labelled.size} have a score above it: they were drawn by another scorer, or "
+            "from other rows. Draw labels with this one."
+        )
+
+
+def check_alpha(alpha: float | Mapping[Any, float], stratify_by: str | None) -> float | dict[str, float]:
+    """The largest harmful share, of all rows or by the text of a stratum's value.
+
+    Raises:
+        SAFTInputError: shares of strata without a column that has them.
+    """
+    if not isinstance(alpha, Mapping):
+        return alpha
+    if stratify_by is None or not alpha:
+        raise SAFTInputError(
+            f"`alpha` has a share for each of {len(alpha)} strata: name the column that holds them, `stratify_by=`."
+        )
+    return {str(name): share for name, share in alpha.items()}
+
+
+def certified_fit(fit: Fit, certificate: Certificate) -> Fit:
+    """The fit with the certified threshold, or those of the strata, in place of its own.
+
+    Raises:
+        SAFTInputError: nothing is certified.
+    """
+    if not certificate.issued:
+        raise SAFTInputError(f"nothing is certified, so there is no set to keep. {certificate.says()}")
+    return replace(
+        fit,
+        threshold=certificate.threshold,
+        threshold_from="certificate",
+        undecided=None,
+        stratify_by=certificate.stratify_by,
+        thresholds={name: part.threshold for name, part in certificate.parts.items()},
+        # What was expected of the former threshold is not true of this one.
+        metrics=replace(fit.metrics, expected=None, pool=replace(fit.metrics.pool, flagged=None)),
+    )
+
+
+def check_certificate(certificate: Certificate, dataset: str, decisions: Decisions) -> None:
+    """Refuse a certificate of other rows, or of fewer.
+
+    Args:
+        certificate: whose set is kept.
+        dataset: digest of the rows that are filtered.
+        decisions: what it decides about them.
+
+    Raises:
+        SAFTInputError: it says nothing about these rows.
+    """
+    if certificate.dataset not in (None, dataset):
+        raise SAFTInputError(
+            "the certificate is about other rows than these: certify the rows that you filter. (`certified` makes a "
+            "scorer with its threshold, for any rows; what is kept of them is then not certified.)"
+        )
+    if decisions.train_on_errored and len(decisions.errored) and not certificate.errored_kept:
+        raise SAFTInputError(
+            f"on_error='keep' would train on {len(decisions.errored)} rows without a score, which the certificate does "
+            "not count: certify with on_error='keep' too."
+        )
+
+
+def thresholds_by_row(fit: Fit, dataset: Dataset) -> NDArray[np.float64]:
+    """The threshold of each row's stratum, `float64 [N]`; -inf where none of it is kept.
+
+    Raises:
+        SAFTInputError: the column is missing, or holds a value that has no threshold.
+    """
+    values = _column(dataset, "dataset", str(fit.stratify_by))
+    if unknown := sorted(set(values) - fit.thresholds.keys()):
+        raise SAFTInputError(
+            f"{len(unknown)} value(s) of column {fit.stratify_by!r} have no threshold ({_show(unknown)}): the scorer "
+            f"has one for each of {sorted(fit.thresholds)}. Give `threshold`, or certify these rows."
+        )
+    found = {name: -np.inf if at is None else at for name, at in fit.thresholds.items()}
+    return np.array([found[value] for value in values], dtype=np.float64)
 
 
 def match_rows(
@@ -142,18 +279,28 @@ def match_rows(
     return rows
 
 
-def strata_of(dataset: Dataset, fresh: Dataset, column: str) -> tuple[list[str], list[str]]:
+def strata_of(
+    dataset: Dataset, fresh: Dataset, column: str, alpha: float | Mapping[str, float]
+) -> tuple[list[str], list[str]]:
     """The strata of all rows and of the labelled ones.
 
     Raises:
-        SAFTInputError: one of them lacks the column.
+        SAFTInputError: one of them lacks the column, or `alpha` has other strata than the dataset.
     """
-    for name, rows in (("dataset", dataset), ("fresh_labels", fresh)):
-        if column not in rows.column_names:
-            raise SAFTInputError(f"`stratify_by`={column!r} is no column of `{name}`, which has {rows.column_names}.")
-    own, labelled = ([str(value) for value in rows.with_format(None)[column]] for rows in (dataset, fresh))
-    return own, labelled
+    everywhere = _column(dataset, "dataset", column)
+    if isinstance(alpha, Mapping) and (found := set(everywhere)) != alpha.keys():
+        raise SAFTInputError(
+            f"`alpha` must have a share for each value of column {column!r} of `dataset`, which are "
+            f"{_show(sorted(found))}; it has them for {_show(sorted(alpha))}."
+        )
+    return everywhere, _column(fresh, "fresh_labels", column)
 
 
-def _show(rows: Sequence[int] | NDArray[Any]) -> str:
-    return ", ".join(str(row) for row in rows[:_SHOWN]) + (", ..." if len(rows) > _SHOWN else "")
+def _column(dataset: Dataset, name: str, column: str) -> list[str]:
+    if column not in dataset.column_names:
+        raise SAFTInputError(f"`stratify_by`={column!r} is no column of `{name}`, which has {dataset.column_names}.")
+    return [str(value) for value in dataset.with_format(None)[column]]
+
+
+def _show(items: Sequence[Any] | NDArray[Any]) -> str:
+    return ", ".join(str(item) for item in items[:_SHOWN]) + (", ..." if len(items) > _SHOWN else "")

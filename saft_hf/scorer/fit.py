@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 import numpy as np
@@ -47,6 +47,8 @@ class FitHeader:
         shares_prefix: whether tokens that all rows start with are read once.
         plan_digest: names the pool's batches in the store.
         metrics: counts and figures, for people and cards.
+        stratify_by: column whose values have a threshold each, where a certificate found them so.
+        thresholds: value of that column -> its threshold; None where none of it is kept.
     """
 
     model: str | None
@@ -66,6 +68,8 @@ class FitHeader:
     shares_prefix: bool
     plan_digest: str
     metrics: FitMetrics
+    stratify_by: str | None = None
+    thresholds: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +94,7 @@ class Fit(FitHeader):
             "score": bool(self.score.features) and set(self.score.features) <= set(self.captured.names),
             "method": self.method in METHODS,
             "threshold": self.threshold is None or math.isfinite(self.threshold),
+            "thresholds": bool(self.thresholds) == (self.stratify_by is not None and self.threshold is None),
             "labelled": self.labelled.identities.shape == (len(self.labelled.harmful), KEY_BYTES),
             "token_budget": 0 < self.token_budget <= MAX_TOKEN_BUDGET,
         }

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from saft_hf.decide import read_labels, resolve_label_column
 from saft_hf.decide.audit import row_digest
-from saft_hf.decide.labelling import Purpose
+from saft_hf.decide.labelling import Drawn, Purpose
 from saft_hf.decide.labels import LABEL_COLUMNS, plain_labels
 from saft_hf.embed import KEY_BYTES, Survey, find_keys
 from saft_hf.errors import SAFTInputError
@@ -92,7 +92,7 @@ class LabelSet:
         check_dataset(labelled)
         column = resolve_label_column(labelled.column_names, label_column)
         rows = answered(labelled, column)
-        uniform = label_sampling == "uniform" and not is_informative(rows).any()
+        uniform = label_sampling == "uniform" and set(how_drawn(rows)) == {Drawn(Purpose.UNIFORM)}
         return cls(rows, read_column(rows, column, harmful_value), column, uniform)
 
 
@@ -105,12 +105,14 @@ class Suggested:
         harmful: the labels of these, in order.
         informative: `bool [m]`: suggested near the threshold, labelled or not.
         unanswered: rows drawn uniformly that have no label.
+        up_to: the threshold whose kept rows they were drawn from; None where they come from all rows.
     """
 
     counts: NDArray[np.bool_]
     harmful: NDArray[np.bool_]
     informative: NDArray[np.bool_]
     unanswered: int
+    up_to: float | None
 
 
 def read_column(dataset: Dataset, column: str, harmful_value: str | int | bool | None = None) -> NDArray[np.bool_]:
@@ -176,31 +178,42 @@ def answered(labelled: Dataset, column: str) -> Dataset:
     return labelled.select(rows)
 
 
-def is_informative(labelled: Dataset) -> NDArray[np.bool_]:
-    """Which rows were suggested near the threshold, `bool [m]`; none where nothing says so.
+def how_drawn(labelled: Dataset) -> list[Drawn]:
+    """What each row was drawn for; `uniform` where nothing says so.
 
     Raises:
         SAFTInputError: `saft_purpose` holds other words.
     """
     if PURPOSE not in labelled.column_names:
-        return np.zeros(len(labelled), dtype=np.bool_)
+        return [Drawn(Purpose.UNIFORM)] * len(labelled)
     words = labelled.with_format(None)[PURPOSE][:]
-    if foreign := {word for word in words if word not in tuple(Purpose)}:
+    try:
+        known = {word: Drawn.parse(str(word)) for word in set(words)}
+    except ValueError as error:
         raise SAFTInputError(
-            f"column {PURPOSE!r} must hold {[str(word) for word in Purpose]}, as `suggest_labels` wrote it; found "
-            f"{len(foreign)} other value(s)"
-        )
-    return np.array([word == Purpose.INFORMATIVE for word in words], dtype=np.bool_)
+            f"column {PURPOSE!r} must hold {[str(purpose) for purpose in Purpose]} or 'uniform up to' a threshold, as "
+            "`suggest_labels` wrote it; found another value"
+        ) from error
+    return [known[word] for word in words]
 
 
 def read_fresh(labelled: Dataset, label_column: str | None, harmful_value: str | int | bool | None) -> Suggested:
     """Read fresh labels, with or without the columns of `suggest_labels`.
 
     Raises:
-        SAFTInputError: the label column is missing, unknown, or holds no label that counts.
+        SAFTInputError: the label column is missing, unknown, or holds no label that counts; or the rows were drawn in
+            several ways.
     """
     column = resolve_label_column(labelled.column_names, label_column)
-    informative, given = is_informative(labelled), np.ones(len(labelled), dtype=np.bool_)
+    drawn, given = how_drawn(labelled), np.ones(len(labelled), dtype=np.bool_)
+    informative = np.array([each.purpose is Purpose.INFORMATIVE for each in drawn], dtype=np.bool_)
+    ways = {each.up_to for each in drawn if each.purpose is Purpose.UNIFORM}
+    if len(ways) > 1:
+        told = sorted(str(Drawn(Purpose.UNIFORM, way)) for way in ways)
+        raise SAFTInputError(
+            f"the fresh labels were drawn in {len(ways)} ways ({', '.join(map(repr, told[:3]))}, by {PURPOSE!r}): "
+            "together they are no uniform sample of any set. Certify with those of one way."
+        )
     if PURPOSE in labelled.column_names:  # elsewhere a null label is an error, which `read_labels` raises
         given = np.isin(np.arange(len(labelled)), labelled_rows(labelled, column))
     counts = given & ~informative
@@ -209,6 +222,7 @@ def read_fresh(labelled: Dataset, label_column: str | None, harmful_value: str |
         harmful=read_column(labelled.select(np.flatnonzero(counts)), column, harmful_value),
         informative=informative,
         unanswered=int((~given & ~informative).sum()),
+        up_to=next(iter(ways), None),
     )
 
 

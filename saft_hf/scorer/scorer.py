@@ -172,6 +172,7 @@ class SAFTScorer:
         self.render = render
         self.formatting_func = formatting_func
         self.fit_: Fit | None = None
+        self._looks: list[tuple[str, frozenset[bytes]]] = []
         self._safetensors_only = False
         self._source: ModelSource | None = None
         self._reader: RowReader | None = None
@@ -419,6 +420,7 @@ class SAFTScorer:
         dataset: Dataset,
         *,
         threshold: float | None = None,
+        certificate: Certificate | None = None,
         on_error: OnError = "exclude",
         on_undecided: Literal["raise", "keep"] | None = None,
         label_column: str | None = None,
@@ -432,6 +434,7 @@ class SAFTScorer:
         Args:
             dataset: the rows.
             threshold: decides in place of the fitted one. Labels of people still decide their rows.
+            certificate: keep the set that `certify` certified for these rows, with the `on_error` that it was told.
             on_error: rows that could not be scored: `exclude` them from `kept`, `keep` them in `train_rows()`, or
                 `raise`.
             on_undecided: where there is no threshold, or nothing would be kept: `raise`, or `keep` every row; by
@@ -450,10 +453,12 @@ class SAFTScorer:
         Raises:
             SAFTUndecidedError: there is no threshold, or nothing would be kept, and neither this call nor `fit` was
                 told `on_undecided="keep"`.
-            SAFTInputError: rows could not be scored and `on_error="raise"`.
+            SAFTInputError: rows could not be scored and `on_error="raise"`; or a certificate is about other rows, or
+                certifies nothing.
         """
         told: dict[str, Any] = {"threshold": threshold, "on_error": on_error, "on_undecided": on_undecided}
         told |= {"label_column": label_column, "harmful_value": harmful_value, "refusal_column": refusal_column}
+        told["certificate"] = certificate and certificate.to_dict()
 
         def given() -> dict[str, Any]:
             inputs.check_dataset(dataset)
@@ -462,6 +467,10 @@ class SAFTScorer:
 
         self._check_ranks(given)
         fit = self._fitted
+        if certificate is not None:
+            if threshold is not None or label_column is not None:
+                raise SAFTInputError("a certificate decides alone: leave `threshold` and `label_column` out.")
+            fit = certifying.certified_fit(fit, certificate)
         inputs.check_choice("on_undecided", on_undecided, (None, "raise", "keep"))
         keep = fit.keep_undecided if on_undecided is None else on_undecided == "keep"
         undecided, threshold_from = fit.undecided, fit.threshold_from
@@ -469,7 +478,10 @@ class SAFTScorer:
             threshold = fit.threshold
         else:
             undecided, threshold_from = None, "given"
-        if threshold is None and not keep:
+        limits: float | NDArray[np.float64] | None = threshold
+        if threshold is None and fit.thresholds:
+            limits = certifying.thresholds_by_row(fit, dataset)
+        if limits is None and not keep:
             why = undecided or "the scorer was fitted with no labels, no `threshold` and no `contamination`"
             raise SAFTUndecidedError(
                 f"no row can be removed: {why}. Give labels, `contamination` or `threshold`; or fit with "
@@ -477,17 +489,18 @@ class SAFTScorer:
             )
         scored = self._score(dataset)
         labels: dict[int, bool] = {}
-        if threshold is not None and len(fit.labelled.harmful):
-            labels = fit.labelled.among(identities_of(dataset, scored.survey, scored.renderer))
-            if not fit.how.labels_decide:  # where there is no score, a label is all that there is
-                labels = {row: harmful for row, harmful in labels.items() if np.isnan(scored.scores[row])}
+        if limits is not None and len(fit.labelled.harmful):
+            labels = self._labels_that_decide(scored, identities_of(dataset, scored.survey, scored.renderer))
         if label_column is not None:
             labels |= labels_by_row(dataset, label_column, harmful_value)
-        decisions = decide(scored.scores, scored.statuses, threshold, on_error=on_error, labels=labels)
-        if keep and threshold is not None and len(decisions.kept) == 0:
-            threshold, undecided = None, f"the threshold {threshold:.6g} would keep none of {len(dataset)} rows"
+        decisions = decide(scored.scores, scored.statuses, limits, on_error=on_error, labels=labels)
+        if keep and limits is not None and len(decisions.kept) == 0:
+            at = "the thresholds" if threshold is None else f"the threshold {threshold:.6g}"
+            threshold, limits, undecided = None, None, f"{at} would keep none of {len(dataset)} rows"
             logger.warning("Every row is kept: %s.", undecided)
             decisions = decide(scored.scores, scored.statuses, None, on_error=on_error, labels=labels)
+        if certificate is not None:
+            certifying.check_certificate(certificate, scored.digest[0], decisions)
         if not keep:
             check_outcome(decisions)
         groups = {}
@@ -495,7 +508,7 @@ class SAFTScorer:
             groups[refusal_column] = diagnostics.group_of(dataset, refusal_column, decisions)
         summary = replace(
             self.summary_,
-            filtered=threshold is not None,
+            filtered=limits is not None,
             undecided=undecided,
             threshold=threshold,
             threshold_from=threshold_from,
@@ -504,12 +517,22 @@ class SAFTScorer:
             confounds=diagnostics.confounds_of(self._open_source().tokenizer, scored.survey, scored.scores),
             leverage=diagnostics.leverage_of(scored.scores, scored.survey, energies=fit.k is not None),
             groups=groups,
+            certificate=None if certificate is None else certificate.used(decisions).summary(trained_on=True),
             provenance=self._provenance({"on_error": on_error, "refusal_column": refusal_column}),
         )
         result = FilterResult(dataset, scored.scores, scored.statuses, decisions, summary)
         if World().is_main:
             result.log_warnings()
         return result
+
+    def _labels_that_decide(self, scored: _Scored, identities: NDArray[np.uint8]) -> dict[int, bool]:
+        """Row -> harmful, for the rows that labels of the fit decide in place of a score."""
+        fit = self._fitted
+        labels = fit.labelled.among(identities)
+        if fit.how.labels_decide:
+            return labels
+        # Where there is no score, a label is all that there is.
+        return {row: harmful for row, harmful in labels.items() if np.isnan(scored.scores[row])}
 
     def _provenance(self, call: dict[str, Any]) -> Provenance:
         """What the decisions can be made again from, as far as a scorer knows it."""
@@ -530,7 +553,16 @@ class SAFTScorer:
 
     # -- certify -------------------------------------------------------------------------------------------------
 
-    def suggest_labels(self, dataset: Dataset, *, uniform: int = 100, informative: int = 0, seed: int = 0) -> Dataset:
+    def suggest_labels(
+        self,
+        dataset: Dataset,
+        *,
+        uniform: int = 100,
+        informative: int = 0,
+        kept_only: bool = False,
+        threshold: float | None = None,
+        seed: int = 0,
+    ) -> Dataset:
         """Choose rows for people to label, and lay them out to be labelled.
 
         The rows that the scorer was fitted on, and copies of them, are not suggested. Scores are left out, and so are
@@ -541,15 +573,27 @@ class SAFTScorer:
             uniform: how many to draw at random; their labels may certify, estimate shares, or fit.
             informative: how many to take near the threshold, spread over different rows and scores; their labels are
                 for fitting alone.
+            kept_only: draw the uniform rows from those that are kept at the threshold, which must stay as it is. Their
+                labels certify exactly that set, with far fewer of them where it holds little harm, and no other.
+            threshold: in place of the fitted one, for `kept_only` and `informative`.
             seed: of the draw.
 
         Returns:
             The rows in random order, so that who stops half way has labelled a uniform sample, with `saft_row` (where
-            they stand in `dataset`), `saft_purpose` (`uniform` or `informative`) and an empty `is_harmful`.
+            they stand in `dataset`), `saft_purpose` (`uniform`, with `kept_only` `uniform up to` the threshold, or
+            `informative`) and an empty `is_harmful`.
 
         Raises:
-            SAFTInputError: more rows are asked for than have a score and no label.
+            SAFTInputError: more rows are asked for than have a score and no label (and are kept); or there is no
+                threshold to keep rows at.
         """
+        options = {"uniform": uniform, "informative": informative, "kept_only": kept_only, "threshold": threshold}
+        self._check_ranks(lambda: {**options, "seed": seed})
+        if threshold is not None and not (np.isfinite(threshold) and (kept_only or informative)):
+            raise SAFTInputError(
+                f"`threshold`={threshold} must be a finite number, for `kept_only` or `informative` rows: others are "
+                "drawn from all scores."
+            )
         scored = self._score(dataset)
         return certifying.suggest(
             dataset,
@@ -558,6 +602,8 @@ class SAFTScorer:
             scored.survey,
             uniform=uniform,
             informative=informative,
+            kept_only=kept_only,
+            threshold=threshold,
             seed=seed,
         )
 
@@ -566,8 +612,10 @@ class SAFTScorer:
         dataset: Dataset,
         fresh_labels: Dataset,
         *,
-        alpha: float,
+        alpha: float | Mapping[Any, float],
         delta: float = 0.1,
+        looks: int = 1,
+        threshold: float | None = None,
         label_column: str | None = None,
         harmful_value: str | int | bool | None = None,
         stratify_by: str | None = None,
@@ -577,50 +625,104 @@ class SAFTScorer:
 
         Beside it stands a bound on the rows kept at the scorer's own threshold, and estimates of the harmful share
         before and after filtering; each is a statement of its own. Scores are taken once, from the store where it has
-        them.
+        them. `filter(dataset, certificate=...)` keeps the certified set.
 
         Args:
             dataset: the rows that are filtered.
             fresh_labels: rows of it that people labelled, drawn uniformly without replacement from those with a score
                 that the scorer was not fitted on, and used for no choice. Rows are recognised by their tokens. Of rows
                 that `suggest_labels` laid out, the uniform ones count; the others are set aside, from the dataset too.
-            alpha: largest harmful share, between 0 and 1.
+                Where they were drawn with `kept_only`, exactly the rows kept at that threshold are certified.
+            alpha: largest harmful share, between 0 and 1. With `stratify_by` also one for each value of that column,
+                `{value: share}`: each has a certified set of its own, and all of them hold together, with delta split.
             delta: chance that a certificate is issued and false, between 0 and 1.
+            looks: how often in all, announced before the first time, you will add labels and certify again: each look
+                has an equal part of delta. With 1, another look needs labels that are all drawn anew.
+            threshold: that is in use, where it is not the fitted one. These labels must not have chosen it.
             label_column: the labels; by default as in `fit`.
             harmful_value: the value that marks a harmful row, where the column's name does not say.
-            stratify_by: a column of both, where labels were drawn from each of its values on its own.
+            stratify_by: a column of both. With one alpha: labels were drawn from each of its values on its own. With
+                an alpha for each value they may also have been drawn from all rows.
             on_error: with `keep`, rows without a score are trained on too, and count as harmful.
 
         Returns:
             The certificate, or that there is none and about how many labels it would take. `says()` puts it in words.
 
         Raises:
-            SAFTInputError: a label is of no row of the dataset, or of one that the scorer was fitted on; or an argument
-                is not what it must be.
+            SAFTInputError: a label is of no row of the dataset, or of one that the scorer was fitted on; it was drawn
+                from the rows kept at another threshold; or an argument is not what it must be.
 
         Example:
             >>> fresh = scorer.suggest_labels(train, uniform=200)                # doctest: +SKIP
             >>> certificate = scorer.certify(train, labelled_fresh, alpha=0.05)  # doctest: +SKIP
             >>> print(certificate.says())                                        # doctest: +SKIP
+            >>> kept = scorer.filter(train, certificate=certificate).kept        # doctest: +SKIP
         """
+        fit, world = self._fitted, World()
+        told: dict[str, Any] = {"alpha": alpha, "delta": delta, "looks": looks, "threshold": threshold}
+        told |= {"label_column": label_column, "harmful_value": harmful_value, "stratify_by": stratify_by}
+
+        def given() -> dict[str, Any]:
+            inputs.check_dataset(dataset)
+            inputs.check_dataset(fresh_labels)
+            by = dataset.select_columns([stratify_by]) if stratify_by in dataset.column_names else None
+            return {**told, "on_error": on_error, "fresh_labels": fresh_labels, "dataset": by}
+
+        self._check_ranks(given)
         inputs.check_choice("on_error", on_error, ("exclude", "keep"))
-        inputs.check_dataset(fresh_labels)
-        fit = self._fitted
+        if threshold is not None and not np.isfinite(threshold):
+            raise SAFTInputError(f"`threshold` must be a finite number, not {threshold}.")
+        alpha = certifying.check_alpha(alpha, stratify_by)
         labels = read_fresh(fresh_labels, label_column, harmful_value)
-        strata = None if stratify_by is None else certifying.strata_of(dataset, fresh_labels, stratify_by)
+        strata = None if stratify_by is None else certifying.strata_of(dataset, fresh_labels, stratify_by, alpha)
         scored = self._score(dataset)
-        fresh = survey_dataset(fresh_labels, scored.renderer, fit.captured.readouts, World())
-        return certifying.certify(
+        fresh = survey_dataset(fresh_labels, scored.renderer, fit.captured.readouts, world)
+        identities = identities_of(dataset, scored.survey, scored.renderer)
+        fresh_identities = identities_of(fresh_labels, fresh, scored.renderer)
+        certificate = certifying.certify(
             fit,
             scored.scores,
-            identities_of(dataset, scored.survey, scored.renderer),
-            identities_of(fresh_labels, fresh, scored.renderer),
+            identities,
+            fresh_identities,
             labels,
             strata,
             alpha=alpha,
             delta=delta,
+            looks=looks,
+            stratify_by=stratify_by,
+            threshold=threshold,
             keep_errored=on_error == "keep",
+            decided=lambda at: decide(
+                scored.scores,
+                scored.statuses,
+                at,
+                on_error=on_error,
+                labels=self._labels_that_decide(scored, identities),
+            ),
         )
+        look = self._look(scored.digest[0], frozenset(key.tobytes() for key in fresh_identities[labels.counts]))
+        return replace(certificate, look=look, dataset=scored.digest[0])
+
+    def _look(self, digest: str, labels: frozenset[bytes]) -> int | None:
+        """Which look at growing labels this is at least; None where these hold none that were looked at before."""
+        earlier = sum(rows == digest and seen < labels for rows, seen in self._looks)
+        if (digest, labels) not in self._looks:
+            self._looks.append((digest, labels))
+        return earlier + 1 if earlier else None
+
+    def certified(self, certificate: Certificate) -> Self:
+        """A copy of the scorer whose threshold is the certified one, to save, push or train with.
+
+        Args:
+            certificate: of `certify`. With an alpha for each stratum the copy has a threshold for each, and filters
+                datasets that have the column.
+
+        Raises:
+            SAFTInputError: nothing is certified.
+        """
+        scorer = self.__copy__()
+        scorer.fit_ = certifying.certified_fit(self._fitted, certificate)
+        return scorer
 
     # -- save and load -------------------------------------------------------------------------------------------
 

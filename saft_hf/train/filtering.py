@@ -200,12 +200,11 @@ def certify(args: FilterArgs, scorer: SAFTScorer, rows: Dataset) -> Record:
     )
     if not certificate.issued and args.get("on_undecided") != "keep":
         raise SAFTUndecidedError(
-            f"{certificate.says()} Label more rows; or train on the rows that the scorer keeps, uncertified, with "
+            f"{certificate.says()}\nDraw fresh labels; or train on the rows that the scorer keeps, uncertified, with "
             "`saft_on_undecided='keep'`."
         )
     ceiling = scorer.threshold_
-    passed = [step.threshold for step in certificate.steps if step.p_value <= certificate.delta]
-    within = [threshold for threshold in passed if ceiling is None or threshold <= ceiling]
+    within = [step for step in certificate.passed if ceiling is None or step.threshold <= ceiling]
     if not within:
         logger.warning("Nothing is certified about the rows that are trained on. %s", certificate.says())
         told = certificate.summary(trained_on=False)
@@ -214,13 +213,11 @@ def certify(args: FilterArgs, scorer: SAFTScorer, rows: Dataset) -> Record:
         result = scorer.filter(rows, on_error=args.on_error, on_undecided=args.on_undecided)
         result.summary = replace(result.summary, certificate=told)
         return _of_result(result, scorer, certificate=certificate)
-    threshold = max(within)
     # What is said is about the set that is trained on, not about a larger one that was certified too.
-    steps = tuple(step for step in certificate.steps if step.threshold <= threshold)
-    told = replace(certificate, steps=steps).summary(trained_on=True)
-    result = scorer.filter(rows, threshold=threshold, on_error=args.on_error, on_undecided="keep")
-    result.summary = replace(result.summary, threshold_from="certificate", certificate=told)
-    return _of_result(result, scorer, certificate=certificate)
+    trained = replace(certificate, steps=tuple(within))
+    result = scorer.filter(rows, certificate=trained, on_error=args.on_error, on_undecided="keep")
+    whole = replace(trained.used(result.decisions), steps=certificate.steps)
+    return _of_result(result, scorer, certificate=whole)
 
 
 # -- the rows to evaluate on -------------------------------------------------------------------------------------------

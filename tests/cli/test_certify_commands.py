@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, load_from_disk
 
 from saft_hf import SAFTScorer
 from saft_hf.assets import demo_rows_path
@@ -49,9 +49,16 @@ def test_suggest_then_certify(
     expected = scorer.certify(demo_pool, NamedDataset(str(path)).load(), alpha=0.2, delta=0.2)
     assert json.loads((tmp_path / "out" / "certificate.json").read_text()) == json.loads(json.dumps(expected.to_dict()))
     assert expected.says() in capsys.readouterr().out
-    assert (tmp_path / "out" / "scorer" / "config.json").read_bytes() == (
-        tmp_path / "fitted" / "config.json"
-    ).read_bytes()
+    out = tmp_path / "out"
+    kept = load_from_disk(str(out / "kept"))
+    assert kept.to_list() == scorer.filter(demo_pool, certificate=expected).train_rows().to_list()
+    assert main(["filter", "--scorer", str(out / "scorer"), *basics[2:-1], str(tmp_path / "again")]) == 0
+    assert load_from_disk(str(tmp_path / "again" / "kept")).to_list() == kept.to_list()
+    told = json.loads((out / "saft_summary.json").read_text())
+    assert (told["threshold"], told["threshold_from"]) == (expected.threshold, "certificate")
+    assert told["certificate"]["trained_on"] is True
+    assert told["certificate"]["text"].startswith(f"Set in use: {len(kept)} rows kept at threshold")
+    assert (SAFTScorer.from_pretrained(out / "scorer").threshold_, scorer.threshold_) != (scorer.threshold_,) * 2
 
 
 def test_a_fit_that_cannot_tell_does_not_stop_the_draw(
@@ -84,6 +91,10 @@ def test_a_file_of_labels_is_never_written_over(
         ("suggest-labels", ["--labels_file", "../labels.jsonl"], "must be a name that ends in .jsonl or .csv"),
         ("suggest-labels", ["--labels_file", "labels.xlsx"], "must be a name that ends in .jsonl or .csv"),
         ("suggest-labels", ["--labels_file", "labels.csv"], "columns ['messages'] are no plain values"),
+        ("certify", ["--fresh_labels", "DEMO", "--alpha", "much"], "`--alpha` must be a share such as 0.05"),
+        ("certify", ["--fresh_labels", "DEMO", "--alpha", "a=0.1,b"], "`--alpha` must be a share such as 0.05"),
+        ("certify", ["--fresh_labels", "DEMO", "--alpha", "a=0.1,b=0.2"], "name the column that holds them"),
+        ("suggest-labels", ["--threshold", "0.5"], "`threshold`=0.5 must be a finite number, for `kept_only`"),
         ("suggest-labels", ["--uniform", "9999"], "9999 uniform and 0 informative rows were asked for"),
     ],
 )
@@ -107,8 +118,8 @@ def test_what_pushes_nothing_says_so(command: str, option: str, capsys: pytest.C
 @pytest.mark.parametrize(
     ("command", "words", "unused"),
     [
-        ("certify", ["--threshold", "1", "--label_column", "is_safe"], "`--threshold`"),
-        ("suggest-labels", ["--k", "2", "--on_undecided", "raise"], "`--k`"),
+        ("certify", ["--k", "1", "--label_column", "is_safe", "--threshold", "1"], "`--k`"),
+        ("suggest-labels", ["--k", "2", "--on_undecided", "raise", "--threshold", "1"], "`--k`"),
     ],
 )
 def test_what_has_no_effect_beside_a_scorer_is_named(

@@ -33,6 +33,13 @@ def calls(rank: int, store: str, out: str) -> dict[str, Callable[[], Any]]:
         return (scorer or new()).fit(pool, of, **{"on_undecided": "keep", **told})
 
     fitted = fit()
+    kinds = [str(row % 2) for row in range(len(rows))]
+    known = {"dataset": rows.add_column("kind", kinds), "fresh_labels": rows.select(range(60, 100)), "alpha": 0.2}
+
+    def certify(**told: Any) -> Any:
+        return fitted.certify(**{**known, **told})
+
+    certificate = certify()
     parted = (fitted, new(layer=1).fit(rows, labelled, on_undecided="keep"))
 
     def train(pool: Any = rows, *, eval_dataset: Any = None, saft: dict[str, Any] | None = None, **told: Any) -> Any:
@@ -69,6 +76,28 @@ def calls(rank: int, store: str, out: str) -> dict[str, Callable[[], Any]]:
         "on_error of filter": lambda: fitted.filter(rows, on_error=("exclude", "raise")[rank]),
         "on_undecided of filter": lambda: fitted.filter(rows, on_undecided=("keep", None)[rank]),
         "refusal_column of filter": lambda: fitted.filter(rows, refusal_column=("is_safe", None)[rank]),
+        "certificate of filter": lambda: fitted.filter(rows, certificate=(certificate, None)[rank]),
+        "dataset of certify": lambda: certify(dataset=other),
+        "dataset of certify, strata": lambda: certify(
+            dataset=rows.add_column("kind", kinds[::-1] if rank else kinds), stratify_by="kind"
+        ),
+        "fresh_labels of certify": lambda: certify(fresh_labels=known["fresh_labels"].shuffle(seed=rank)),
+        "fresh_labels of certify, other labels": lambda: certify(
+            fresh_labels=rows.map(
+                lambda row, at: {"is_safe": row["is_safe"] ^ (at == 61 + rank)}, with_indices=True
+            ).select(range(60, 100))
+        ),
+        "alpha of certify": lambda: certify(alpha=0.2 + rank / 10),
+        "alpha of certify, by stratum": lambda: certify(alpha={"0": 0.1, "1": 0.1 + rank / 10}, stratify_by="kind"),
+        "delta of certify": lambda: certify(delta=0.1 + rank / 10),
+        "looks of certify": lambda: certify(looks=1 + rank),
+        "threshold of certify": lambda: certify(threshold=0.1 + rank),
+        "stratify_by of certify": lambda: certify(stratify_by=("kind", "category")[rank]),
+        "on_error of certify": lambda: certify(on_error=("keep", "wrong")[rank]),
+        "dataset of suggest_labels": lambda: fitted.suggest_labels(other),
+        "uniform of suggest_labels": lambda: fitted.suggest_labels(rows, uniform=10 + rank),
+        "kept_only of suggest_labels": lambda: fitted.suggest_labels(rows, uniform=10, kept_only=rank == 0),
+        "seed of suggest_labels": lambda: fitted.suggest_labels(rows, uniform=10, seed=rank),
         "train_dataset of the trainer": lambda: train(other),
         "train_dataset of the trainer, scored": lambda: train(
             rows.add_column("saft_score", [float(rank)] * 120).add_column("saft_status", ["ok"] * 120),

@@ -2,6 +2,6 @@
 
 from saft_hf.decide.certify.fresh import FreshLabels
 from saft_hf.decide.certify.shares import clopper_pearson
-from saft_hf.decide.certify.statements import Bound, Certificate, ShareReport
+from saft_hf.decide.certify.statements import Bound, Certificate, RowsInUse, ShareReport
 
-__all__ = ["Bound", "Certificate", "FreshLabels", "ShareReport", "clopper_pearson"]
+__all__ = ["Bound", "Certificate", "FreshLabels", "RowsInUse", "ShareReport", "clopper_pearson"]

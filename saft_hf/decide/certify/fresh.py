@@ -96,7 +96,15 @@ class FreshLabels:
             unscored=int(scored.size - scored.sum()),
         )
 
-    def certify(self, *, alpha: float, delta: float = 0.1, errored_kept: int = 0) -> Certificate:
+    def certify(
+        self,
+        *,
+        alpha: float,
+        delta: float = 0.1,
+        errored_kept: int = 0,
+        threshold: float | None = None,
+        looks: int = 1,
+    ) -> Certificate:
         """Certify the largest kept set whose harmful share is at most alpha, with confidence 1 - delta (module `walk`).
 
         The sets keep the lowest scores; rows with equal scores go together. Their sizes are multiples of 1/100 of the
@@ -108,6 +116,10 @@ class FreshLabels:
             alpha: largest harmful share, between 0 and 1.
             delta: chance that a certificate is issued and false, between 0 and 1.
             errored_kept: rows without a score that are trained on all the same; each counts as harmful.
+            threshold: certify the rows kept at it and no other set: one test, no walk. These labels must not have
+                chosen it, and may have been drawn from these rows alone.
+            looks: how often, announced before the first label, labels will be added and certified again: each look
+                has delta / looks.
 
         Returns:
             The certificate, or that there is none and about how many labels it would take.
@@ -117,9 +129,13 @@ class FreshLabels:
         """
         check_chance("alpha", alpha)
         _check(delta, errored_kept)
-        thresholds = kept_sets(self.scores)
+        if isinstance(looks, bool) or not isinstance(looks, int) or looks < 1:
+            raise SAFTInputError(f"looks must be a whole number, 1 or more; found {looks!r}")
+        thresholds = kept_sets(self.scores) if threshold is None else np.array([threshold], dtype=np.float64)
         counts = self.at(thresholds)
-        steps, needed = walk(thresholds, counts, alpha, delta, errored_kept)
+        if not counts.sizes.sum():
+            raise SAFTInputError(f"no scored row is kept at threshold {threshold}: there is nothing to certify")
+        steps, needed = walk(thresholds, counts, alpha, delta / looks, errored_kept)
         return Certificate(
             alpha=float(alpha),
             delta=float(delta),
@@ -131,6 +147,7 @@ class FreshLabels:
             errored_kept=int(errored_kept),
             steps=steps,
             labels_needed=needed,
+            looks=looks,
         )
 
     def bound(self, threshold: float, *, delta: float = 0.1, errored_kept: int = 0) -> Bound:

@@ -33,7 +33,7 @@ def kept_sets(ordered: NDArray[np.float64]) -> NDArray[np.float64]:
 def walk(
     thresholds: NDArray[np.float64], counts: Counts, alpha: float, delta: float, errored: int
 ) -> tuple[tuple[Step, ...], int | None]:
-    """Test kept sets, smallest first, up to the first that fails.
+    """Test kept sets, smallest first, up to the first that fails. One set alone is tested, whatever its labels.
 
     Args:
         thresholds: of the sets, ascending, [J].
@@ -46,7 +46,7 @@ def walk(
         The sets tested; and where none passed about how many labels it would take, None where no number would do.
     """
     limits = harmful_limits(alpha, counts, errored)
-    start = first_set(counts, limits, delta)
+    start = first_set(counts, limits, delta) if thresholds.size > 1 else 0
     steps: list[Step] = []
     for j in range(start, thresholds.size):
         kept, labels, harmful = (int(each.sum()) for each in counts.of(j))

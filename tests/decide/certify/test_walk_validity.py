@@ -135,12 +135,12 @@ def false_draws(procedure: Procedure, on: Pool, alpha: float) -> tuple[int, int]
     return issued, false
 
 
-def upper_95(false: int) -> float:
-    return float(beta.ppf(0.95, false + 1, DRAWS - false))
+def upper_95(false: int, draws: int = DRAWS) -> float:
+    return float(beta.ppf(0.95, false + 1, draws - false))
 
 
-def lower_95(false: int) -> float:
-    return float(beta.ppf(0.05, false, DRAWS - false + 1))
+def lower_95(false: int, draws: int = DRAWS) -> float:
+    return float(beta.ppf(0.05, false, draws - false + 1))
 
 
 @pytest.mark.usefixtures("_quick")
