@@ -42,7 +42,7 @@ def replacing(*paths: Path, durable: bool = True) -> Iterator[list[BinaryIO]]:
     """
     try:
         with ExitStack() as drafts_of_all:
-            drafts = [drafts_of_all.enter_context(_draft(path, Path.touch, _delete)) for path in paths]
+            drafts = [drafts_of_all.enter_context(new_draft(path, Path.touch, _delete)) for path in paths]
             with ExitStack() as stack:
                 files: list[BinaryIO] = [stack.enter_context(draft.open("wb")) for draft in drafts]
                 yield files
@@ -93,7 +93,7 @@ def replacing_folder(path: Path, names: Sequence[str] | None = None) -> Iterator
                 entry.rename(path / entry.name)
         shutil.rmtree(draft, ignore_errors=True)  # what is in use now, the next one deletes
 
-    with _draft(path if beside else path / path.name, Path.mkdir, forget) as draft:
+    with new_draft(path if beside else path / path.name, Path.mkdir, forget) as draft:
         yield draft
         for written in draft.rglob("*"):
             if not written.is_dir():
@@ -122,8 +122,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 @contextmanager
-def _draft(path: Path, make: Callable[[Path], None], forget: Callable[[Path], None]) -> Iterator[Path]:
+def new_draft(path: Path, make: Callable[[Path], None], forget: Callable[[Path], None]) -> Iterator[Path]:
     """A new file or folder under a hidden name beside `path`; whatever has that name in the end is deleted.
+
+    It is locked as long as its writer lives. What killed ones left there is deleted first.
 
     Args:
         path: what it is to become.
@@ -131,14 +133,14 @@ def _draft(path: Path, make: Callable[[Path], None], forget: Callable[[Path], No
         forget: deletes it, and what killed processes left.
     """
     for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
-        with suppress(OSError), _locked(left, alone=True):  # else its writer lives, or it is gone
+        with suppress(OSError), locked(left, alone=True):
             forget(left)
     with ExitStack() as stack:
         while True:
             draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
             make(draft)
             with suppress(FileNotFoundError):  # a neighbour took it for a killed writer's before it was locked
-                stack.enter_context(_locked(draft, alone=False))
+                stack.enter_context(locked(draft, alone=False))
                 if draft.exists():
                     break
         try:
@@ -149,8 +151,12 @@ def _draft(path: Path, make: Callable[[Path], None], forget: Callable[[Path], No
 
 
 @contextmanager
-def _locked(path: Path, *, alone: bool) -> Iterator[None]:
-    """Lock a file or folder, as its writer or, `alone`, where nobody else has locked it: the system ends it with us."""
+def locked(path: Path, *, alone: bool) -> Iterator[None]:
+    """Lock a file or folder: as its writer, which the system ends with the process, or to be `alone` with it.
+
+    Raises:
+        OSError: it is gone, or its writer lives.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         if alone:

@@ -32,7 +32,8 @@ def run(argv: Sequence[str]) -> None:
     if options.command == "ls":
         for plan in plans:
             features, rows = plan.describe()
-            used, size = time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.used)), f"{plan.size / 1e6:>10,.1f} MB"
+            used = time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.used)) if plan.used else f"{'unknown':16}"
+            size = f"{plan.size / 1e6:>10,.1f} MB"
             print(f"{plan.name}  {used}  {size}  {rows:>9,} vectors at {', '.join(features) or '-'}")
         print(f"{len(plans)} plans, {sum(plan.size for plan in plans) / 1e6:,.1f} MB in {options.cache_dir}.")
         return

@@ -7,12 +7,14 @@ import os
 import re
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from saft_hf.errors import SAFTInputError
+from saft_hf.files import locked
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ class CachedPlan:
     Attributes:
         folder: where its shards are.
         size: bytes.
-        used: when it was last written or read, seconds since the epoch.
+        used: when it was last written or read, seconds since the epoch; 0 where that cannot be: a time to come.
     """
 
     folder: Path
@@ -56,9 +58,12 @@ class CachedPlan:
         return tuple(sorted(features)), rows
 
     def remove(self) -> None:
-        """Delete it. Other files that somebody put there stay."""
-        for path in [*self.folder.glob("[0-9]*.safetensors"), *self.folder.glob(".*.tmp")]:
+        """Delete it, but for what a run is writing now. Other files that somebody put there stay."""
+        for path in self.folder.glob("[0-9]*.safetensors"):
             path.unlink(missing_ok=True)
+        for path in self.folder.glob(".*.tmp"):
+            with suppress(OSError), locked(path, alone=True):
+                path.unlink()
         for folder in (self.folder, self.folder.parent):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
@@ -66,7 +71,7 @@ class CachedPlan:
 
 def cached_plans(cache_dir: Path) -> list[CachedPlan]:
     """All plans in a cache folder, the one that was not used for longest first."""
-    plans = []
+    plans, latest = [], time.time() + _IN_USE_S  # clocks of machines that share a disk may differ a little
     for folder in cache_dir.glob("*/*"):
         if _NAME.fullmatch(folder.name) and _NAME.fullmatch(folder.parent.name) and folder.is_dir():
             size = 0
@@ -75,7 +80,8 @@ def cached_plans(cache_dir: Path) -> list[CachedPlan]:
                     size += path.stat().st_size
                 except FileNotFoundError:  # another process tidies up, too
                     continue
-            plans.append(CachedPlan(folder, size, folder.stat().st_mtime))
+            used = folder.stat().st_mtime
+            plans.append(CachedPlan(folder, size, used if used <= latest else 0.0))
     return sorted(plans, key=lambda plan: (plan.used, plan.folder))
 
 
@@ -120,7 +126,7 @@ def shrink(cache_dir: Path, limit: int, *, keep: Collection[Path] = (), grace_s:
     for plan in plans:
         if total <= limit:
             break
-        if plan.folder not in keep and plan.used <= now - grace_s:
+        if plan.folder not in keep and abs(now - plan.used) >= grace_s:
             plan.remove()
             total -= plan.size
             removed.append(plan)

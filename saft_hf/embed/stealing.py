@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -28,15 +27,14 @@ def steal_shards(missing: list[int], store: Store, world: World) -> Iterator[Ite
         The shards, in the order in which to fill them.
     """
     reported = world.gather(missing)
-    if world.size == 1 or not any(reported) or not store.is_shared(world):
-        yield iter(missing)
+    if not any(reported):
+        yield iter(())
         return
-    run_id = world.broadcast(secrets.token_hex(8))
-    others = [reported[(world.rank + step) % world.size] for step in range(1, world.size)]
-    # One that another run has filled meanwhile is left alone; its owner sees whether it is whole.
-    stolen = (shard for theirs in others for shard in reversed(theirs) if not store.path(shard).exists())
-    try:
-        yield (shard for shard in chain(missing, stolen) if store.claim(shard, run_id))
-    finally:
-        if world.is_main:
-            store.forget_claims(run_id)
+    with store.run(world) as run:
+        if world.size == 1 or not store.is_shared(world, run):
+            yield iter(missing)
+            return
+        others = [reported[(world.rank + step) % world.size] for step in range(1, world.size)]
+        # One that another run has filled meanwhile is left alone; its owner sees whether it is whole.
+        stolen = (shard for theirs in others for shard in reversed(theirs) if not store.path(shard).exists())
+        yield (shard for shard in chain(missing, stolen) if store.claim(shard, run))

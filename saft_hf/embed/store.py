@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import secrets
-import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,8 @@ from safetensors.numpy import save as to_bytes
 from saft_hf.distributed import World
 from saft_hf.embed.cache import touch
 from saft_hf.embed.plan import KEY_BYTES, find_keys
-from saft_hf.files import replacing
+from saft_hf.errors import SAFTError
+from saft_hf.files import new_draft, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +33,6 @@ Vectors = Mapping[str, NDArray[np.float32]]
 
 _FORMAT = "1"
 _KEYS = "keys"
-_OLD_S = 86_400
 
 
 def default_cache_dir() -> Path:
@@ -77,8 +75,11 @@ class Store:
         tensors.update({feature: np.ascontiguousarray(vectors[feature], dtype=self.dtype) for feature in self.features})
         metadata = {"format": _FORMAT, "sha256": _digest(tensors)}
         self.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self.path(shard), durable=False) as [file]:
-            file.write(to_bytes(tensors, metadata=metadata))
+        try:
+            with replacing(self.path(shard), durable=False) as [file]:
+                file.write(to_bytes(tensors, metadata=metadata))
+        except FileNotFoundError as error:
+            raise _gone(self.path(shard)) from error
         self._verified.add(shard)
 
     def has(self, shard: int, keys: NDArray[np.uint8]) -> bool:
@@ -110,54 +111,49 @@ class Store:
         self._verified.add(shard)
         return True
 
-    def is_shared(self, world: World) -> bool:
-        """Whether all processes see the same files: each looks for one that the first has just made. Collective."""
+    @contextmanager
+    def run(self, world: World) -> Iterator[str]:
+        """Name the processes that fill the store together, and sweep away what killed ones left there. Collective.
 
-        def make_mark() -> Path:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            mark = self._mark(secrets.token_hex(8))
-            mark.touch()
-            return mark
+        Yields:
+            The name, which stands in the folder meanwhile.
+        """
+        with ExitStack() as stack:
 
-        mark = world.on_main("looking at the store", make_mark)
-        seen = world.gather(mark.name in {path.name for path in self.folder.glob(".*.tmp")})
-        if world.is_main:
-            mark.unlink()
-        return all(seen)
+            def make_mark() -> str:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                return stack.enter_context(new_draft(self.folder / "run", Path.touch, _forget)).name
+
+            yield world.on_main("looking at the store", make_mark)
+
+    def is_shared(self, world: World, run: str) -> bool:
+        """Whether all processes see the same files: each looks for the one that names the run. Collective."""
+        return all(world.gather(run in {path.name for path in self.folder.glob(".*.tmp")}))
 
     def shards(self) -> set[int]:
         """The shards of which there is a file, whole or not."""
         # Listed, not looked up: a network file system may remember for a while that a name was not there.
         return {int(path.stem) for path in self.folder.glob(f"{'[0-9]' * 5}.safetensors")}
 
-    def claim(self, shard: int, run_id: str) -> bool:
+    def claim(self, shard: int, run: str) -> bool:
         """Take a shard for this process; False where another one of the same run has taken it.
 
         Should a file system let two have it, both write the same shard.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._mark(f"{run_id}-{shard:05d}").touch(exist_ok=False)
+            (self.folder / f"{run.removesuffix('.tmp')}-{shard:05d}.tmp").touch(exist_ok=False)
         except FileExistsError:
             return False
         return True
 
-    def forget_claims(self, run_id: str) -> None:
-        """Take away a run's claims, and those that killed runs left more than a day ago."""
-        old = time.time() - _OLD_S
-        with suppress(OSError):  # whatever stays does no harm
-            for mark in self.folder.glob(".*-[0-9]*.tmp"):
-                if mark.name.startswith(f".{run_id}-") or mark.stat().st_mtime < old:
-                    mark.unlink(missing_ok=True)
-
-    def _mark(self, name: str) -> Path:
-        """An empty file that tells the other processes something; whatever clears the folder takes it along."""
-        return self.folder / f".{name}.tmp"
-
     def read(self, shard: int, feature: str) -> NDArray[np.float32]:
         """The vectors of a shard at one feature, `float32 [n, d]` in plan order."""
-        with safe_open(self.path(shard), framework="numpy") as file:
-            tensor: NDArray[np.float32] = file.get_tensor(feature).astype(np.float32, copy=False)
+        try:
+            with safe_open(self.path(shard), framework="numpy") as file:
+                tensor: NDArray[np.float32] = file.get_tensor(feature).astype(np.float32, copy=False)
+        except FileNotFoundError as error:
+            raise _gone(self.path(shard)) from error
         return tensor
 
     def lookup(
@@ -210,9 +206,23 @@ def _mapped(path: Path, name: str) -> NDArray[Any]:
         flat = np.memmap(path, dtype, "r", 8 + size + begin, ((end - begin) // np.dtype(dtype).itemsize,))
         rows: NDArray[Any] = flat.reshape(entry["shape"])
         return rows
+    except FileNotFoundError as error:
+        raise _gone(path) from error
     except (ValueError, KeyError, TypeError) as error:
         logger.warning("The shard %s cannot be read (%s): its rows are embedded again.", path, error)
         return np.zeros((0, KEY_BYTES), dtype=np.uint8)
+
+
+def _gone(path: Path) -> SAFTError:
+    return SAFTError(
+        f"{path} was removed while it was in use (by `saft-hf cache rm`?). Start again: what is left is used again."
+    )
+
+
+def _forget(mark: Path) -> None:
+    """Take away what names a run, and its claims."""
+    for claim in [*mark.parent.glob(f"{mark.stem}-*.tmp"), mark]:
+        claim.unlink(missing_ok=True)
 
 
 def name_of(parts: Mapping[str, object]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from datasets import Dataset
 
 from saft_hf import SAFTScorer
 from saft_hf.cli.main import main
+from saft_hf.distributed import World
 from saft_hf.embed.cache import cached_plans, limit_from_environment, shrink
 from saft_hf.embed.store import Store
-from saft_hf.errors import SAFTInputError
+from saft_hf.errors import SAFTError, SAFTInputError
+from saft_hf.files import replacing
 
 CELL = "2.response_start"
 ROWS, WIDTH = 5, 4
@@ -101,3 +104,79 @@ def test_the_command_lists_and_removes(cache: Path, capsys: pytest.CaptureFixtur
     assert main(["cache", "rm", "--max_gb", "0", *where]) == 0
     assert names(cache) == []
     assert (cache / "datasets" / "mine" / "00001.safetensors").exists()
+
+
+def test_a_time_that_is_to_come_is_no_use(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A clock that was set back, or that of another machine: such a plan was in use for ever."""
+    soon, year = plan_folder(cache, "a", "1"), plan_folder(cache, "b", "3")
+    os.utime(year, (time.time() + 365 * 86400,) * 2)
+    os.utime(soon, (time.time() + 60,) * 2)
+    assert names(cache) == ["3", "2", "1"]
+    assert main(["cache", "ls", "--cache_dir", str(cache)]) == 0
+    assert "unknown" in capsys.readouterr().out.splitlines()[0]
+    shrink(cache, 0)
+    assert names(cache) == ["1"]  # another machine, whose clock is a minute ahead, is at it
+    shrink(cache, 0, grace_s=0)
+    assert names(cache) == []
+
+
+def remove_all(cache: Path) -> None:
+    assert main(["cache", "rm", "--all", "--cache_dir", str(cache)]) == 0
+
+
+@pytest.mark.parametrize("method", ["write", "read", "has", "shards"])
+def test_removed_beside_a_running_fit_ends_it_with_a_clear_error_or_not_at_all(
+    demo_model: str, demo_pool: Dataset, tmp_path: Path, method: str
+) -> None:
+    pool, cache = demo_pool.select(range(90)), tmp_path / "cache"
+
+    def fit(where: Path) -> list[float]:
+        scorer = SAFTScorer(demo_model, method="saft", layer=1, contamination=0.1, cache_dir=where)
+        return scorer.fit(pool).score_dataset(pool)["saft_score"][:]
+
+    known, calls, original = fit(tmp_path / "alone"), {"n": 0}, getattr(Store, method)
+
+    def removed_meanwhile(store: Store, *args: Any, **kwargs: Any) -> Any:
+        calls["n"] -= 1
+        if calls["n"] == 0:
+            remove_all(cache)
+        return original(store, *args, **kwargs)
+
+    outcomes = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, method, removed_meanwhile)
+        for at in range(1, 20):
+            calls["n"] = at
+            try:
+                outcomes.append(fit(cache) == known)
+            except SAFTError as error:
+                outcomes.append("was removed while it was in use (by `saft-hf cache rm`?). Start again" in str(error))
+            assert not list(cache.rglob(".*"))
+            if calls["n"] > 0:
+                break
+            remove_all(cache)
+    assert all(outcomes)
+    assert len(outcomes) > 2
+    assert fit(cache) == known
+
+
+def test_removed_while_a_shard_is_being_written(cache: Path) -> None:
+    store = Store(plan_folder(cache, "a", "1"), (CELL,))
+    with store.run(World()), replacing(store.path(7)) as [file]:
+        remove_all(cache)
+        file.write(b"whole")
+    assert [path.name for path in store.folder.iterdir()] == ["00007.safetensors"]
+
+
+def test_removed_between_two_calls(demo_model: str, demo_pool: Dataset, tmp_path: Path) -> None:
+    pool = demo_pool.select(range(60))
+    scorer = SAFTScorer(demo_model, method="saft", layer=1, contamination=0.1, cache_dir=tmp_path).fit(pool)
+    scores = np.array(scorer.score_dataset(pool)["saft_score"][:])
+    one_by_one = scorer(pool[:5])["saft_score"]
+    remove_all(tmp_path)
+    assert np.allclose(one_by_one, scores[:5])
+    assert np.allclose(scorer(pool[:20])["saft_score"], scores[:20], atol=1e-5)
+    again = SAFTScorer(demo_model, method="saft", layer=1, contamination=0.1, cache_dir=tmp_path).fit(pool)
+    remove_all(tmp_path)
+    assert np.allclose(again(pool[:20])["saft_score"], scores[:20], atol=1e-5)
+    assert np.array_equal(scorer.filter(pool).scores, scores)

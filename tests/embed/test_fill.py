@@ -179,7 +179,9 @@ def test_a_renderer_that_draws_at_random_is_found(tmp_path: Path) -> None:
 
 
 def test_a_store_of_one_process_is_shared_and_leaves_no_mark(tmp_path: Path) -> None:
-    assert Store(tmp_path / "new", FEATURES.names).is_shared(World())
+    store = Store(tmp_path / "new", FEATURES.names)
+    with store.run(World()) as run:
+        assert store.is_shared(World(), run)
     assert not list((tmp_path / "new").iterdir())
 
 

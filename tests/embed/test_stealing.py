@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import pytest
@@ -31,15 +31,19 @@ class Others(World):
     def gather(self, value: Any) -> list[Any]:
         return [value if rank == self._rank else report for rank, report in enumerate(self._reports)]
 
-    def broadcast(self, value: Any, rank: int = 0) -> Any:
-        return "0" * 16
+    def on_main(self, doing: str, function: Callable[[], Any]) -> Any:
+        if self._rank == 0:
+            self._said.append(function())
+        return self._said[-1]
+
+    _said: ClassVar[list[Any]] = []
 
 
 def draw_in_turn(reports: list[list[int]], turns: list[int], folder: Path, *, shared: bool = True) -> list[list[int]]:
     """What each process takes where they ask in the order of `turns`, and then each for all that is left."""
     drawn: list[list[int]] = [[] for _ in reports]
     store = Store(folder, ("1.response_mean",))
-    with patch.object(Store, "is_shared", lambda self, world: shared), ExitStack() as stack:
+    with patch.object(Store, "is_shared", lambda self, world, run: shared), ExitStack() as stack:
         hands = [stack.enter_context(steal_shards(mine, store, Others(r, reports))) for r, mine in enumerate(reports)]
         for rank in turns:
             drawn[rank % len(reports)] += islice(hands[rank % len(reports)], 1)
@@ -60,17 +64,19 @@ def test_every_missing_leaf_is_dealt_once_in_whatever_order_the_processes_ask(
         assert not list(Path(folder).iterdir())
 
 
-def test_old_claims_of_killed_runs_are_swept_away_and_nothing_else(tmp_path: Path) -> None:
-    store, draft = Store(tmp_path, ("1.response_mean",)), tmp_path / ".00003.safetensors.0a1b2c3d.tmp"
-    assert store.claim(3, "a" * 16)
-    assert not store.claim(3, "a" * 16)
-    (stale,) = tmp_path.iterdir()
-    os.utime(stale, (0, 0))
-    assert store.claim(3, "b" * 16)
+def test_claims_of_killed_runs_are_swept_away_and_nothing_else(tmp_path: Path) -> None:
+    store, killed, draft = Store(tmp_path, ("1.response_mean",)), ".run.0123abcd.tmp", tmp_path / ".00003.x.tmp"
     draft.touch()
-    os.utime(draft, (0, 0))
-    assert draw_in_turn([[3], [4]], [], tmp_path) == [[3, 4], []]
-    assert {path.name for path in tmp_path.iterdir()} == {draft.name, f".{'b' * 16}-00003.tmp"}
+    (tmp_path / killed).touch()
+    assert store.claim(3, killed)
+    assert not store.claim(3, killed)
+    with store.run(World()) as living:
+        assert store.claim(3, living)
+        claim = f"{living.removesuffix('.tmp')}-00003.tmp"
+        assert {path.name for path in tmp_path.iterdir()} == {draft.name, living, claim}
+        assert draw_in_turn([[3], [4]], [], tmp_path) == [[3, 4], []]  # another run, beside it
+        assert {path.name for path in tmp_path.iterdir()} == {draft.name, living, claim}
+    assert list(tmp_path.iterdir()) == [draft]
 
 
 def test_a_leaf_that_another_run_has_filled_is_left_to_its_owner(tmp_path: Path) -> None:
