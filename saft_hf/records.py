@@ -20,9 +20,9 @@ def to_plain(value: Any) -> Any:
     """A record as JSON types: objects, lists, numbers, text.
 
     Example:
-        >>> from saft_hf.summary import LabelCounts
-        >>> to_plain(LabelCounts(rows=100, harmful=25, column="is_safe"))
-        {'rows': 100, 'harmful': 25, 'column': 'is_safe', 'uniform': True}
+        >>> from saft_hf.summary import ThresholdEffect
+        >>> to_plain(ThresholdEffect(fpr=0.05, recall=0.9))
+        {'fpr': 0.05, 'recall': 0.9, 'attainable': True}
     """
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}

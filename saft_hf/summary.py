@@ -6,6 +6,7 @@ holds counts and aggregate figures, and nothing about a single row.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -71,15 +72,35 @@ class LabelCounts:
         harmful: harmful ones among them.
         column: the column that holds the labels.
         uniform: whether they were drawn uniformly from the pool.
+        reference_auroc: of the built-in reference set's score on them; None where that was not taken, or says nothing.
     """
 
     rows: int
     harmful: int
     column: str
     uniform: bool = True
+    reference_auroc: float | None = None
 
     def __str__(self) -> str:
         return f"{self.harmful} of {self.rows} labelled rows are harmful"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What speaks for labels that are the wrong way round, a sentence each."""
+        found = []
+        if self.uniform and 2 * self.harmful > self.rows:
+            found.append(f"{self}, more than half of a uniform sample")
+        benign = self.rows - self.harmful
+        if self.reference_auroc is not None and self.harmful and benign:
+            # Three standard errors of an AUROC without signal (Mann and Whitney 1947), and no small effect.
+            error = math.sqrt((self.rows + 1) / (12 * self.harmful * benign))
+            if self.reference_auroc < min(0.4, 0.5 - 3 * error):
+                found.append(
+                    f"The built-in reference set ranks the {self.rows} labelled rows the other way round (AUROC "
+                    f"{self.reference_auroc:.3f})"
+                )
+        check = f"The labels may be the wrong way round: check column {self.column!r} and harmful_value."
+        return tuple(f"{text}. {check}" for text in found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -441,10 +462,18 @@ class Summary:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the filter does besides removing harmful rows, a sentence each."""
+        """What speaks against the labels, and what the filter does besides removing harmful rows, a sentence each."""
         # What the score follows matters where it removes rows.
-        parts = (*((self.confounds, self.leverage) if self.removed else ()), *self.groups.values())
-        return tuple(text for part in parts if part is not None for text in part.warnings)
+        by_score = (self.confounds, self.leverage) if self.removed else ()
+        parts = (self.fit.labels if self.fit else None, *by_score, *self.groups.values())
+        found = tuple(text for part in parts if part is not None for text in part.warnings)
+        removed, rows = self.removed, self.rows
+        if rows is None and self.fit and self.threshold is not None:
+            removed, rows = self.fit.pool.flagged, self.fit.pool.scored
+        if removed and rows and 2 * removed > rows:
+            many = f"{removed} of {rows} rows are above the threshold or labelled harmful, more than half of them"
+            found += (f"{many}: check the threshold, and which way round the labels are.",)
+        return found
 
     def public(self) -> Summary:
         """The summary as others may see it: without names of folders and files on this machine."""

@@ -18,6 +18,7 @@ from saft_hf.render import READOUTS
 from saft_hf.scorer.inputs import check_choice, why_unread
 from saft_hf.scorer.labels import LabelledRows, LabelSet
 from saft_hf.scorer.methods import METHODS, FitSpec, Method, MethodFit
+from saft_hf.scorer.methods.reference import agreement
 from saft_hf.scorer.pool import Labelled, Pool
 from saft_hf.status import RowStatus
 from saft_hf.summary import FitMetrics, LabelCounts, PoolCounts
@@ -107,7 +108,9 @@ def run(spec: FitSpec, method: Method, extractor: Extractor, dataset: Dataset) -
     if undecided is None and answer.threshold is not None:
         scored = answer.scores[~np.isnan(answer.scores)]
         undecided = degenerate(scored, answer.threshold, 0 if labelled is None else int(labelled.harmful.sum()))
-    return replace(answer, undecided=undecided), pool, LabelledRows.none() if labelled is None else labelled.rows()
+    if labelled is None:
+        return replace(answer, undecided=undecided), pool, LabelledRows.none()
+    return replace(answer, undecided=undecided, reference_auroc=agreement(pool, labelled)), pool, labelled.rows()
 
 
 def degenerate(scores: NDArray[np.float32], threshold: float, harmful: int) -> str | None:
@@ -162,7 +165,13 @@ def metrics_of(spec: FitSpec, pool: Pool, answer: MethodFit) -> FitMetrics:
     labels = None
     if (given := spec.labels) is not None:
         rows, harmful = len(given.harmful), int(given.harmful.sum())
-        labels = LabelCounts(rows=rows, harmful=harmful, column=given.column, uniform=given.uniform)
+        labels = LabelCounts(
+            rows=rows,
+            harmful=harmful,
+            column=given.column,
+            uniform=given.uniform,
+            reference_auroc=answer.reference_auroc,
+        )
     return FitMetrics(
         pool=PoolCounts(
             rows=len(answer.scores),

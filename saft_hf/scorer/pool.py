@@ -197,6 +197,7 @@ class Labelled:
         self._positions[~self._survey.usable] = -1
         self._foreign = np.flatnonzero(self._survey.usable & (self._positions < 0))
         self._embedded: Embedded | None = None
+        self._told = False
         if len(self._foreign):
             logger.info("%d of %d labelled rows are not in the pool.", len(self._foreign), len(dataset))
             self._embedded = extractor.embed(dataset.select(self._foreign))
@@ -209,7 +210,8 @@ class Labelled:
         if self._embedded is not None:
             values[self._foreign] = self._embedded.rows(self._embedded.compute(features, function, columns))
         unscored = np.asarray(np.isnan(values).any(axis=1))
-        if unscored.any():
+        if unscored.any() and not self._told:
+            self._told = True
             statuses = self._survey.statuses(readouts_of(features))
             names = Counter(str(status) for status, bad in zip(statuses, unscored, strict=True) if bad)
             logger.warning(

@@ -323,6 +323,8 @@ class SAFTScorer:
             labelled=labelled_rows,
         )
         self._remember(self._digest(pool, renderer), answer.scores, embedded.embedded.survey, renderer)
+        for warning in self.summary_.warnings if world.is_main else ():
+            logger.warning("%s", warning)
         if answer.undecided and on_undecided == "raise":
             raise fitting.undecided_error(answer, spec.labels)
         return self

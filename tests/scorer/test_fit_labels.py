@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset, concatenate_datasets
+from hypothesis import given
+from hypothesis import strategies as st
 
 from saft_hf import SAFTScorer
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.scorer.fitting import degenerate
+from saft_hf.summary import LabelCounts
 
 
 @pytest.fixture(scope="module")
@@ -208,3 +211,66 @@ def test_without_labels_share_and_threshold_there_is_no_decision(new_scorer: Any
     assert scorer.summary_.threshold_from == "none"
     with pytest.raises(SAFTUndecidedError, match="no labels, no `threshold` and no `contamination`"):
         scorer.filter(pool)
+
+
+def turned(rows: Dataset) -> Dataset:
+    return relabel(rows, "is_safe", [not safe for safe in rows["is_safe"]])
+
+
+def balanced(rows: Dataset) -> Dataset:
+    safe = np.asarray(rows["is_safe"])
+    return rows.select(np.sort(np.concatenate([np.flatnonzero(safe)[:60], np.flatnonzero(~safe)[:60]])))
+
+
+@pytest.mark.parametrize("method", ["auto", "saft"])
+@pytest.mark.parametrize("sampling", ["uniform", "other"])
+def test_labels_the_wrong_way_round_are_warned_of(
+    new_scorer: Any, demo_pool: Dataset, method: str, sampling: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    labelled = demo_pool.shuffle(seed=0).select(range(100)) if sampling == "uniform" else balanced(demo_pool)
+    options = {"on_undecided": "keep", "label_sampling": sampling}
+    given = {"method": method, "layer": None, **({"contamination": 0.2} if sampling == "other" else {})}
+    right = new_scorer(**given).fit(demo_pool, labelled, **options)
+    assert right.summary_.warnings == ()
+    assert right.summary_.fit.labels.reference_auroc > 0.8
+    caplog.clear()
+    wrong = new_scorer(**given).fit(demo_pool, turned(labelled), **options)
+    said = [text for text in wrong.summary_.warnings if "labels may be the wrong way round: check column" in text]
+    assert [text.split(". ")[0] for text in said] == [
+        *(["81 of 100 labelled rows are harmful, more than half of a uniform sample"] if sampling == "uniform" else []),
+        f"The built-in reference set ranks the {len(labelled)} labelled rows the other way round (AUROC "
+        f"{1 - right.summary_.fit.labels.reference_auroc:.3f})",
+    ]
+    assert [text for text in said if caplog.messages.count(text) == 1] == said
+    assert set(said) <= set(wrong.filter(demo_pool).summary.warnings)
+    wrong.save_pretrained(tmp_path)
+    assert SAFTScorer.from_pretrained(tmp_path).summary_.warnings == wrong.summary_.warnings
+    assert "The labels may be the wrong way round" in (tmp_path / "README.md").read_text()
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.booleans(), st.one_of(st.none(), st.floats(0, 1)))
+def test_the_labels_warn_where_most_are_harmful_or_the_reference_set_clearly_disagrees(
+    harmful: int, benign: int, uniform: bool, area: float | None
+) -> None:
+    counts = LabelCounts(rows=harmful + benign, harmful=harmful, column="x", uniform=uniform, reference_auroc=area)
+    most = uniform and harmful > benign
+    if area is None or not harmful or not benign:
+        expected = [most]
+    else:
+        # Mann and Whitney's U, and its deviation where there is no signal.
+        statistic = area * harmful * benign
+        deviation = (harmful * benign * (harmful + benign + 1) / 12) ** 0.5
+        expected = [most + (area < 0.4 and (statistic - harmful * benign / 2) / deviation < -3)]
+    assert [len(counts.warnings)] == expected
+
+
+@pytest.mark.parametrize(("share", "warned"), [(0.4, False), (0.6, True)])
+def test_a_filter_that_would_take_more_than_half_is_warned_of(
+    new_scorer: Any, pool: Dataset, share: float, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    scorer = new_scorer(contamination=share, k=1).fit(pool)
+    result = scorer.filter(pool)
+    for summary in (scorer.summary_, result.summary):
+        found = [text for text in summary.warnings if "more than half of them: check the threshold" in text]
+        assert len(found) == warned
+        assert found == [text for text in found if text in caplog.messages]

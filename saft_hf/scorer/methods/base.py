@@ -55,6 +55,7 @@ class MethodFit:
         test: whether the score can be told from chance on the labels.
         expected: effect of the threshold that cross-validation expects.
         reference: what a reference set says about the pool.
+        reference_auroc: of the built-in reference set on the labelled rows, see `LabelCounts`; `fitting.run` adds it.
     """
 
     score: Score
@@ -68,6 +69,7 @@ class MethodFit:
     test: LabelTest | None = None
     expected: ThresholdEffect | None = None
     reference: ReferenceMetrics | None = None
+    reference_auroc: float | None = None
 
 
 class Method(ABC):

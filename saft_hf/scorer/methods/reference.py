@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -12,16 +13,21 @@ from numpy.typing import NDArray
 from saft_hf.assets import reference_columns
 from saft_hf.decide import resolve_label_column
 from saft_hf.embed import finite_rows
-from saft_hf.errors import SAFTUndecidedError
+from saft_hf.errors import SAFTError, SAFTUndecidedError
 from saft_hf.render import Renderer
 from saft_hf.score import PublishedScore
+from saft_hf.score.direction import auroc
 from saft_hf.score.reference import ReferenceScore, choose_reference, reference_threshold
 from saft_hf.scorer.inputs import check_dataset
 from saft_hf.scorer.labels import read_column
 from saft_hf.scorer.methods.base import FitSpec, Method, MethodFit, cut_without_labels
 from saft_hf.scorer.pool import Labelled, Pool
 
+logger = logging.getLogger(__name__)
+
 _GROUPS = 10
+_SEEN = 0.62
+"""AUROC of the reference set on its own rows below which it says nothing: three standard errors above 0.5."""
 
 
 class ReferenceSet(Method):
@@ -109,6 +115,25 @@ def learn(rows: Dataset | None, pool: Pool) -> ReferenceScore:
     vectors = {feature: found[usable] for feature, found in states.items()}
     candidates = [(feature,) for feature in features]
     return choose_reference(vectors, candidates, reference.harmful[usable], reference.groups[usable])
+
+
+def agreement(pool: Pool, labelled: Labelled) -> float | None:
+    """AUROC of the built-in reference set's score on labelled rows: far below 0.5 where they are the wrong way round.
+
+    Returns:
+        The AUROC; None where the model does not tell the reference rows apart, or the labels are of one class.
+    """
+    try:
+        learned = learn(None, pool)
+    except SAFTError as error:  # a check beside the fit, which can do without
+        logger.info("The labels are not compared with the reference set: %s.", error)
+        return None
+    score = learned.score
+    values = labelled.compute(score.features, lambda vectors: score(vectors)[:, None], 1)[:, 0]
+    harmful = labelled.harmful[~np.isnan(values)]
+    if learned.auroc < _SEEN or harmful.all() or not harmful.any():
+        return None
+    return float(auroc(values[~np.isnan(values)].astype(np.float64), harmful))
 
 
 def laid_out_like(pool: Dataset, rows: Dataset, renderer: Renderer) -> Dataset:
