@@ -147,7 +147,7 @@ class ThresholdEffect:
 
     Attributes:
         fpr: share of the benign rows that are removed, on average over draws of the labels.
-        recall: share of the harmful rows that are removed.
+        recall: share of the harmful rows that are removed, on average likewise.
         attainable: False where the labels are too few to hold the share that was asked for.
     """
 

@@ -68,7 +68,7 @@ def test_more_processes_give_the_bits_of_one(
         for name in set(one) - {"world"}:
             assert np.array_equal(answer[name], one[name], equal_nan=one[name].dtype.kind == "f"), name
     # Each shard lies on one disk: no process embedded what another had.
-    shards = [path.name for store in set(stores) for path in store.rglob("[0-9]*.safetensors")]
+    shards = [(path.parent.name, path.name) for store in set(stores) for path in store.rglob("[0-9]*.safetensors")]
     assert len(shards) == len(set(shards)) > size
 
 
