@@ -196,7 +196,7 @@ def print_summary(summary: Summary, **more: Any) -> None:
         lines["AUROC, out of fold"] = f"{fit.test.auroc:.3f} (p = {fit.test.p_value:.3g})"
     if fit and fit.expected:
         lines["to be expected"] = (
-            f"{fit.expected.recall:.0%} of the harmful rows removed, {fit.expected.fpr:.1%} of the benign ones"
+            f"on average {fit.expected.recall:.0%} of the harmful rows removed, {fit.expected.fpr:.1%} of the benign"
         )
     lines |= {"undecided": summary.undecided, "rows": summary.rows, "kept": summary.kept, "removed": summary.removed}
     lines |= {"errored": summary.errored, "statuses": summary.statuses or None, **more}

@@ -6,13 +6,14 @@ quantile of one class, or the maximum of a smoothed curve, moves little from one
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr
+from scipy.special import betainc, ndtr
 
 from saft_hf.decide.threshold import threshold_for_contamination
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
@@ -25,7 +26,7 @@ class Goal(StrEnum):
     """What a threshold may be chosen for."""
 
     FPR = "fpr"
-    """Lose this share of the benign rows, on average over draws of the labels."""
+    """Lose this share of the benign rows on average over draws of the labels; with a confidence, no more than it."""
     RECALL = "recall"
     """Remove this share of the harmful rows, on average over draws of the labels."""
     SHARE = "share"
@@ -38,16 +39,24 @@ class Goal(StrEnum):
 class ThresholdAim:
     """A goal with its share: above 0 and below 1; None for F1.
 
+    Attributes:
+        goal: what is wanted.
+        value: its share.
+        confidence: for `fpr`, the share of draws of the labels in which no more is lost; None holds it on average.
+
     Raises:
-        SAFTInputError: the share is missing, not needed, or out of range.
+        SAFTInputError: the share is missing, not needed, or out of range, or a confidence has no use.
 
     Example:
         >>> ThresholdAim.parse("recall=0.9")
-        ThresholdAim(goal=<Goal.RECALL: 'recall'>, value=0.9)
+        ThresholdAim(goal=<Goal.RECALL: 'recall'>, value=0.9, confidence=None)
+        >>> str(ThresholdAim.parse("fpr=0.05@0.9"))
+        'fpr=0.05@0.9'
     """
 
     goal: Goal = Goal.FPR
     value: float | None = 0.05
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
         if self.goal is Goal.F1:
@@ -57,10 +66,15 @@ class ThresholdAim:
             raise SAFTInputError(
                 f"aim '{self.goal}' needs a share above 0 and below 1, such as '{self.goal}=0.05'; found {self.value}"
             )
+        if self.confidence is not None and (self.goal is not Goal.FPR or not 0 < self.confidence < 1):
+            raise SAFTInputError(
+                "aim 'fpr' alone takes a confidence, above 0 and below 1, such as 'fpr=0.05@0.9'; found "
+                f"'{self.goal}' with {self.confidence}"
+            )
 
     @classmethod
     def parse(cls, text: str | None) -> Self:
-        """Read `fpr=0.05`, `recall=0.9`, `share=0.1` or `f1`; None is the default, `fpr=0.05`.
+        """Read `fpr=0.05`, `fpr=0.05@0.9`, `recall=0.9`, `share=0.1` or `f1`; None is the default, `fpr=0.05`.
 
         Raises:
             SAFTInputError: it is none of these.
@@ -68,16 +82,20 @@ class ThresholdAim:
         if text is None:
             return cls()
         name, _, share = text.partition("=")
+        share, at, sure = share.partition("@")
         try:
             goal, value = Goal(name.strip()), float(share) if share.strip() else None
+            confidence = float(sure) if at else None
         except ValueError as error:
             raise SAFTInputError(
-                f"aim must be 'fpr=0.05', 'recall=0.9', 'share=0.1' (with your number) or 'f1'; found {text!r}"
+                "aim must be 'fpr=0.05', 'fpr=0.05@0.9' (with confidence 0.9), 'recall=0.9', 'share=0.1' (with your "
+                f"numbers) or 'f1'; found {text!r}"
             ) from error
-        return cls(goal, value)
+        return cls(goal, value, confidence)
 
     def __str__(self) -> str:
-        return str(self.goal) if self.value is None else f"{self.goal}={self.value:g}"
+        share = "" if self.value is None else f"={self.value:g}"
+        return f"{self.goal}{share}" if self.confidence is None else f"{self.goal}{share}@{self.confidence:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +122,9 @@ def threshold_for_aim(
     """Choose the threshold for an aim.
 
     A share of one class is held on average over draws of the labels: with n scores of that class in order, a new one
-    falls above the j-th with probability 1 - j / (n + 1), and between two of them the threshold is interpolated.
+    falls above the j-th with probability 1 - j / (n + 1), and between two of them the threshold is interpolated. In
+    single draws the share above the j-th follows the Beta law of order statistics, B(n + 1 - j, j): with a confidence
+    the threshold is the lowest one whose share is small enough in so many draws.
 
     Args:
         aim: what is wanted.
@@ -117,7 +137,7 @@ def threshold_for_aim(
 
     Raises:
         SAFTInputError: shapes differ, or a share is out of range.
-        SAFTUndecidedError: the labels are of one class only.
+        SAFTUndecidedError: the labels are of one class only, or too few for the confidence.
 
     Example:
         >>> scores, harmful = np.arange(40.0), np.arange(40) >= 39
@@ -148,11 +168,24 @@ def threshold_for_aim(
     else:
         ordered = benign if aim.goal is Goal.FPR else bad
         n = ordered.shape[1]
-        rank = (1 - aim.value) * (n + 1)
+        rank = (1 - aim.value) * (n + 1) if aim.confidence is None else _sure_rank(n, aim.value, aim.confidence)
         attainable = bool(1 <= rank <= n)
         threshold = float(np.mean([np.interp(rank, np.arange(1, n + 1), line) for line in ordered]))
     fpr, recall = _share_above(benign, threshold), _share_above(bad, threshold)
     return AimedThreshold(threshold, ThresholdEffect(fpr=fpr, recall=recall, attainable=attainable))
+
+
+def _sure_rank(n: int, value: float, confidence: float) -> int:
+    """The lowest rank among n above which a share of at most `value` lies, with that confidence over their draws."""
+    ranks = np.arange(1, n + 1)
+    sure = np.flatnonzero(betainc(n + 1 - ranks, ranks, value) >= confidence)
+    if not sure.size:
+        needed = math.ceil(math.log1p(-confidence) / math.log1p(-value))
+        raise SAFTUndecidedError(
+            f"{n} benign labelled rows have a score, and aim 'fpr={value:g}@{confidence:g}' needs {needed}: label "
+            f"about {needed - n} more benign rows, or ask for a lower confidence or a larger share"
+        )
+    return int(ranks[sure[0]])
 
 
 def _share_above(ordered: NDArray[np.float64], threshold: float) -> float:

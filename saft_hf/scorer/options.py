@@ -70,7 +70,12 @@ OPTIONS = (
         "`uniform`: labelled rows were drawn at random from the rows; or `other`.",
         use="fit",
     ),
-    Option("aim", None, "Of the threshold: `fpr=0.05`, `recall=0.9`, `share=0.1` or `f1`.", use="fit"),
+    Option(
+        "aim",
+        None,
+        "Of the threshold: `fpr=0.05` (on average), `fpr=0.05@0.9` (so sure), `recall=0.9`, `share=0.1`, `f1`.",
+        use="fit",
+    ),
     Option("fit_rows", None, "Fit on the first so many rows only.", use="fit"),
     Option("on_undecided", None, "Where no row can honestly be told harmful: `raise`, or `keep` every row.", use="fit"),
     Option("on_error", "exclude", "Rows without a score: `exclude` them, `keep` them, or `raise`.", use="filter"),

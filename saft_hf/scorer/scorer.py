@@ -257,10 +257,11 @@ class SAFTScorer:
             harmful_value: the value that marks a harmful row, where the column's name does not say.
             label_sampling: `uniform` where the labelled rows were drawn at random from the pool, else `other`. Rows
                 that `suggest_labels` laid out say so themselves, and may be labelled in part.
-            aim: what the threshold is chosen for, on the labels. `fpr=0.05`: lose at most that share of the benign
-                rows, on average over draws of the labels (the default, but for `saft`). `recall=0.9`: remove at least
-                that share of the harmful rows. `share=0.1`: remove at most that share of all rows.
-                `f1`: the best F1 (the default for `saft`).
+            aim: what the threshold is chosen for, on the labels. `fpr=0.05`: lose that share of the benign rows on
+                average over draws of the labels (the default, but for `saft`); single draws lose up to twice as much.
+                `fpr=0.05@0.9`: lose no more than that share, with confidence 0.9 over draws of the labels, of which at
+                least 45 must be benign. `recall=0.9`: remove that share of the harmful rows on average. `share=0.1`:
+                remove at most that share of all rows. `f1`: the best F1 (the default for `saft`).
             fit_rows: fit on the first so many rows only; needed for an `IterableDataset`.
             on_undecided: what to do where no threshold can honestly be chosen: `raise`, or `keep` every row.
 

@@ -54,9 +54,10 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
             `response_start` (published: the last token before the response), `response_mean` or `response_end`. By
             default `response_start`; `directed` and `auto` read `response_mean` beside it.
         saft_aim (`str`, *optional*):
-            What the threshold is chosen for, on the labels: `fpr=0.05` (lose at most that share of the benign rows, on
-            average over draws of the labels; the default, but for `saft`), `recall=0.9` (remove at least that share of
-            the harmful ones), `share=0.1` (remove at most that share of all rows) or `f1` (the default for `saft`).
+            What the threshold is chosen for, on the labels: `fpr=0.05` (lose that share of the benign rows on average
+            over draws of the labels; the default, but for `saft`), `fpr=0.05@0.9` (lose no more than that share, with
+            confidence 0.9 over such draws), `recall=0.9` (remove that share of the harmful ones on average),
+            `share=0.1` (remove at most that share of all rows) or `f1` (the default for `saft`).
         saft_k (`int`, *optional*):
             How many principal directions `saft` sums; by default chosen from 1 to 4 on the labels, and 1 without
             labels or where `saft_threshold` or `saft_contamination` is given.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import beta, binom
 
 from saft_hf.decide import calibrate_published, flagged, threshold_for_contamination
 from saft_hf.decide.aims import AimedThreshold, Goal, ThresholdAim, threshold_for_aim
@@ -40,6 +43,48 @@ def test_the_share_is_held_on_average_over_label_draws(text: str) -> None:
     assert abs(np.mean(held) - aim.value) < 4 * np.std(held) / 20
     # What is expected of either class is true on average too.
     np.testing.assert_allclose(np.mean(expected, axis=0), [np.mean(lost), np.mean(found)], atol=0.02)
+
+
+def lost_in_draws(text: str, labels: int, draws: int, share: float = 0.25) -> np.ndarray:
+    """Share of all benign rows that a threshold on each draw of labels loses."""
+    scores, harmful = world(7, share=share)
+    aim, lost = ThresholdAim.parse(text), []
+    for seed in range(draws):
+        rows = np.random.default_rng(seed).choice(scores.size, labels, replace=False)
+        got = threshold_for_aim(aim, scores[rows], harmful[rows], scores)
+        lost.append(flagged(scores[~harmful], got.threshold).mean())
+    return np.array(lost)
+
+
+@pytest.mark.parametrize(("labels", "share"), [(100, 0.1), (100, 0.25), (100, 0.4), (400, 0.25)])
+def test_a_confidence_is_held_over_label_draws_and_the_plain_aim_loses_more_in_many(labels: int, share: float) -> None:
+    draws = 400
+    # So many misses have a chance of 1 in 1,000 where each has one of 10 %.
+    most = binom.ppf(0.999, draws, 0.1)
+    assert (lost_in_draws("fpr=0.05@0.9", labels, draws, share) > 0.05).sum() <= most
+    plain = lost_in_draws("fpr=0.05", labels, draws, share)
+    assert (plain > 0.05).sum() > 2.5 * most
+    assert np.quantile(plain, 0.95) > 0.06
+    assert abs(plain.mean() - 0.05) < 4 * plain.std() / 20
+
+
+@given(seeds, st.floats(0.01, 0.3), st.floats(0.5, 0.99), st.integers(2, 300))
+def test_the_rank_for_a_confidence_is_the_lowest_that_the_beta_law_allows(
+    seed: int, value: float, confidence: float, n: int
+) -> None:
+    scores = np.random.default_rng(seed).permutation(np.arange(n + 1.0))
+    harmful = scores == n  # the benign scores are 0 to n - 1
+    aim = ThresholdAim(Goal.FPR, value, confidence)
+    sure = [beta.cdf(value, n + 1 - rank, rank) >= confidence for rank in range(1, n + 1)]
+    if any(sure):
+        got = threshold_for_aim(aim, scores, harmful, scores)
+        assert got.threshold == sure.index(True)
+        assert got.effect.attainable
+    else:
+        with pytest.raises(SAFTUndecidedError, match=f"^{n} benign labelled rows") as caught:
+            threshold_for_aim(aim, scores, harmful, scores)
+        needed = int(re.search(r"needs (\d+): label about (\d+) more", str(caught.value))[1])  # type: ignore[index]
+        assert beta.cdf(value, 1, needed) >= confidence - 1e-9 > beta.cdf(value, 1, needed - 1) - 2e-9
 
 
 def test_f1_is_steadier_than_the_published_rule_and_as_good() -> None:
@@ -127,6 +172,8 @@ def test_too_few_labels_for_a_share_are_reported() -> None:
     [
         (None, ThresholdAim(Goal.FPR, 0.05)),
         ("recall = 0.9", ThresholdAim(Goal.RECALL, 0.9)),
+        ("fpr=0.05@0.9", ThresholdAim(Goal.FPR, 0.05, 0.9)),
+        (" fpr = 0.1 @ 0.95 ", ThresholdAim(Goal.FPR, 0.1, 0.95)),
         ("share=0.1", ThresholdAim(Goal.SHARE, 0.1)),
         ("f1", ThresholdAim(Goal.F1, None)),
     ],
@@ -136,7 +183,12 @@ def test_aims_are_read_and_written(text: str | None, read: ThresholdAim) -> None
     assert ThresholdAim.parse(str(read)) == read
 
 
-@pytest.mark.parametrize("text", ["precision=0.9", "recall", "recall=", "recall=1", "fpr=0", "f1=0.5", "recall=x", ""])
+WRONG = ["precision=0.9", "recall", "recall=", "recall=1", "fpr=0", "f1=0.5", "recall=x", ""]
+
+
+@pytest.mark.parametrize(
+    "text", [*WRONG, "fpr=0.05@", "fpr=0.05@1", "fpr=0.05@90%", "recall=0.9@0.9", "fpr@0.9", "f1@0.9"]
+)
 def test_other_aims_are_refused_by_name(text: str) -> None:
     with pytest.raises(SAFTInputError, match="aim"):
         ThresholdAim.parse(text)

@@ -160,6 +160,15 @@ def test_aims_move_the_threshold_the_way_they_say(new_scorer: Any, pool: Dataset
     scorer = new_scorer(method="directed", contamination=0.2).fit(pool, labelled)
     assert scorer.summary_.threshold_from == "contamination"
     assert scorer.summary_.fit.pool.flagged == 48
+    sure, some = "fpr=0.05@0.9", labelled.select(range(50))
+    assert removed(sure) <= removed("fpr=0.05")
+    for method in ("directed", "saft"):
+        assert new_scorer(method=method).fit(pool, labelled, aim=sure).summary_.threshold_from == sure
+        few = new_scorer(method=method)
+        with pytest.raises(SAFTUndecidedError, match=r"benign labelled rows .* needs 45: label about"):
+            few.fit(pool, some, aim=sure)
+        assert few.threshold_ is None
+        assert np.isfinite(scores_of(few, pool)).all()
     published = new_scorer(method="saft").fit(pool, labelled, aim="fpr=0.1")
     assert published.summary_.threshold_from == "fpr=0.1"
 

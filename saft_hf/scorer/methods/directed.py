@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saft_hf.decide import Goal, ThresholdAim
-from saft_hf.errors import SAFTInputError
+from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.score import COMPONENTS, Direction, Frame, LinearScore, PublishedScore, fit_direction
 from saft_hf.scorer.methods.base import FitSpec, Method, MethodFit, check_f1, cut
 from saft_hf.scorer.pool import Labelled, Pool, Score
@@ -76,7 +76,10 @@ def fit_labels(spec: FitSpec, pool: Pool, labelled: Labelled, fixed: LinearScore
         more = direction.undecided.more_labels
         advice = f"About {more} more labels, drawn like these, may help" if more else "More labels may help"
         return replace(answer, undecided=direction.undecided.reason, advice=advice, aim=str(aim))
-    aimed = cut(spec, aim, direction.out_of_fold, labels, scores)
+    try:
+        aimed = cut(spec, aim, direction.out_of_fold, labels, scores)
+    except SAFTUndecidedError as error:  # the score stands; too few labels hold the aim
+        return replace(answer, undecided=str(error), aim=str(aim))
     return replace(
         answer,
         threshold=aimed.threshold,
