@@ -44,10 +44,10 @@ def run(argv: Sequence[str]) -> None:
         _write(rows, target)
         drawn = "drawn from the rows kept at the threshold" if args.kept_only else "drawn at random"
         print_table({drawn: uniform, "near the threshold": informative})
+        fit = "" if args.kept_only else "`--labelled_name` to fit on it, or as "
         print(
-            f"Fill in the column `is_harmful` of {target} (true or false), from the top. Then give the file as "
-            "`--labelled_name` to fit on it, or as `--fresh_labels` to `saft-hf certify`: not to both. It holds the "
-            "text of rows: keep it to yourself."
+            f"Fill in the column `is_harmful` of {target} (true or false), from the top. Then give the file as {fit}"
+            "`--fresh_labels` to `saft-hf certify`: for one use alone. It holds the text of rows: keep it to yourself."
         )
 
     World().on_main("saving", save)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from saft_hf.decide import Decisions
 from saft_hf.decide.certify import Certificate, FreshLabels, RowsInUse
+from saft_hf.decide.certify.shares import check_chance
 from saft_hf.decide.labelling import Drawn, Purpose, suggest_rows
 from saft_hf.embed import Survey, find_keys
 from saft_hf.errors import SAFTInputError
@@ -114,20 +115,21 @@ def certify(
     if isinstance(alpha, Mapping):
         assert strata is not None  # noqa: S101 - `check_alpha`
         stratum, parts = np.array(strata[0], dtype=object), {}
+        population = ~np.isnan(own)
+        population[excluded] = False
         for name, share in alpha.items():
             inside = stratum == name
-            part = FreshLabels.of(
-                own, rows[inside[rows]], labels.harmful[inside[rows]], np.union1d(excluded, np.flatnonzero(~inside))
-            )
             # Each has its part of the error: all of them hold together.
-            parts[name] = part.certify(
-                alpha=share,
-                delta=delta / len(alpha),
-                errored_kept=int(errored[inside].sum()),
-                threshold=cut,
-                looks=looks,
+            level, bad = delta / len(alpha), int(errored[inside].sum())
+            if not (inside & population).any():
+                parts[name] = Certificate(share, level, 0, 0, 0, 0, 1, bad, (), None, looks=looks)
+                continue
+            own_rows = inside[rows]
+            part = FreshLabels.of(
+                own, rows[own_rows], labels.harmful[own_rows], np.union1d(excluded, np.flatnonzero(~inside))
             )
-        certificate = Certificate.together(parts, str(stratify_by), delta)
+            parts[name] = part.certify(alpha=share, delta=level, errored_kept=bad, threshold=cut, looks=looks)
+        certificate = Certificate.together(parts, str(stratify_by), delta, looks)
     else:
         certificate = fresh.certify(
             alpha=alpha, delta=delta, errored_kept=int(errored.sum()), threshold=cut, looks=looks
@@ -168,7 +170,7 @@ def check_alpha(alpha: float | Mapping[Any, float], stratify_by: str | None) -> 
     """The largest harmful share, of all rows or by the text of a stratum's value.
 
     Raises:
-        SAFTInputError: shares of strata without a column that has them.
+        SAFTInputError: shares of strata without a column that has them, or one out of range.
     """
     if not isinstance(alpha, Mapping):
         return alpha
@@ -176,6 +178,8 @@ def check_alpha(alpha: float | Mapping[Any, float], stratify_by: str | None) -> 
         raise SAFTInputError(
             f"`alpha` has a share for each of {len(alpha)} strata: name the column that holds them, `stratify_by=`."
         )
+    for name, share in alpha.items():
+        check_chance(f"alpha of {name!r}", share)
     return {str(name): share for name, share in alpha.items()}
 
 

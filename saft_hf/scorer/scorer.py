@@ -510,7 +510,7 @@ class SAFTScorer:
         if refusal_column is not None:
             groups[refusal_column] = diagnostics.group_of(dataset, refusal_column, decisions)
         summary = replace(
-            self.summary_,
+            fit.summary(),
             filtered=limits is not None,
             undecided=undecided,
             threshold=threshold,

@@ -61,6 +61,30 @@ def test_suggest_then_certify(
     assert (SAFTScorer.from_pretrained(out / "scorer").threshold_, scorer.threshold_) != (scorer.threshold_,) * 2
 
 
+def test_labels_of_the_kept_part_and_an_alpha_for_each_stratum(
+    basics: list[str], scorer: SAFTScorer, demo_pool: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["suggest-labels", *basics, "--uniform", "150", "--kept_only"]) == 0
+    path = tmp_path / "out" / "labels.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {row["saft_purpose"] for row in rows} == {f"uniform up to {scorer.threshold_!r}"}
+    labelled = [{**row, "is_harmful": not demo_pool["is_safe"][row["saft_row"]]} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in labelled))
+    words = ["certify", *basics, "--fresh_labels", str(path), "--looks", "2"]
+    assert main([*words, "--threshold", "0.1"]) == 2
+    assert "the threshold in use is 0.1: they tell of no other set" in capsys.readouterr().err
+    kinds = sorted(set(demo_pool["category"]))
+    alpha = ",".join(f"{kind}={0.3 if at else 0.2}" for at, kind in enumerate(kinds))
+    assert main([*words, "--alpha", alpha, "--stratify_by", "category"]) == 0
+    shares = {kind: 0.3 if at else 0.2 for at, kind in enumerate(kinds)}
+    fresh = NamedDataset(str(path)).load()
+    expected = scorer.certify(demo_pool, fresh, alpha=shares, looks=2, stratify_by="category")
+    assert expected.says() in capsys.readouterr().out
+    told = json.loads((tmp_path / "out" / "certificate.json").read_text())
+    assert told["parts"].keys() == set(kinds)
+    assert (told["looks"], told["drawn_from"]) == (2, scorer.threshold_)
+
+
 def test_a_fit_that_cannot_tell_does_not_stop_the_draw(
     basics: list[str], demo_model: str, demo_pool: Dataset, tmp_path: Path
 ) -> None:

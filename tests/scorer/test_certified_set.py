@@ -310,10 +310,25 @@ def test_a_stratum_that_nothing_is_certified_of_is_not_kept(scorer: SAFTScorer, 
         ({"long": 0.1}, "kind", "must have a share for each value of column 'kind'"),
         ({"long": 0.1, "short": 0.1, "x": 0.1}, "kind", "must have a share for each value"),
         ({"long": 0.1, "short": 0.1}, None, "`stratify_by=`"),
-        ({"long": 0.1, "short": 2.0}, "kind", "alpha must be between 0 and 1"),
+        ({"long": 0.1, "short": 2.0}, "kind", "alpha of 'short' must be between 0 and 1"),
     ):
         with pytest.raises(SAFTInputError, match=message):
             scorer.certify(pool, fresh, alpha=shares, stratify_by=column)
+
+
+def test_a_stratum_without_a_row_to_certify_stops_nothing(scorer: SAFTScorer, shuffled: Dataset) -> None:
+    broken = shuffled.select(range(200, 260)).map(lambda row: {"messages": row["messages"][:1]})
+    pool = concatenate_datasets([shuffled, broken.select([0, 1, 2])]).add_column("kind", ["whole"] * 600 + ["bad"] * 3)
+    fresh = with_truth(scorer.suggest_labels(pool, uniform=200), pool)
+    found = scorer.certify(pool, fresh, alpha={"bad": 0.1, "whole": 0.2}, stratify_by="kind", looks=2)
+    assert (found.parts["bad"].issued, found.parts["bad"].population) == (False, 0)
+    assert found.parts["whole"].level == 0.1 / 2 / 2
+    assert set(scorer.filter(pool, certificate=found).kept["kind"]) == {"whole"}
+    keeping = scorer.certify(pool, fresh, alpha={"bad": 0.1, "whole": 0.2}, stratify_by="kind", on_error="keep")
+    certified = keeping.parts["whole"].certified
+    assert certified is not None
+    # The rows without a score are trained on, and are no part of the stratum that is certified.
+    assert keeping.alpha == pytest.approx((certified.limit + 3) / (certified.kept + 3))
 
 
 def test_another_look_at_labels_that_grew_says_so_unless_it_was_announced(

@@ -232,7 +232,7 @@ class Certificate:
         return replace(self, rows=RowsInUse.of(decisions, self.threshold, self.kept), in_use=None, shares=None)
 
     @classmethod
-    def together(cls, parts: dict[str, Certificate], stratify_by: str, delta: float) -> Certificate:
+    def together(cls, parts: dict[str, Certificate], stratify_by: str, delta: float, looks: int) -> Certificate:
         """One certificate for the union of the strata's kept sets, from one for each, whose delta add up to `delta`."""
         all_parts = parts.values()
         errored, certified = sum(part.errored_kept for part in all_parts), [part.certified for part in all_parts]
@@ -251,8 +251,7 @@ class Certificate:
             errored_kept=errored,
             steps=(),
             labels_needed=None,
-            drawn_from=next(iter(all_parts)).drawn_from,
-            looks=next(iter(all_parts)).looks,
+            looks=looks,
             stratify_by=stratify_by,
             parts=parts,
         )
@@ -314,7 +313,7 @@ class Certificate:
         )
 
     def _looks(self) -> str:
-        look = "" if self.look is None else f" This is look {self.look} at least."
+        look = f" This is look {self.look} at least." if self.look else " No earlier one is known here."
         if (self.look or 1) <= self.looks:
             return (
                 f"{self.looks} looks were announced beforehand: each tests with {self.level:.3g}, an equal part of the "
@@ -333,20 +332,20 @@ class Certificate:
         drawn = f"{self.labels} fresh labels ({self.harmful_labels} harmful)"
         if self.strata > 1:
             drawn += f" in {self.strata} strata"
-        of = "that were scored and not labelled for fitting"
         if self.drawn_from is not None:
-            drawn += f", drawn from the rows kept at threshold {self.drawn_from:.6g} alone"
-            of += ", and kept there"
+            drawn += f", drawn from the rows kept at threshold {self.drawn_from:.6g} alone,"
         step = self.certified
         if step is None:
             return f"Not certifiable: {self._shortfall(drawn)}"
-        errored = ""
+        errored, share = "", ""
         if self.errored_kept:
             errored = f", and of the {_rows(self.errored_kept)} without a score that are kept too, all taken as harmful"
+        if self.drawn_from is None:
+            share = f", {step.kept / self.population:.1%} of the {self.population} that were scored and"
         return (
             f"With confidence {_confidence(self.delta)}, at most {_at_most(self.alpha)} are harmful of the "
-            f"{_rows(step.kept)} with a score up to {step.threshold:.6g}, {step.kept / self.population:.1%} of the "
-            f"{self.population} {of}{errored}. This rests on {drawn}; {step.labels} of them fall in the kept set, "
+            f"{_rows(step.kept)} with a score up to {step.threshold:.6g}{share or ' that were'} not labelled for "
+            f"fitting{errored}. This rests on {drawn.rstrip(',')}; {step.labels} of them fall in the kept set, "
             f"{step.harmful} harmful. {_CAVEATS}"
         )
 
