@@ -189,8 +189,11 @@ def _against(line: Line, other: Line, words: str, judge: str) -> str:
     if one is None or two is None or gap is None:
         return ""
     word = "better" if gap.high < 0 else "worse" if gap.low > 0 else "no better"
+    says = f"{line.arm} does {word} than {words}"
+    if gap.spread is None:  # prompts alone say nothing of what another seed would give
+        says = f"one seed cannot tell {line.arm} from {words}"
     sentence = (
-        f"{line.title}, judge {judge}: {line.arm} does {word} than {words} "
+        f"{line.title}, judge {judge}: {says} "
         f"({one:.2f} against {two:.2f}, difference {gap:.2f}; {line.mean('kept'):.0f} rows kept)."
     )
     return f"{sentence} {MARK} {line.barely_trained}." if line.barely_trained else sentence
@@ -201,9 +204,10 @@ def _below(line: Line, oracle: Line, judge: str) -> str:
     gap = _difference(line, oracle, judge)
     if line is oracle or gap is None or gap.mean >= 0:
         return ""
+    chance = f"{'beyond' if gap.high < 0 else 'within'} chance"
     return (
         f"{line.title}, judge {judge}: {line.arm} lies below the oracle, "
-        f"{'beyond' if gap.high < 0 else 'within'} chance (difference {gap:.2f})"
+        f"{'which one seed cannot tell from chance' if gap.spread is None else chance} (difference {gap:.2f})"
         + (f"; {MARK} {line.barely_trained}." if line.barely_trained else ".")
     )
 

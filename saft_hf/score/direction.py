@@ -279,6 +279,6 @@ def _chance(values: NDArray[np.float64], p_value: float, m: int) -> Undecided | 
     more = int(np.ceil(m * ((needed / signal) ** 2 - 1))) if signal > 0.5 else None
     return Undecided(
         f"the score has an out-of-fold AUROC of {values[0]:.3f} on {m} labels, and labels dealt out at random do as "
-        f"well with probability {p_value:.3f} (at most {SIGNIFICANCE} is needed)",
+        f"well with probability {np.ceil(1000 * p_value - 1e-6) / 1000:.3f} (at most {SIGNIFICANCE} is needed)",
         more,
     )

@@ -138,9 +138,33 @@ def _judge(results: Results, arm: str, verdicts: list[int]) -> None:
     line.evaluation = summarise([model.metrics for model in line.models])
 
 
+def _seeds(results: Results, count: int) -> None:
+    """So many seeds of every arm, which all give the same."""
+    for line in results.lines:
+        line.runs = [replace(line.runs[0], seed=seed) for seed in range(count)]
+        line.models = line.models[:1] * count
+
+
+@pytest.mark.parametrize("none", [[1] * 40, [0] * 40, [0, 1] * 20])
+def test_one_seed_says_that_it_cannot_tell(results: Results, none: list[int]) -> None:
+    results.lines = [line for line in results.lines if line.arm in ("none", "saft", "random", "oracle")]
+    results.record.config.judges = ["refusal"]
+    for arm in ("saft", "random", "oracle"):
+        _judge(results, arm, [1] * 40)
+    _judge(results, "none", none)
+    told = [sentence for sentence in verdicts(results) if "one seed cannot tell saft from " in sentence]
+    assert len(told) == 2
+    assert not re.search("better|worse|beyond|within", " ".join(verdicts(results)))
+    below = [sentence for sentence in verdicts(results) if ": none lies below the oracle" in sentence]
+    assert [" which one seed cannot tell from chance" in sentence for sentence in below] == [True] * (sum(none) < 40)
+    _seeds(results, 2)
+    assert not re.search("one seed", " ".join(verdicts(results)))
+
+
 def test_filters_are_compared_with_random_ones_prompt_by_prompt(results: Results) -> None:
     results.record.config.judges = ["refusal"]
     results.lines = [line for line in results.lines if line.arm in ("none", "saft", "random", "oracle")]
+    _seeds(results, 2)
     half = [0, 1] * 20
     _judge(results, "none", [1] * 40)
     _judge(results, "oracle", [0] * 40)

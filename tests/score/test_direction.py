@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from saft_hf.score.direction import (
     FOLDS,
     MIN_OF_A_CLASS,
     SIGNIFICANCE,
+    _chance,
     auroc,
     make_folds,
     out_of_fold,
@@ -347,3 +350,14 @@ def test_a_constant_fixed_score_changes_nothing() -> None:
     one = fit_direction(*args, np.full(60, 3.0), 0.0, permutations=99)
     assert one.fixed_weight == 0
     assert np.array_equal(one.weights, fit_direction(*args, permutations=99).weights)
+
+
+@given(st.integers(49, 5000), st.data())
+def test_a_probability_that_is_too_high_is_shown_as_higher_than_what_is_needed(of: int, data: st.DataObject) -> None:
+    p_value = data.draw(st.integers(int(SIGNIFICANCE * of) + 1, of)) / of
+    told = _chance(np.array([0.6, 0.5, 0.55]), p_value, 100)
+    assert told is not None
+    shown = re.search(r"probability ([\d.]+) \(at most ([\d.]+) is needed", told.reason)
+    assert shown is not None
+    assert float(shown[1]) > float(shown[2]) == SIGNIFICANCE
+    assert abs(float(shown[1]) - p_value) < 1.01e-3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.score.reference import (
     FPR,
+    MIN_AUROC,
     ReferenceScore,
     choose_reference,
     find_gap,
@@ -248,3 +250,12 @@ def test_errors_say_what_was_found() -> None:
         learn_reference(x, HARMFUL, HARMFUL)
     with pytest.raises(SAFTUndecidedError, match="same mean vector"):
         learn_reference({"a": np.ones((200, 3))}, HARMFUL, GROUPS)
+
+
+@given(st.floats(0.5, MIN_AUROC, exclude_max=True))
+def test_an_area_that_is_too_small_is_shown_as_smaller_than_what_is_needed(area: float) -> None:
+    told = reference_threshold(replace(learned(), auroc=area), np.zeros(10)).undecided
+    shown = re.search(r"AUROC ([\d.]+), at least ([\d.]+) is needed", told or "")
+    assert shown is not None
+    assert float(shown[1]) < float(shown[2]) == MIN_AUROC
+    assert abs(float(shown[1]) - area) < 1.01e-3
