@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from accelerate.commands.launch import launch_command, launch_command_parser
-from datasets import load_dataset
 from trl import (
     DatasetMixtureConfig,
     ModelConfig,
@@ -134,6 +133,8 @@ def _named(script: Any, mixture: Any) -> NamedDataset | None:
     if mixture.datasets:
         if script.dataset_name:
             logger.warning("`datasets` and `dataset_name` are both given: `dataset_name` is not used.")
+        for each in mixture.datasets:
+            NamedDataset(each.path)  # refuses URLs
         return None
     if not script.dataset_name:
         raise SAFTInputError("`--dataset_name`, or `datasets` in the YAML, is needed: the rows to train on.")
@@ -147,16 +148,12 @@ def _datasets(script: Any, args: SAFTSFTConfig, mixture: Any, named: NamedDatase
     if named is None:
         mixed = get_dataset(mixture)
         loaded = [mixed[split] for split in splits]
-    elif script.dataset_streaming:
-        loaded = [
-            load_dataset(named.name, named.config, split=split, revision=named.revision, streaming=True)
-            for split in splits
-        ]
     elif evaluates and named.is_one_table:
         raise SAFTInputError(
             f"{named.name} is one table, without a split {script.dataset_test_split!r} to evaluate on. Give a folder "
             "of data files with both splits, or a Hub id; or leave `--eval_strategy` out."
         )
     else:
-        loaded = [replace(named, split=split).load() for split in splits]
+        each = [replace(named, split=split) for split in splits]
+        loaded = [one.stream() if script.dataset_streaming else one.load() for one in each]
     return loaded[0], loaded[1] if evaluates else None

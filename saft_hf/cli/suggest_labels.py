@@ -8,6 +8,7 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, Value
 
 from saft_hf.cli.arguments import parse
+from saft_hf.cli.data import neutral
 from saft_hf.cli.pipeline import load_and_fit, output_folder, print_table
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
@@ -58,4 +59,13 @@ def _write(rows: Dataset, target: Path) -> None:
     if target.suffix == ".csv" and nested:
         raise SAFTInputError(f"columns {nested} are no plain values, which a CSV cannot hold: use a `.jsonl` file.")
     with replacing(target) as [file]:
-        _ = rows.to_csv(file) if target.suffix == ".csv" else rows.to_json(file)
+        _ = _for_spreadsheets(rows).to_csv(file) if target.suffix == ".csv" else rows.to_json(file)
+
+
+def _for_spreadsheets(rows: Dataset) -> Dataset:
+    """The same rows, without formulas."""
+    text = [name for name, feature in rows.features.items() if feature.dtype in ("string", "large_string")]
+    columns = rows.with_format(None)[:]
+    columns |= {name: [neutral(cell) for cell in columns[name]] for name in text}
+    safe = Dataset.from_dict(columns, features=rows.features)
+    return safe.rename_columns({name: new for name in columns if (new := str(neutral(name))) != name})
