@@ -1,11 +1,14 @@
 """How often a certificate is issued, and how much it keeps, against the number of fresh labels.
 
     python examples/certificate/power.py            # about two minutes
-    python examples/certificate/power.py --draws 50 --alpha 0.05
+    python examples/certificate/power.py --draws 50 --alpha 0.05 --kept 0.4 0.5 0.6
 
 Simulated pools of 3,000 rows: the scores of both classes are normal, so far apart that the AUROC is as given. Columns:
 `best` is the largest share that could truthfully be certified, `issued` the share of draws with a certificate, `kept`
 the mean share kept (0 where none is issued), `false` the share of draws with a certificate that is not true.
+
+Kept 0.4: all labels are drawn from the 40 % of rows with the lowest scores, a cut that is fixed before (`kept_only`),
+and just these rows are certified or not.
 
 Stratified: the rows have a noisy mark, such as "the prompt is harmful", on 90 % of the harmful and 20 % of the benign
 rows, and half of the labels are drawn from the marked rows.
@@ -50,18 +53,28 @@ def best_share(pool: Pool, alpha: float) -> float:
     return float(np.flatnonzero(bad <= alpha * np.arange(1, ROWS + 1)).max(initial=-1) + 1) / ROWS
 
 
-def power(pool: Pool, labels: int, alpha: float, delta: float, draws: int, stratified: bool) -> str:
-    """One feature: issued, kept, false."""
+def draw(pool: Pool, labels: int, form: float | str, rng: np.random.Generator) -> tuple[FreshLabels, float | None]:
+    """Fresh labels, drawn in one of the forms, and the cut that alone is certified where there is one."""
+    if form == "stratified":
+        drawn = [rng.permutation(np.flatnonzero(pool.marked == mark))[: labels // 2] for mark in (False, True)]
+        rows = np.concatenate(drawn)
+        return FreshLabels.of(pool.scores, rows, pool.harmful[rows], strata=pool.marked), None
+    if form == "uniform":
+        rows = rng.permutation(ROWS)[:labels]
+        return FreshLabels.of(pool.scores, rows, pool.harmful[rows]), None
+    cut = float(np.quantile(pool.scores, form, method="lower"))
+    removed = np.flatnonzero(pool.scores > cut)
+    rows = rng.permutation(np.flatnonzero(pool.scores <= cut))[:labels]
+    return FreshLabels.of(pool.scores, rows, pool.harmful[rows], excluded=removed), cut
+
+
+def power(pool: Pool, labels: int, alpha: float, delta: float, draws: int, form: float | str) -> str:
+    """One form: issued, kept, false."""
     rng = np.random.default_rng(1)
     kept, false = np.zeros(draws), 0
     for i in range(draws):
-        if stratified:
-            drawn = [rng.permutation(np.flatnonzero(pool.marked == mark))[: labels // 2] for mark in (False, True)]
-            rows = np.concatenate(drawn)
-        else:
-            rows = rng.permutation(ROWS)[:labels]
-        strata = pool.marked if stratified else None
-        found = FreshLabels.of(pool.scores, rows, pool.harmful[rows], strata=strata).certify(alpha=alpha, delta=delta)
+        fresh, cut = draw(pool, labels, form, rng)
+        found = fresh.certify(alpha=alpha, delta=delta, threshold=cut)
         kept[i] = found.kept / ROWS
         if found.threshold is not None:
             false += pool.harmful[pool.scores <= found.threshold].mean() > alpha
@@ -74,10 +87,14 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=100)
     parser.add_argument("--alpha", type=float, nargs="+", default=[0.05, 0.1])
     parser.add_argument("--delta", type=float, default=0.1)
+    parser.add_argument("--kept", type=float, nargs="*", default=[0.4], help="shares of rows to draw all labels from")
     parser.add_argument("--stratified", action="store_true", help="also the stratified form, slower")
     options = parser.parse_args()
-    forms = (False, True) if options.stratified else (False,)
-    title = "| harmful | AUROC | alpha | best | labels |" + " issued   kept  false |" * len(forms)
+    forms = ["uniform", *options.kept, *(["stratified"] if options.stratified else [])]
+    title = "| harmful | AUROC | alpha | best | labels |"
+    for form in forms:
+        name = form if isinstance(form, str) else f"kept {form:g}"
+        title += f" {name}: issued, kept, false |"
     print(title, "|" + "|".join("-" * len(part) for part in title.split("|")[1:-1]) + "|", sep="\n")
     for share, auroc in POOLS:
         pool = make_pool(share, auroc)
