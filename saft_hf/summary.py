@@ -257,7 +257,8 @@ class GroupShare:
 
     Attributes:
         rows: of the group.
-        kept: kept ones among them.
+        kept: those that are trained on.
+        removed: those that are removed as harmful.
         share: kept / rows, with `low` and `high` (Clopper-Pearson); None where the group is empty.
         low: lower end of the interval.
         high: upper end.
@@ -267,6 +268,7 @@ class GroupShare:
 
     rows: int
     kept: int
+    removed: int
     share: float | None
     low: float | None
     high: float | None
@@ -411,6 +413,7 @@ class Summary:
         confounds: what else the score follows.
         leverage: how much hangs on single rows.
         groups: column -> how much of the rows that it marks is kept.
+        by: column -> value -> how much of the rows with that value is kept, and removed.
         certificate: what fresh labels say of the kept rows.
         evaluation: name of a set -> what the scorer says of rows to evaluate on.
         stream: whether the rows are filtered while a model trains.
@@ -446,6 +449,7 @@ class Summary:
     confounds: Confounds | None = None
     leverage: Leverage | None = None
     groups: dict[str, GroupShare] = field(default_factory=dict)
+    by: dict[str, dict[str, GroupShare]] = field(default_factory=dict)
     certificate: CertificateSummary | None = None
     evaluation: dict[str, EvalCounts] = field(default_factory=dict)
     stream: bool = False
@@ -466,6 +470,7 @@ class Summary:
         # What the score follows matters where it removes rows.
         by_score = (self.confounds, self.leverage) if self.removed else ()
         parts = (self.fit.labels if self.fit else None, *by_score, *self.groups.values())
+        parts += tuple(share for shares in self.by.values() for share in shares.values())
         found = tuple(text for part in parts if part is not None for text in part.warnings)
         removed, rows = self.removed, self.rows
         if rows is None and self.fit and self.threshold is not None:

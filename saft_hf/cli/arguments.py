@@ -69,6 +69,7 @@ class Arguments:
     on_undecided: str | None = _option("on_undecided")
     on_error: str = _option("on_error", (*_FILTER, *_CERTIFY))
     refusal_column: str | None = _option("refusal_column", _FILTER)
+    by: str | None = _option("by", _FILTER)
 
     fresh_labels: str | None = _flag(_CERTIFY, "Rows labelled after the fit, which `saft-hf suggest-labels` drew.")
     alpha: str = _flag(

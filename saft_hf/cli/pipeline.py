@@ -199,5 +199,11 @@ def print_summary(summary: Summary, **more: Any) -> None:
             f"on average {fit.expected.recall:.0%} of the harmful rows removed, {fit.expected.fpr:.1%} of the benign"
         )
     lines |= {"undecided": summary.undecided, "rows": summary.rows, "kept": summary.kept, "removed": summary.removed}
-    lines |= {"errored": summary.errored, "statuses": summary.statuses or None, **more}
+    lines |= {"errored": summary.errored, "statuses": summary.statuses or None}
+    for column, shares in summary.by.items():
+        lines |= {
+            f"removed, {column}={value!r}": f"{share.removed} of {share.rows} ({share.removed / share.rows:.1%})"
+            for value, share in shares.items()
+        }
+    lines |= more
     print_table({name: value for name, value in lines.items() if value is not None})

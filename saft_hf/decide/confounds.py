@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import spearmanr
+from scipy.stats import binom, spearmanr
 
 from saft_hf.decide.certify import clopper_pearson
+from saft_hf.decide.filtering import Decisions
 from saft_hf.errors import SAFTInputError
 from saft_hf.summary import Confounds, GroupShare, Leverage
 
@@ -18,6 +22,10 @@ from saft_hf.summary import Confounds, GroupShare, Leverage
 WARN_CORRELATION = 0.3  # a feature with a larger |Spearman's rho|; on few rows, three standard errors if that is more
 WARN_LEVERAGE = 0.2  # one row, or the copies of one, with a larger share of the pool's energy
 WARN_KEPT = 0.8  # a group of which a smaller share is kept
+WARN_TIMES = 3  # a value whose rows are removed more than so many times as often as all rows, beyond chance
+CHANCE = 0.01  # of a warning of any value, where rows are removed by lot
+
+MOST_VALUES, LONGEST_VALUE = 100, 80  # of a column whose values are told apart: text of rows is none
 
 _BY_LINE = {
     "lists": r"^\s*(?:[-*+\u2022]|\d{1,3}[.)])\s",
@@ -89,40 +97,95 @@ def correlations(scores: ArrayLike, features: Mapping[str, ArrayLike]) -> Confou
     return Confounds(rows=rows, spearman=spearman, warn_above=level, warnings=warnings)
 
 
-def kept_share(group: str, kept: ArrayLike, member: ArrayLike) -> GroupShare:
+def kept_share(group: str, decisions: Decisions, member: ArrayLike) -> GroupShare:
     """How much of a group of rows is kept, such as of the safe refusals, the most valuable rows for safety.
 
     The interval, at 95 %, is for what the filter would do to more rows of this kind.
 
     Args:
         group: its name, for the warning.
-        kept: whether each row is trained on, bool [N].
+        decisions: of all rows, [N].
         member: whether each row is of the group, bool [N].
 
     Raises:
         SAFTInputError: the lengths differ.
 
     Example:
-        >>> kept_share("refusals", [True, True, False, True], [True, True, True, False]).warnings
+        >>> from saft_hf.decide import decide
+        >>> kept_share("refusals", decide([1.0, 1.0, 9.0, 1.0], ["ok"] * 4, 5.0), [True, True, True, False]).warnings
         ('Only 67% of the 3 rows of refusals are kept.',)
     """
-    stays, inside = np.asarray(kept, dtype=np.bool_), np.asarray(member, dtype=np.bool_)
-    if stays.shape != inside.shape:
-        raise SAFTInputError(f"member must hold one value for each of {stays.size} rows; found {inside.shape}")
-    rows, count = int(inside.sum()), int((stays & inside).sum())
+    inside = np.asarray(member, dtype=np.bool_)
+    if inside.shape != (len(decisions),):
+        raise SAFTInputError(f"member must hold one value for each of {len(decisions)} rows; found {inside.shape}")
+    rows, count = int(inside.sum()), int(inside[decisions.train_rows()].sum())
+    removed = int(inside[decisions.removed].sum())
     if not rows:
-        return GroupShare(rows=0, kept=0, share=None, low=None, high=None, confidence=0.95)
+        return GroupShare(rows=0, kept=0, removed=0, share=None, low=None, high=None, confidence=0.95)
     estimate = clopper_pearson(count, rows)
     warning = f"Only {count / rows:.0%} of the {rows} rows of {group} are kept."
     return GroupShare(
         rows=rows,
         kept=count,
+        removed=removed,
         share=estimate.share,
         low=estimate.low,
         high=estimate.high,
         confidence=estimate.confidence,
         warnings=(warning,) if estimate.share < WARN_KEPT else (),
     )
+
+
+def value_names(column: str, values: Sequence[Any]) -> NDArray[np.object_]:
+    """The values of a column as names of groups of rows, [N]; None is `(none)`.
+
+    Raises:
+        SAFTInputError: values are lists or objects, or they are too many or too long to be groups: text is none.
+    """
+    if any(isinstance(value, list | dict) for value in values):
+        raise SAFTInputError(f"by={column!r} must hold plain values, such as text or numbers: found lists or objects")
+    names = ["(none)" if value is None else str(value) for value in values]
+    different, longest = len(set(names)), max(map(len, names), default=0)
+    if different > MOST_VALUES or longest > LONGEST_VALUE:
+        raise SAFTInputError(
+            f"by={column!r} has {different} different values of up to {longest} characters: name a column of at most "
+            f"{MOST_VALUES} values of at most {LONGEST_VALUE} characters, such as a source or a language"
+        )
+    return np.array(names, dtype=np.object_)
+
+
+def shares_by(column: str, names: NDArray[np.object_], decisions: Decisions) -> dict[str, GroupShare]:
+    """What becomes of the rows with each value of a column; every row is counted once.
+
+    The average hides what a minority loses: at 4.4 % overall, one source of six lost 20 to 39 %.
+
+    Args:
+        column: its name.
+        names: a value for each row, [N], see `value_names`.
+        decisions: of all rows, [N].
+
+    Returns:
+        Value -> share, the commonest first.
+
+    Example:
+        >>> from saft_hf.decide import decide
+        >>> names = value_names("source", ["a", "a", "b"])
+        >>> found = shares_by("source", names, decide([1.0, 9.0, 1.0], ["ok"] * 3, 5.0))
+        >>> [(value, share.rows, share.removed) for value, share in found.items()]
+        [('a', 2, 1), ('b', 1, 0)]
+    """
+    found, total = {}, len(decisions.removed)
+    counts = Counter(names.tolist())
+    for name, rows in counts.most_common():
+        share, average = kept_share(name, decisions, names == name), total / len(names)
+        often = share.removed > WARN_TIMES * average * rows
+        chance = binom.sf(share.removed - 1, rows, average) * len(counts)
+        warning = (
+            f"{share.removed / rows:.1%} of the {rows} rows with {column}={name!r} are removed, and {average:.1%} of "
+            "all rows: harmful rows may gather there, or the score may follow what these rows have in common."
+        )
+        found[name] = replace(share, warnings=(warning,) if often and chance < CHANCE else ())
+    return found
 
 
 def leverage(energies: ArrayLike, keys: ArrayLike) -> Leverage:

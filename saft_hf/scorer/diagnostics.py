@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
@@ -56,5 +58,18 @@ def group_of(dataset: Dataset, column: str, decisions: Decisions) -> GroupShare:
     if not all(value is None or value in (0, 1) for value in values):
         raise SAFTInputError(f"`refusal_column`={column!r} must hold booleans, or 0 and 1: convert it first.")
     member = np.array([bool(value) for value in values], dtype=np.bool_)
-    kept = np.isin(np.arange(len(decisions)), decisions.train_rows())
-    return kept_share(column, kept, member)
+    return kept_share(column, decisions, member)
+
+
+def values_of(dataset: Dataset, column: str) -> list[Any]:
+    """The values that `by` tells apart, classes by their names.
+
+    Raises:
+        SAFTInputError: the column is missing.
+    """
+    if column not in dataset.column_names:
+        raise SAFTInputError(f"`by`={column!r} is no column of the dataset: {dataset.column_names}.")
+    feature, values = dataset.features[column], list(dataset.with_format(None)[column])
+    if not isinstance(feature, ClassLabel):
+        return values
+    return [None if value is None or value < 0 else feature.names[value] for value in values]

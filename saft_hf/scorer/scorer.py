@@ -29,6 +29,7 @@ from saft_hf.decide import (
     near_threshold,
 )
 from saft_hf.decide.certify import Certificate
+from saft_hf.decide.confounds import shares_by, value_names
 from saft_hf.distributed import World
 from saft_hf.embed import (
     ALGORITHM,
@@ -429,6 +430,7 @@ class SAFTScorer:
         label_column: str | None = None,
         harmful_value: str | int | bool | None = None,
         refusal_column: str | None = None,
+        by: str | None = None,
     ) -> FilterResult:
         """Remove the rows whose score is above the threshold. This is the call that filters, not `Dataset.filter`.
 
@@ -448,6 +450,8 @@ class SAFTScorer:
             harmful_value: the value that marks a harmful row, where the column's name does not say.
             refusal_column: a column of booleans that says which rows are safe refusals, the most valuable rows for
                 safety: the summary tells how many of them are kept.
+            by: a column, such as a source or a language: the summary tells how many rows with each of its values are
+                removed, and warns of one that loses more than three times the average.
 
         Returns:
             Kept, removed and errored rows, with counts and reasons. The summary warns where the score follows length,
@@ -460,12 +464,17 @@ class SAFTScorer:
                 certifies nothing.
         """
         told: dict[str, Any] = {"threshold": threshold, "on_error": on_error, "on_undecided": on_undecided}
-        told |= {"label_column": label_column, "harmful_value": harmful_value, "refusal_column": refusal_column}
+        told |= {
+            "label_column": label_column,
+            "harmful_value": harmful_value,
+            "refusal_column": refusal_column,
+            "by": by,
+        }
         told["certificate"] = certificate and certificate.to_dict()
 
         def given() -> dict[str, Any]:
             inputs.check_dataset(dataset)
-            read = [name for name in dataset.column_names if name in (label_column, refusal_column)]
+            read = [name for name in dataset.column_names if name in (label_column, refusal_column, by)]
             return {"scorer": self._state(), **told, "dataset": dataset.select_columns(read) if read else None}
 
         self._check_ranks(given)
@@ -490,6 +499,7 @@ class SAFTScorer:
                 f"no row can be removed: {why}. Give labels, `contamination` or `threshold`; or fit with "
                 "`on_undecided='keep'` to keep every row."
             )
+        names = None if by is None else value_names(by, diagnostics.values_of(dataset, by))
         scored = self._score(dataset)
         labels: dict[int, bool] = {}
         if limits is not None and len(fit.labelled.harmful):
@@ -520,8 +530,9 @@ class SAFTScorer:
             confounds=diagnostics.confounds_of(self._open_source().tokenizer, scored.survey, scored.scores),
             leverage=diagnostics.leverage_of(scored.scores, scored.survey, energies=fit.k is not None),
             groups=groups,
+            by={} if by is None or names is None else {by: shares_by(by, names, decisions)},
             certificate=None if certificate is None else certificate.used(decisions).summary(trained_on=True),
-            provenance=self._provenance({"on_error": on_error, "refusal_column": refusal_column}),
+            provenance=self._provenance({"on_error": on_error, "refusal_column": refusal_column, "by": by}),
         )
         result = FilterResult(dataset, scored.scores, scored.statuses, decisions, summary)
         if World().is_main:

@@ -263,7 +263,9 @@ FULL = replace(
     certificate=CERTIFICATE,
     confounds=Confounds(rows=9, spearman={"length": 0.9}, warn_above=0.5, warnings=("It follows the length.",)),
     leverage=Leverage(top_row_share=1, top_copies_share=1, top_copies=1, warn_above=0.5, warnings=("One row.",)),
-    groups={"is_refusal": GroupShare(rows=1, kept=0, share=0, low=0, high=1, confidence=0.9, warnings=("Few.",))},
+    groups={
+        "is_refusal": GroupShare(rows=1, kept=0, removed=1, share=0, low=0, high=1, confidence=1, warnings=("Few.",))
+    },
     source=DatasetSource(dataset="me/rows", revision="abc", config="chat", split="train"),
     fit=replace(LEARNED_FIT, reference=REFERENCE),
 )

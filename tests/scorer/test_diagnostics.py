@@ -8,12 +8,16 @@ import logging
 
 import numpy as np
 import pytest
-from datasets import Dataset, concatenate_datasets
+from datasets import ClassLabel, Dataset, concatenate_datasets
 from scipy.stats import spearmanr
 
 from saft_hf import SAFTScorer
+from saft_hf.cli.pipeline import print_summary
 from saft_hf.embed import survey
 from saft_hf.errors import SAFTInputError
+from saft_hf.hub import model_section
+from saft_hf.records import from_plain
+from saft_hf.summary import Summary
 
 
 def test_the_summary_correlates_the_score_with_what_stands_in_the_rows(
@@ -47,6 +51,37 @@ def test_the_kept_share_of_refusals_is_told_and_warned_of(
         scorer.filter(demo_pool, refusal_column="refusal")
     with pytest.raises(SAFTInputError, match="'category' must hold booleans"):
         scorer.filter(demo_pool, refusal_column="category")
+
+
+def test_what_each_source_loses_is_told_in_summary_card_and_log(
+    scorer: SAFTScorer, demo_pool: Dataset, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    removed = np.isin(np.arange(len(demo_pool)), scorer.filter(demo_pool).removed_indices)
+    # All of the small source is removed; of the others what is left of the removed rows.
+    sources = np.where(removed & (np.cumsum(removed) <= 20), 2, np.arange(len(demo_pool)) % 2)
+    names = ["a|b", "second", "small"]
+    rows = demo_pool.add_column("source", sources).cast_column("source", ClassLabel(names=names))
+    result = scorer.filter(rows.with_format("torch"), by="source")
+    found = result.summary.by["source"]
+    assert {name: (share.rows, share.removed) for name, share in found.items()} == {
+        name: ((sources == at).sum(), removed[sources == at].sum()) for at, name in enumerate(names)
+    }
+    assert [name for name, share in found.items() if share.warnings] == ["small"]
+    assert found["small"].warnings[0] in caplog.messages
+    assert found["small"].warnings[0] in result.summary.warnings
+    assert from_plain(Summary, json.loads(json.dumps(result.summary.to_dict()))).by == result.summary.by
+    card = model_section(result.summary)
+    assert "| `source` | rows | removed | share |" in card
+    assert f"| `small` | {found['small'].rows} | {found['small'].rows} | 100.0 % |" in card
+    assert "`a¦b`" in card
+    print_summary(result.summary)
+    assert "removed, source='small'" in capsys.readouterr().out
+    assert result.summary.provenance.options["by"] == "source"
+    assert scorer.filter(rows).summary.by == {}
+    with pytest.raises(SAFTInputError, match="`by`='nope' is no column"):
+        scorer.filter(rows, by="nope")
+    with pytest.raises(SAFTInputError, match="by='messages' must hold plain values"):
+        scorer.filter(rows, by="messages")
 
 
 def test_copies_that_carry_a_direction_are_told(demo_model: str, demo_pool: Dataset, store_dir: object) -> None:
