@@ -124,31 +124,37 @@ def model_name(model: Any) -> str | None:
     return model if isinstance(model, str) else getattr(model.config, "_name_or_path", None) or None
 
 
+def processing_class_of(model: Any, config: Any) -> Any:
+    """The tokenizer or processor that SFTTrainer loads where none is given.
+
+    Raises:
+        SAFTInputError: the model does not say where it was loaded from.
+        OSError: there is none.
+    """
+    name = model_name(model)
+    if name is None:
+        raise SAFTInputError(
+            "`model` is an object that does not say where it was loaded from, so its tokenizer cannot be found. Pass "
+            "`processing_class=`."
+        )
+    kwargs = setting(config, "model_init_kwargs") or {}
+    return AutoProcessor.from_pretrained(
+        name,
+        revision=kwargs.get("revision") if isinstance(model, str) else None,
+        trust_remote_code=setting(config, "trust_remote_code"),
+    )
+
+
 def training_tokenizer(args: FilterArgs) -> PreTrainedTokenizerBase:
     """The tokenizer as SFTTrainer will have it: `eos_token`, `chat_template_path` and training template applied.
 
     Returns:
-        A copy of the one that was given, or by default of the one saved with the model, whose chat template renders the
-        training rows.
+        A copy, whose chat template renders the training rows.
 
     Raises:
-        SAFTInputError: there is no tokenizer, or `eos_token` is not in its vocabulary.
+        SAFTInputError: it is no tokenizer, or `eos_token` is not in its vocabulary.
     """
-    model, config, processing_class = args.model, args.args, args.processing_class
-    if processing_class is None:
-        name = model_name(model)
-        if name is None:
-            raise SAFTInputError(
-                "`model` is an object that does not say where it was loaded from, so its tokenizer cannot be found. "
-                "Pass `processing_class=`."
-            )
-        kwargs = setting(config, "model_init_kwargs") or {}
-        processing_class = AutoProcessor.from_pretrained(
-            name,
-            revision=kwargs.get("revision") if isinstance(model, str) else None,
-            trust_remote_code=setting(config, "trust_remote_code"),
-        )
-    processor = copy.deepcopy(processing_class)
+    config, processor = args.args, copy.deepcopy(args.processing_class)
     tokenizer = getattr(processor, "tokenizer", processor)
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise SAFTInputError(
@@ -220,6 +226,8 @@ def loading_options(args: FilterArgs, *, distributed: bool) -> dict[str, Any]:
             f"`model_init_kwargs` has {unknown[0]!r}, with which the model cannot be loaded for scoring. Load it "
             "yourself and pass the object as `model`, or set `saft_enabled=False`."
         )
+    if args.quantization_config is not None and "quantization_config" in kwargs:
+        raise SAFTInputError("`quantization_config` is given twice: to the trainer, and in `model_init_kwargs`.")
     device_map = None if distributed else kwargs.get("device_map")
     if isinstance(device_map, Mapping) and set(device_map) != {""}:
         device_map = "auto"  # it names modules of the whole model; only the first blocks are loaded

@@ -24,9 +24,10 @@ from saft_hf.summary import DatasetSource, Summary
 from saft_hf.train import hub
 from saft_hf.train.config import SAFTSFTConfig, setting, without_token
 from saft_hf.train.filtering import filter_rows
-from saft_hf.train.inputs import FilterArgs, model_name
+from saft_hf.train.inputs import FilterArgs, model_name, processing_class_of
 from saft_hf.train.record import ALL_ROWS, Record, last_checkpoint, write_summary
 from saft_hf.train.stream import StreamFilter
+from saft_hf.train.trial import refuse_early
 
 logger = logging.getLogger(__name__)
 
@@ -63,15 +64,18 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
         # Here and not later: TRL tokenises, drops and packs rows before `Trainer.__init__`, and then no row is left
         # to tell. Other kinds of `train_dataset` are for TRL to refuse.
         if setting(config, "saft_enabled") and isinstance(given.get("train_dataset"), Dataset | IterableDataset):
-            names = FilterArgs.__dataclass_fields__
+            processing = given.get("processing_class") or processing_class_of(given["model"], config)
+            used = {**given, "processing_class": processing}
             filter_args = FilterArgs(
-                **{name: value for name, value in given.items() if name in names},
+                **{name: value for name, value in used.items() if name in FilterArgs.__dataclass_fields__},
                 labelled=saft_labelled,
                 scorer=saft_scorer if saft_scorer is not None else setting(config, "saft_scorer"),
                 fresh_labels=saft_fresh_labels,
             )
             world = World()
             with rng_untouched(world.device), progress_bars(not config.disable_tqdm):
+                with world.sync_errors("checking the arguments"):
+                    refuse_early(type(self).__mro__[type(self).__mro__.index(SAFTMixin) + 1], used)
                 self._saft = record = filter_rows(filter_args, world)
             given |= {"train_dataset": record.dataset, "eval_dataset": record.eval_dataset}
             if record.summary.filtered:

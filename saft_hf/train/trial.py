@@ -1,0 +1,100 @@
+"""What TRL would refuse, refused before a row is scored."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from typing import Any
+
+import torch
+import transformers
+from accelerate import init_empty_weights
+from datasets import Dataset
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, Trainer
+
+from saft_hf.train.config import setting
+
+logger = logging.getLogger(__name__)
+
+_REFUSALS = (ValueError, TypeError, ImportError, RuntimeError, OSError)
+
+
+def refuse_early(trainer_class: type[Trainer], given: dict[str, Any]) -> None:
+    """Make a trainer for nothing, on a model without weights and with no row prepared, for the errors that it raises.
+
+    So the checks are TRL's own, of whatever version. Hub, disk and random generators aside, which the caller guards,
+    making a trainer changes its arguments only: it gets copies.
+
+    Args:
+        trainer_class: TRL's.
+        given: its arguments, by name, with the tokenizer or processor.
+
+    Raises:
+        ValueError, TypeError, ImportError, RuntimeError, OSError: TRL's, transformers' or PEFT's.
+    """
+    args = copy.copy(given["args"])
+    args.__dict__ |= {
+        name: copy.deepcopy(value) for name, value in vars(args).items() if isinstance(value, dict | list)
+    }
+    # Both change more than the trainer: a repository is made, a class of models is patched.
+    args.push_to_hub = args.use_liger_kernel = False
+    copied = {name: copy.deepcopy(given.get(name)) for name in ("processing_class", "peft_config")}
+    trial: Any = type(trainer_class.__name__, (_Trial, trainer_class), {})
+    log = logging.getLogger("trl")
+    level = log.level
+    try:
+        log.setLevel(logging.ERROR)  # what it warns of, it warns of again when it is made in earnest
+        with warnings.catch_warnings(action="ignore"), init_empty_weights():
+            trial(**{**given, **copied, "args": args, "model": _without_weights(given), "callbacks": None})
+    except Exception as error:
+        # Others, and those about the meta device, may come of the missing weights: in earnest they will tell.
+        if isinstance(error, _REFUSALS) and "meta" not in str(error).lower():
+            raise
+        logger.debug("The trial of the trainer ended early.", exc_info=True)
+    finally:
+        log.setLevel(level)
+
+
+class _Trial(Trainer):  # type: ignore[misc] # transformers is not typed
+    """Stands before TRL's class, and leaves out what needs weights, rows or a run."""
+
+    def _move_model_to_device(self, *_: Any) -> None:
+        pass
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        # Checks the options; nothing of a stream is read.
+        row = Dataset.from_dict({"input_ids": [[0, 0]], "labels": [[0, 0]]}).to_iterable_dataset()
+        super()._prepare_dataset(row, *args, **kwargs)
+        return dataset
+
+    def add_callback(self, callback: Any) -> None:
+        # The last callback to be made: a tracker that is not installed has been refused, and none is called.
+        self.callback_handler.callbacks = []
+
+
+def _without_weights(given: dict[str, Any]) -> nn.Module:
+    """The modules of the model that will be trained, on the meta device."""
+    model = given["model"]
+    if not isinstance(model, str):
+        memo: Any = {id(weight): nn.Parameter(_empty(weight), weight.requires_grad) for weight in model.parameters()}
+        memo |= {id(buffer): _empty(buffer) for buffer in model.buffers()}
+        copied: nn.Module = copy.deepcopy(model, memo)
+        return copied
+    kwargs = setting(given["args"], "model_init_kwargs") or {}
+    known = {name: kwargs[name] for name in ("revision", "token") if name in kwargs}
+    trusted = kwargs.get("trust_remote_code", setting(given["args"], "trust_remote_code"))
+    config = AutoConfig.from_pretrained(model, trust_remote_code=trusted, **known)
+    architecture = getattr(transformers, (config.architectures or [""])[0], None)
+    with torch.device("meta"):
+        made: nn.Module = (
+            AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+            if architecture is None
+            else architecture(config)
+        )
+    return made
+
+
+def _empty(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
