@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 from trl import TrlParser
 from yaml import YAMLError
 
-from saft_hf.errors import SAFTInputError
+from saft_hf.errors import SAFTInputError, did_you_mean
 from saft_hf.scorer.options import BY_NAME
 
 T = TypeVar("T")
@@ -131,7 +131,7 @@ def parse(command: str, argv: Sequence[str], defaults: dict[str, Any] | None = N
 def parse_as(kind: type[T], command: str, argv: Sequence[str], defaults: dict[str, Any] | None = None) -> T:
     """As `parse`, for a dataclass of options that are all one command's."""
     *options, from_yaml, from_words = parse_known((kind,), command, argv, defaults)
-    reject(command, [*from_yaml, *from_words])
+    reject(command, [*from_yaml, *from_words], (kind,))
     result: T = options[0]
     return result
 
@@ -151,9 +151,23 @@ def parse_known(
     return parsed
 
 
-def reject(command: str, unknown: Sequence[str]) -> None:
-    """Refuse words that are no options of a command."""
+def reject(command: str, unknown: Sequence[str], kinds: tuple[Any, ...]) -> None:
+    """Refuse words that are no options of a command.
+
+    Args:
+        command: its name.
+        unknown: the words.
+        kinds: dataclasses of the options that it takes, to say which was meant.
+    """
     if unknown:
+        own = [each.name for kind in kinds for each in fields(kind)]
+        places = {f"`saft-hf {command}`": own}
+        for each in fields(Arguments):
+            for other in each.metadata["commands"]:
+                if other != command:
+                    places.setdefault(f"`saft-hf {other}`", []).append(each.name)
+        hint = did_you_mean(unknown[0].lstrip("-").replace("-", "_"), places)
         raise SAFTInputError(
-            f"`saft-hf {command}` does not take {' '.join(unknown)} (`saft-hf {command} --help` lists its options.)"
+            f"`saft-hf {command}` does not take {' '.join(unknown)} (`saft-hf {command} --help` lists its options.) "
+            f"{hint}".rstrip()
         )

@@ -59,10 +59,12 @@ def run(argv: Sequence[str]) -> None:
     # some versions of transformers set the second variable then.
     launched = "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
     *arguments, from_yaml, from_words = parse_known(_KINDS, "sft", words)
+    options = resolve_accelerate_config_argument(from_yaml + from_words)
+    _, unknown = launch_command_parser().parse_known_args([*options, "saft_hf"])
+    reject("sft", [word for word in unknown if word.startswith("--")], _KINDS)
     if launched:  # options of the launcher stay in the YAML
-        reject("sft", from_words)
-    elif from_yaml or from_words:
-        options = resolve_accelerate_config_argument(from_yaml + from_words)
+        reject("sft", from_words, _KINDS)
+    elif options:
         left = list(from_words)  # stand in `words` in the same order
         own = [word for word in words if not (left and word == left[0] and [left.pop(0)])]
         launch_command(launch_command_parser().parse_args([*options, "-m", "saft_hf", "sft", *own]))

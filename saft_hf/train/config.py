@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import wraps
 from typing import Any
 
 from trl import SFTConfig
 
-from saft_hf.errors import SAFTInputError
+from saft_hf.errors import SAFTInputError, did_you_mean
 from saft_hf.hub import redact
 from saft_hf.scorer.options import BY_NAME
 
@@ -22,6 +23,12 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
 }
 
 _to_disk: ContextVar[bool] = ContextVar("_to_disk", default=False)
+
+
+TRAINER_ARGUMENTS = ("saft_labelled", "saft_scorer", "saft_fresh_labels")
+"""What the filter is given as arguments of the trainer."""
+
+IN_TRAINER, IN_CONFIG = "`SAFTSFTTrainer(...)`", "`SAFTSFTConfig(...)`, which is its `args`"
 
 
 def _field(default: Any, text: str) -> Any:
@@ -152,6 +159,35 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "hub_token": None} if _to_disk.get() else self.__dict__
+
+
+CONFIG_OPTIONS = tuple(each.name for each in fields(SAFTSFTConfig))
+
+_init = SAFTSFTConfig.__init__
+
+
+@wraps(_init)
+def _checked_init(self: SAFTSFTConfig, *args: Any, **kwargs: Any) -> None:
+    check_names("SAFTSFTConfig", kwargs, {IN_CONFIG: CONFIG_OPTIONS, IN_TRAINER: TRAINER_ARGUMENTS})
+    _init(self, *args, **kwargs)
+
+
+SAFTSFTConfig.__init__ = _checked_init  # type: ignore[method-assign] # the one that a dataclass is given
+
+
+def check_names(taker: str, given: Iterable[str], places: Mapping[str, Iterable[str]]) -> None:
+    """Refuse arguments that the first of some places does not take, in Python's words, and say where they go.
+
+    Raises:
+        TypeError: there is one.
+    """
+    known = set(next(iter(places.values())))
+    for name in given:
+        if name not in known:
+            hint = did_you_mean(name, places)
+            raise TypeError(
+                f"{taker}.__init__() got an unexpected keyword argument {name!r}. {hint}".removesuffix(". ")
+            )
 
 
 @contextmanager

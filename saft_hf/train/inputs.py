@@ -154,7 +154,8 @@ def training_tokenizer(args: FilterArgs) -> PreTrainedTokenizerBase:
     Raises:
         SAFTInputError: it is no tokenizer, or `eos_token` is not in its vocabulary.
     """
-    config, processor = args.args, copy.deepcopy(args.processing_class)
+    config, given = args.args, args.processing_class
+    processor = copy.deepcopy(processing_class_of(args.model, config) if given is None else given)
     tokenizer = getattr(processor, "tokenizer", processor)
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise SAFTInputError(

@@ -22,7 +22,16 @@ from saft_hf.result import FilterResult, log_unscored
 from saft_hf.scorer import SAFTScorer
 from saft_hf.summary import DatasetSource, Summary
 from saft_hf.train import hub
-from saft_hf.train.config import SAFTSFTConfig, setting, without_token
+from saft_hf.train.config import (
+    CONFIG_OPTIONS,
+    IN_CONFIG,
+    IN_TRAINER,
+    TRAINER_ARGUMENTS,
+    SAFTSFTConfig,
+    check_names,
+    setting,
+    without_token,
+)
 from saft_hf.train.filtering import filter_rows
 from saft_hf.train.inputs import FilterArgs, model_name, processing_class_of
 from saft_hf.train.record import ALL_ROWS, Record, last_checkpoint, write_summary
@@ -31,7 +40,6 @@ from saft_hf.train.trial import refuse_early
 
 logger = logging.getLogger(__name__)
 
-_OWN_ARGUMENTS = ("saft_labelled", "saft_scorer", "saft_fresh_labels")
 _COUNTS = ("rows", "kept", "removed", "errored")
 
 
@@ -50,7 +58,10 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
         **kwargs: Any,
     ) -> None:
         # Bound to TRL's own signature: what another version of TRL adds or drops is added or dropped here.
-        call = inspect.signature(super().__init__).bind(*args, **kwargs)
+        signature = inspect.signature(super().__init__)
+        own = [*signature.parameters, *TRAINER_ARGUMENTS]
+        check_names(type(self).__name__, kwargs, {IN_TRAINER: own, IN_CONFIG: CONFIG_OPTIONS})
+        call = signature.bind(*args, **kwargs)
         given = call.arguments
         if given.get("args") is None:
             name = (model_name(given["model"]) or "").split("/")[-1]
@@ -64,8 +75,9 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
         # Here and not later: TRL tokenises, drops and packs rows before `Trainer.__init__`, and then no row is left
         # to tell. Other kinds of `train_dataset` are for TRL to refuse.
         if setting(config, "saft_enabled") and isinstance(given.get("train_dataset"), Dataset | IterableDataset):
-            processing = given.get("processing_class") or processing_class_of(given["model"], config)
-            used = {**given, "processing_class": processing}
+            used = dict(given)
+            if used.get("processing_class") is None:  # once for the trial and for scoring
+                used["processing_class"] = processing_class_of(given["model"], config)
             filter_args = FilterArgs(
                 **{name: value for name, value in used.items() if name in FilterArgs.__dataclass_fields__},
                 labelled=saft_labelled,
@@ -271,7 +283,7 @@ class SAFTSFTTrainer(SAFTMixin, SFTTrainer):  # type: ignore[misc] # trl is not 
     __signature__ = inspect.Signature(
         [
             *list(inspect.signature(SFTTrainer.__init__).parameters.values())[1:],
-            *(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in _OWN_ARGUMENTS),
+            *(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in TRAINER_ARGUMENTS),
         ]
     )
 

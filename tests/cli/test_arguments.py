@@ -88,3 +88,26 @@ def test_every_option_has_a_command_that_takes_it() -> None:
     for name, each in FIELDS.items():
         assert each.metadata["commands"], name
         assert set(each.metadata["commands"]) <= set(COMMANDS), name
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "hint"),
+    [
+        ("filter", "contaminaton", "Did you mean `contamination` of `saft-hf filter`?"),
+        ("filter", "saft_threshold", "Did you mean `threshold` of `saft-hf filter`?"),
+        ("filter", "alpha", "It goes to `saft-hf certify`."),
+        ("score", "datset-name", "Did you mean `dataset_name` of `saft-hf score`?"),
+        ("evaluate", "judgs", "Did you mean `judges` of `saft-hf evaluate`?"),
+        ("push", "qqqqqq", "options.)"),
+    ],
+)
+def test_a_misspelt_or_misplaced_option_is_told_where_it_goes(
+    command: str, name: str, hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "options.yaml"
+    config.write_text(yaml.safe_dump({name: 1}))
+    for argv in ([f"--{name}", "1"], ["--config", str(config)]):
+        assert main([command, *argv]) == 2
+        told = capsys.readouterr().err
+        assert f"does not take --{name} 1" in told
+        assert told.strip().endswith(hint)

@@ -118,3 +118,28 @@ def test_what_is_missing_is_named(config: dict[str, Any], tmp_path: Path) -> Non
 def test_one_file_is_not_trained_and_evaluated_on_alike(config: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(SAFTInputError, match=r"rows\.jsonl is one table, without a split 'test'"):
         sft.run(["--config", written(tmp_path, config, eval_strategy="steps", eval_steps=1)])
+
+
+@pytest.mark.parametrize("launched", [False, True])
+@pytest.mark.parametrize("place", ["yaml", "words"])
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("saft_contaminaton", "Did you mean `saft_contamination` of `saft-hf sft`"),
+        ("aim", "Did you mean `saft_aim` of `saft-hf sft`"),
+        ("saft_labeled_rows", "Did you mean `saft_labelled_rows` of `saft-hf sft`"),
+        ("lerning_rate", "Did you mean `learning_rate` of `saft-hf sft`"),
+    ],
+)
+def test_an_option_of_nobody_is_refused_before_anything_runs(
+    name: str, hint: str, place: str, launched: bool, config: dict[str, Any], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(sft, "train", lambda *_: pytest.fail("it trained"))
+    monkeypatch.setattr(sft, "launch_command", lambda *_: pytest.fail("it launched"))
+    if launched:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    more, words = ({name: 1}, []) if place == "yaml" else ({}, [f"--{name}", "1"])
+    # An option of the launcher may stand in the YAML.
+    path = written(tmp_path, config, num_processes=2, **more)
+    with pytest.raises(SAFTInputError, match=rf"does not take --{name} .*{hint}"):
+        sft.run(["--config", path, *words])

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 import re
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
 from trl import SFTConfig, TrlParser
 
-from saft_hf import SAFTInputError, SAFTSFTConfig
+from saft_hf import SAFTInputError, SAFTSFTConfig, SAFTSFTTrainer
 from saft_hf.scorer.options import OPTIONS
-from saft_hf.train.config import setting
+from saft_hf.train.config import TRAINER_ARGUMENTS, setting
 from saft_hf.train.filtering import _FIT_OPTIONS, _SCORER_OPTIONS
 
 OWN = [field for field in fields(SAFTSFTConfig) if field.name.startswith("saft_")]
@@ -75,3 +76,51 @@ def test_copies_keep_the_token_and_files_do_not(tmp_path: Path) -> None:
     ]
     assert [one.hub_token for one in copies] == ["hf_secret"] * len(copies)
     assert "hf_secret" not in str(args) + repr(args) + str(args.to_dict()) + args.to_json_string()
+
+
+def misspelt(name: str) -> str:
+    """One letter short."""
+    return name[: len(name) // 2 + 2] + name[len(name) // 2 + 3 :]
+
+
+@pytest.mark.parametrize("name", [field.name for field in OWN])
+def test_a_misspelt_or_misplaced_option_is_told_where_it_goes(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"unexpected keyword .* Did you mean `{name}` of `SAFTSFTConfig\("):
+        SAFTSFTConfig("out", **{misspelt(name): None})
+    if name not in TRAINER_ARGUMENTS:
+        with pytest.raises(TypeError, match=rf"unexpected keyword argument '{name}'\. It goes to `SAFTSFTConfig\("):
+            SAFTSFTTrainer("model", **{name: None})
+
+
+@pytest.mark.parametrize("name", TRAINER_ARGUMENTS)
+def test_likewise_the_arguments_of_the_trainer(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"Did you mean `{name}` of `SAFTSFTTrainer\("):
+        SAFTSFTTrainer("model", **{misspelt(name): None})
+    if name not in {field.name for field in OWN}:
+        with pytest.raises(TypeError, match=rf"argument '{name}'\. It goes to `SAFTSFTTrainer\("):
+            SAFTSFTConfig("out", **{name: None})
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("saft_labeled", "saft_labelled"), ("labelled", "saft_labelled"), ("aim", "saft_aim"), ("k", "saft_k")],
+)
+def test_other_spellings_and_a_missing_prefix_are_understood(given: str, meant: str) -> None:
+    for make in (SAFTSFTConfig, SAFTSFTTrainer):
+        with pytest.raises(TypeError, match=rf"'{given}'\. Did you mean `{meant}`"):
+            make("out", **{given: None})
+
+
+def test_what_resembles_nothing_and_what_trl_takes(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"argument 'qqq'$"):
+        SAFTSFTConfig("out", qqq=1)
+    with pytest.raises(TypeError, match="Did you mean `learning_rate`"):
+        SAFTSFTConfig("out", lerning_rate=1)
+    ours, trl = (inspect.signature(config) for config in (SAFTSFTConfig, SFTConfig))
+    assert list(ours.parameters)[: len(trl.parameters)] == list(trl.parameters)
+
+    @dataclass
+    class More(SAFTSFTConfig):
+        mine: int = 0
+
+    assert More(str(tmp_path), use_cpu=True, bf16=False, mine=3, saft_layer=2).mine == 3
