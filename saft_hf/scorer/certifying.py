@@ -236,7 +236,7 @@ def thresholds_by_row(fit: Fit, dataset: Dataset) -> NDArray[np.float64]:
     if unknown := sorted(set(values) - fit.thresholds.keys()):
         raise SAFTInputError(
             f"{len(unknown)} value(s) of column {fit.stratify_by!r} have no threshold ({_show(unknown)}): the scorer "
-            f"has one for each of {sorted(fit.thresholds)}. Give `threshold`, or certify these rows."
+            f"has one for each of {_show(sorted(fit.thresholds))}. Give `threshold`, or certify these rows."
         )
     found = {name: -np.inf if at is None else at for name, at in fit.thresholds.items()}
     return np.array([found[value] for value in values], dtype=np.float64)

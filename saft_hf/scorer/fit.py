@@ -94,7 +94,8 @@ class Fit(FitHeader):
             "score": bool(self.score.features) and set(self.score.features) <= set(self.captured.names),
             "method": self.method in METHODS,
             "threshold": self.threshold is None or math.isfinite(self.threshold),
-            "thresholds": bool(self.thresholds) == (self.stratify_by is not None and self.threshold is None),
+            "thresholds": bool(self.thresholds) == (self.stratify_by is not None)
+            and (self.threshold is None or not self.thresholds),
             "labelled": self.labelled.identities.shape == (len(self.labelled.harmful), KEY_BYTES),
             "token_budget": 0 < self.token_budget <= MAX_TOKEN_BUDGET,
         }

@@ -19,6 +19,7 @@ from saft_hf.embed import describe_model
 from saft_hf.errors import SAFTError, SAFTInputError, SAFTUndecidedError
 from saft_hf.result import FilterResult
 from saft_hf.scorer import SCORE, STATUS, SAFTScorer, without_scores
+from saft_hf.scorer.certifying import thresholds_by_row
 from saft_hf.scorer.fitting import quantiles
 from saft_hf.scorer.options import OPTIONS
 from saft_hf.scorer.saving import load
@@ -189,6 +190,11 @@ def certify(args: FilterArgs, scorer: SAFTScorer, rows: Dataset) -> Record:
         SAFTInputError: the labels are not of rows of the dataset, or were used for fitting.
         SAFTUndecidedError: nothing can be certified, and `saft_on_undecided` is not `keep`.
     """
+    if scorer.fit_ is not None and scorer.fit_.thresholds:
+        raise SAFTInputError(
+            "`saft_scorer` has a threshold for each stratum already, by a certificate: leave `saft_fresh_labels` out, "
+            "or give a scorer with one threshold."
+        )
     certificate = scorer.certify(
         rows,
         args.fresh_labels,
@@ -255,7 +261,10 @@ def filter_eval(args: FilterArgs, record: Record, world: World) -> tuple[Any, di
         scored = scored.with_format(None)
         scores, statuses = np.asarray(scored[SCORE][:], dtype=np.float32), list(scored[STATUS])
         # The threshold of the training rows, which a certificate may have lowered.
-        decisions = decide(scores, statuses, record.summary.threshold, on_error=args.on_error)
+        limits: Any = record.summary.threshold
+        if limits is None and record.summary.filtered and record.scorer.fit_ is not None:
+            limits = thresholds_by_row(record.scorer.fit_, rows)
+        decisions = decide(scores, statuses, limits, on_error=args.on_error)
         results[name] = result = FilterResult(without_scores(rows), scores, statuses, decisions, Summary())
         if mode == "filter":
             if world.is_main:

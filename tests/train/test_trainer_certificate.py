@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,30 @@ def test_what_is_said_is_about_the_set_that_is_trained_on(model: str, tmp_path: 
     kept = len(trainer.train_dataset)
     assert f"of the {kept} rows" in text
     assert f"of the {ROWS} rows" not in text
+
+
+def test_a_scorer_with_a_threshold_for_each_stratum_trains_and_evaluates_by_them(model: str, tmp_path: Path) -> None:
+    pool = pool_rows(rows=ROWS).add_column("kind", ["a", "b", "c"] * (ROWS // 3))
+    scorer = SAFTScorer(model, method="saft", layer=2, contamination=0.25, cache_dir=tmp_path / "cache").fit(pool)
+    scores = np.asarray(scorer.score_dataset(pool)[SCORE])
+    fit = scorer.fit_
+    assert fit is not None
+    at = {"a": float(np.quantile(scores, 0.5)), "b": float(np.quantile(scores, 0.8)), "c": None}
+    scorer.fit_ = replace(fit, threshold=None, threshold_from="certificate", stratify_by="kind", thresholds=at)
+    kept = [
+        row
+        for row, (kind, score) in enumerate(zip(pool["kind"], scores, strict=True))
+        if (limit := at[kind]) is not None and score <= limit
+    ]
+    options = {"saft_contamination": None, "saft_method": None, "saft_cache_dir": str(tmp_path / "cache")}
+    call: dict[str, Any] = {"train_dataset": pool, "saft_scorer": scorer}
+    args = make_args(tmp_path, saft_eval="filter", **options)
+    trainer = SAFTSFTTrainer(model, args, eval_dataset=pool, **call)
+    assert trainer.saft_result is not None
+    assert trainer.saft_result.kept_indices.tolist() == kept
+    assert len(trainer.train_dataset) == len(trainer.eval_dataset) == len(kept)
+    with pytest.raises(SAFTInputError, match="has a threshold for each stratum already"):
+        SAFTSFTTrainer(model, make_args(tmp_path, saft_alpha=0.2, **options), saft_fresh_labels=fresh_labels(), **call)
+    stream = pool.to_iterable_dataset()
+    with pytest.raises(SAFTUndecidedError, match="no threshold"):
+        SAFTSFTTrainer(model, make_args(tmp_path, **options), train_dataset=stream, saft_scorer=scorer)
