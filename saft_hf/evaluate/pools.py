@@ -71,23 +71,24 @@ def read_rows(
         column = resolve_label_column(dataset.column_names, label_column)
         harmful = read_column(dataset, column, harmful_value).tolist()
     names = set(dataset.column_names)
+    if not names & {"messages", "prompt", "instruction"}:
+        raise SAFTInputError(
+            f"columns {dataset.column_names} are of no known shape: expected `messages`, or `prompt` with one of "
+            f"{list(_ANSWERS)}, or `instruction` with `output`. Rename the columns."
+        )
     answer = next((name for name in _ANSWERS if name in names), None)
+    read = [name for name in dataset.column_names if name in {"messages", "prompt", "instruction", "input", answer}]
     rows = []
-    for values, label in zip(dataset, harmful, strict=True):
+    for values, label in zip(dataset.with_format(None).select_columns(read), harmful, strict=True):
         if "messages" in names:
             turns = [{"role": turn["role"], "content": turn["content"]} for turn in values["messages"]]
             last = turns.pop()["content"] if turns[-1]["role"] == "assistant" else ""
-        elif "prompt" in names or "instruction" in names:
+        else:
             asked = values.get("prompt") or values.get("instruction") or ""
             extra = values.get("input") or "" if "instruction" in names else ""
             said = values[answer] if answer else ""
             turns = asked if isinstance(asked, list) else [{"role": "user", "content": f"{asked}\n{extra}".strip()}]
             last = said[-1]["content"] if isinstance(said, list) else said
-        else:
-            raise SAFTInputError(
-                f"columns {dataset.column_names} are of no known shape: expected `messages`, or `prompt` with one of "
-                f"{list(_ANSWERS)}, or `instruction` with `output`. Rename the columns."
-            )
         rows.append(Dialogue(turns, last or "", label))
     return rows
 

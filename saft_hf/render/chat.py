@@ -121,8 +121,6 @@ class ChatEncoder:
             try:
                 return encode(some, options)
             except TemplateSyntaxError as error:
-                if options["chat_template"] is not self.chat_template:  # this row brought its own
-                    raise
                 raise SAFTInputError(f"The chat template is not valid Jinja: {error}") from error
 
         return encode_each(encode_some, conversations, RowStatus.TEMPLATE_ERROR)

@@ -40,7 +40,8 @@ class Renderer:
 
     Shapes: `messages`; `conversations` (from/value or role/content); `prompt` and `completion`, plain or
     conversational; a column of text; `input_ids` with `labels`, `completion_mask`, `assistant_masks` or
-    nothing. `tools` and `chat_template_kwargs` are read from each row. Where a row fits several shapes,
+    nothing. `tools` and `chat_template_kwargs` are read from each row; a chat template of a row's own, which SFTTrainer
+    would run, is refused. Where a row fits several shapes,
     SFTTrainer's order of precedence holds: it reads `messages` before what `formatting_func` returns. A row
     that cannot be rendered gets a status, and changes no other row.
 

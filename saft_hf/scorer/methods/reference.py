@@ -86,6 +86,7 @@ class Reference:
         if rows is None:
             rows = Dataset.from_dict(reference_columns())
         check_dataset(rows)
+        rows = rows.with_format(None)
         column = resolve_label_column(rows.column_names)
         harmful = read_column(rows, column)
         groups = rows["category"][:] if "category" in rows.column_names else np.arange(len(rows)) % _GROUPS
@@ -150,11 +151,13 @@ def laid_out_like(pool: Dataset, rows: Dataset, renderer: Renderer) -> Dataset:
         Dialogues where the pool has dialogues, or tokens and the tokenizer a chat template; prompts and completions
         where the pool has those; else plain text.
     """
-    if not {"prompt", "completion"} <= set(rows.column_names) or not isinstance(rows[0]["prompt"], str):
+    if not {"prompt", "completion"} <= set(rows.column_names) or not isinstance(rows["prompt"][0], str):
         return rows
-    columns, first = set(pool.column_names), pool.with_format(None)[0]
+    columns, plain = set(pool.column_names), pool.with_format(None)
     pairs = list(zip(rows["prompt"][:], rows["completion"][:], strict=True))
-    dialogues = bool({"messages", "conversations"} & columns) or isinstance(first.get("prompt"), list)
+    dialogues = bool({"messages", "conversations"} & columns) or (
+        "prompt" in columns and isinstance(plain["prompt"][0], list)
+    )
     if dialogues or ("input_ids" in columns and renderer.tokenizer.chat_template):
         words = ("user", "assistant")
         turns = [[{"role": r, "content": c} for r, c in zip(words, pair, strict=True)] for pair in pairs]
