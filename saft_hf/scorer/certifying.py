@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -203,12 +204,18 @@ def certified_fit(fit: Fit, certificate: Certificate) -> Fit:
     )
 
 
+def digest_of(rows: str, scores: NDArray[np.float32], dataset: Dataset, stratify_by: str | None) -> str:
+    """Names what a certificate is about: rows, by their digest, their scores, and strata that have an alpha each."""
+    strata = None if stratify_by is None else _column(dataset, "dataset", stratify_by)
+    return hashlib.sha256(repr((rows, strata)).encode() + scores.tobytes()).hexdigest()
+
+
 def check_certificate(certificate: Certificate, dataset: str, decisions: Decisions) -> None:
     """Refuse a certificate of other rows, or of fewer.
 
     Args:
         certificate: whose set is kept.
-        dataset: digest of the rows that are filtered.
+        dataset: names the rows that are filtered, see `digest_of`.
         decisions: what it decides about them.
 
     Raises:
@@ -216,8 +223,9 @@ def check_certificate(certificate: Certificate, dataset: str, decisions: Decisio
     """
     if certificate.dataset not in (None, dataset):
         raise SAFTInputError(
-            "the certificate is about other rows than these: certify the rows that you filter. (`certified` makes a "
-            "scorer with its threshold, for any rows; what is kept of them is then not certified.)"
+            "the certificate is about other rows than these, or about other scores of them: certify the rows that you "
+            "filter, with this scorer. (`certified` makes a scorer with its threshold, for any rows; what is kept of "
+            "them is then not certified.)"
         )
     if decisions.train_on_errored and len(decisions.errored) and not certificate.errored_kept:
         raise SAFTInputError(

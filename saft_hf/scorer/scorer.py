@@ -513,7 +513,8 @@ class SAFTScorer:
             logger.warning("Every row is kept: %s.", undecided)
             decisions = decide(scored.scores, scored.statuses, None, on_error=on_error, labels=labels)
         if certificate is not None:
-            certifying.check_certificate(certificate, scored.digest[0], decisions)
+            about = certifying.digest_of(scored.digest[0], scored.scores, dataset, certificate.stratify_by)
+            certifying.check_certificate(certificate, about, decisions)
         if not keep:
             check_outcome(decisions)
         groups = {}
@@ -715,7 +716,8 @@ class SAFTScorer:
             ),
         )
         look = self._look(scored.digest[0], frozenset(key.tobytes() for key in fresh_identities[labels.counts]))
-        return replace(certificate, look=look, dataset=scored.digest[0])
+        about = certifying.digest_of(scored.digest[0], scored.scores, dataset, certificate.stratify_by)
+        return replace(certificate, look=look, dataset=about)
 
     def _look(self, digest: str, labels: frozenset[bytes]) -> int | None:
         """Which look at growing labels this is at least; None where these hold none that were looked at before."""

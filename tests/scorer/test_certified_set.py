@@ -164,6 +164,12 @@ def test_a_certificate_is_refused_for_what_it_says_nothing_about(scorer: SAFTSco
     certificate = scorer.certify(shuffled, fresh, alpha=0.2)
     with pytest.raises(SAFTInputError, match="about other rows than these"):
         scorer.filter(shuffled.select(range(300)), certificate=certificate)
+    other = copy(scorer)
+    subspace = scorer.fit_.score.subspace
+    moved = replace(scorer.fit_.score, subspace=replace(subspace, mean=subspace.mean * 1.01))
+    other.fit_ = replace(scorer.fit_, score=moved)
+    with pytest.raises(SAFTInputError, match="or about other scores"):  # where its threshold means another set
+        other.filter(shuffled, certificate=certificate)
     with pytest.raises(SAFTInputError, match="decides alone"):
         scorer.filter(shuffled, certificate=certificate, threshold=1.0)
     broken = shuffled.select([200]).map(lambda row: {"messages": row["messages"][:-1]})
@@ -291,6 +297,8 @@ def test_each_stratum_has_its_certificate_and_the_union_is_kept(
     assert loaded.filter(pool).kept_indices.tolist() == result.kept_indices.tolist()
     with pytest.raises(SAFTInputError, match="'kind' is no column of `dataset`"):
         loaded.filter(shuffled)
+    with pytest.raises(SAFTInputError, match="about other rows than these"):  # other strata
+        scorer.filter(shuffled.add_column("kind", kinds[::-1]), certificate=found)
     odd = shuffled.add_column("kind", ["new"] * len(shuffled))
     with pytest.raises(SAFTInputError, match=r"have no threshold \(new\)"):
         loaded.filter(odd)

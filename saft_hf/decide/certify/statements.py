@@ -171,7 +171,7 @@ class Certificate:
         informative: rows that were suggested near the threshold: no part of the population.
         rows: all rows, as the threshold in use divides them.
         look: which one this is at least; None where no earlier one is known.
-        dataset: digest of the rows that this is about.
+        dataset: digest of the rows and scores that this is about.
     """
 
     alpha: float
