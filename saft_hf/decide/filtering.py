@@ -173,8 +173,12 @@ def _scored(scores: NDArray[np.float64], status: list[str]) -> NDArray[np.bool_]
     return ok
 
 
-def check_outcome(decisions: Decisions) -> None:
+def check_outcome(decisions: Decisions, why: str = "") -> None:
     """Refuse a filter that keeps nothing.
+
+    Args:
+        decisions: of all rows.
+        why: more to say, where it is known.
 
     Raises:
         SAFTUndecidedError: no row is kept.
@@ -182,5 +186,5 @@ def check_outcome(decisions: Decisions) -> None:
     if decisions.kept.size == 0:
         raise SAFTUndecidedError(
             f"nothing is kept of {len(decisions)} rows ({decisions.reason_counts()}): check the threshold and the "
-            "statuses, or keep every row with on_undecided='keep'"
+            f"statuses, or keep every row with on_undecided='keep'. {why}".rstrip(". ")
         )

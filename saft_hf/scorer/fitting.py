@@ -100,7 +100,7 @@ def run(spec: FitSpec, method: Method, extractor: Extractor, dataset: Dataset) -
     for readout in pool.features.readouts:
         statuses = pool.embedded.survey.status_counts((readout,))
         if statuses[RowStatus.OK] == 0:
-            why = why_unread(extractor.renderer, dataset, readout)
+            why = why_unread(extractor.renderer, dataset, (readout,))
             raise SAFTInputError(f"no row of the pool can be read at `{readout}`: {dict(statuses)}. {why}")
     labelled = None if spec.labels is None else Labelled(extractor, pool, spec.labels)
     answer = method.fit(spec, pool, labelled)

@@ -393,7 +393,11 @@ class SAFTScorer:
                 embedded = extractor.embed(dataset, sample=True)
             finally:
                 source.release()
-            self._remember(digest, scores_of(embedded, fit.score), embedded.survey, renderer)
+            scores = scores_of(embedded, fit.score)
+            self._remember(digest, scores, embedded.survey, renderer)
+            if np.isnan(scores).all():
+                why = inputs.why_unread(renderer, dataset, fit.score_readouts)
+                logger.warning("None of %d rows can be scored. %s", len(scores), why)
         assert self._scored is not None  # noqa: S101 - remembered
         return self._scored
 
@@ -516,7 +520,9 @@ class SAFTScorer:
             about = certifying.digest_of(scored.digest[0], scored.scores, dataset, certificate.stratify_by)
             certifying.check_certificate(certificate, about, decisions)
         if not keep:
-            check_outcome(decisions)
+            unread = bool(np.isnan(scored.scores).all())
+            why = inputs.why_unread(scored.renderer, dataset, fit.score_readouts) if unread else ""
+            check_outcome(decisions, why)
         groups = {}
         if refusal_column is not None:
             groups[refusal_column] = diagnostics.group_of(dataset, refusal_column, decisions)

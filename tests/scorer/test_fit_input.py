@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from scorer_kit import Forwards, demo_tokenizer, tokens_and_spans
 
 from saft_hf import SAFTScorer
-from saft_hf.errors import SAFTArtifactError, SAFTInputError
+from saft_hf.errors import SAFTArtifactError, SAFTError, SAFTInputError
 from saft_hf.render import RenderConfig
 
 
@@ -113,6 +114,28 @@ def test_rows_without_a_rendering_have_a_status_and_no_score(new_scorer: Any, po
     whole = scorer.score_dataset(Dataset.from_dict({"messages": rows}))
     assert whole["saft_status"][:] == batch["saft_status"]
     assert np.array_equal(whole["saft_score"], batch["saft_score"], equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda row: {"messages": json.dumps(row["messages"])}, "Row 0 is bad_row: .*'messages' is a str.*json.loads"),
+        (lambda row: {"messages": {"role": ["user"], "content": ["Why?"]}}, "'messages' is a dict of list"),
+        (lambda row: {"messages": row["messages"][:1]}, "Row 0 is no_response: no message has the role 'assistant'"),
+        (lambda row: {"text": row["messages"][0]["content"]}, r"Row 0 is no_response_start\. Plain text has no"),
+    ],
+)
+def test_where_no_row_can_be_read_the_first_ones_reason_is_told(
+    change: Any, says: str, new_scorer: Any, scorer: SAFTScorer, pool: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = Dataset.from_list([change(row) for row in pool.select(range(20)).to_list()])
+    for call in (lambda: new_scorer(readout="response_start").fit(bad), lambda: scorer.filter(bad, threshold=1.0)):
+        with pytest.raises(SAFTError, match=rf"20.*{says}") as raised:
+            call()
+        assert ("Plain text" in str(raised.value)) == ("Plain text" in says)
+    with caplog.at_level(logging.WARNING):
+        assert set(scorer.score_dataset(bad)["saft_status"]) != {"ok"}
+    assert "None of 20 rows can be scored. Row 0 is" in caplog.text
 
 
 def test_plain_text_is_read_at_the_mean_and_says_so(
