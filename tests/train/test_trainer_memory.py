@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -58,11 +59,13 @@ def test_resident_memory_is_that_of_sft_trainer(tmp_path: Path) -> None:
 @pytest.mark.gpu
 def test_memory_of_the_gpu_is_that_of_sft_trainer(tmp_path: Path) -> None:
     model, held = save_model(tmp_path / "model"), []
-    for trainer_class in (SFTTrainer, SAFTSFTTrainer):
-        torch.cuda.empty_cache()
+    # The first one warms up: a workspace of cuBLAS, which the process keeps, is nobody's model. Each has its own store.
+    for number, trainer_class in enumerate((SAFTSFTTrainer, SFTTrainer, SAFTSFTTrainer)):
+        gc.collect()
         before = torch.cuda.memory_allocated()
-        args = make_args(tmp_path / trainer_class.__name__, use_cpu=False)
+        args = make_args(tmp_path / str(number), use_cpu=False)
         trainer = trainer_class(model, args, train_dataset=pool_rows())
+        gc.collect()
         held.append(torch.cuda.memory_allocated() - before)
         del trainer
-    assert held[0] == held[1]
+    assert held[1] == held[2] > 0
