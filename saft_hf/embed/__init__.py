@@ -9,7 +9,7 @@ from __future__ import annotations
 from saft_hf.embed.architecture import describe_model
 from saft_hf.embed.extract import Embedded, Extractor, RowFunction, finite_rows, where_finite
 from saft_hf.embed.features import Features, feature_name, layers_of, readouts_of
-from saft_hf.embed.loading import rng_untouched
+from saft_hf.embed.loading import all_weights_on_every_rank, rng_untouched
 from saft_hf.embed.plan import KEY_BYTES, find_keys
 from saft_hf.embed.reduce import tree_reduce
 from saft_hf.embed.rows import RowReader
@@ -29,6 +29,7 @@ __all__ = [
     "RowReader",
     "Survey",
     "Vectors",
+    "all_weights_on_every_rank",
     "content_of",
     "default_cache_dir",
     "describe_model",

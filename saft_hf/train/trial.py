@@ -10,10 +10,12 @@ from typing import Any
 import torch
 import transformers
 from accelerate import init_empty_weights
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, Trainer
 
+from saft_hf.embed import all_weights_on_every_rank
 from saft_hf.train.config import setting
 
 logger = logging.getLogger(__name__)
@@ -38,15 +40,15 @@ def refuse_early(trainer_class: type[Trainer], given: dict[str, Any]) -> None:
     args.__dict__ |= {
         name: copy.deepcopy(value) for name, value in vars(args).items() if isinstance(value, dict | list)
     }
-    # Both change more than the trainer: a repository is made, a class of models is patched.
-    args.push_to_hub = args.use_liger_kernel = False
+    # These change more than the trainer: a repository is made, a class of models is patched, torch's kernels change.
+    args.push_to_hub = args.use_liger_kernel = args.full_determinism = False
     copied = {name: copy.deepcopy(given.get(name)) for name in ("processing_class", "peft_config")}
     trial: Any = type(trainer_class.__name__, (_Trial, trainer_class), {})
-    log = logging.getLogger("trl")
+    log, fresh = logging.getLogger("trl"), not AcceleratorState._shared_state
     level = log.level
     try:
         log.setLevel(logging.ERROR)  # what it warns of, it warns of again when it is made in earnest
-        with warnings.catch_warnings(action="ignore"), init_empty_weights():
+        with warnings.catch_warnings(action="ignore"), init_empty_weights(), all_weights_on_every_rank():
             trial(**{**given, **copied, "args": args, "model": _without_weights(given), "callbacks": None})
     except Exception as error:
         # Others, and those about the meta device, may come of the missing weights: in earnest they will tell.
@@ -55,6 +57,12 @@ def refuse_early(trainer_class: type[Trainer], given: dict[str, Any]) -> None:
         logger.debug("The trial of the trainer ended early.", exc_info=True)
     finally:
         log.setLevel(level)
+        if fresh:  # what a process may set up once only is left to the trainer itself
+            AcceleratorState._reset_state()
+
+
+class _EnoughError(Exception):
+    """Ends a trial."""
 
 
 class _Trial(Trainer):  # type: ignore[misc] # transformers is not typed
@@ -68,6 +76,11 @@ class _Trial(Trainer):  # type: ignore[misc] # transformers is not typed
         row = Dataset.from_dict({"input_ids": [[0, 0]], "labels": [[0, 0]]}).to_iterable_dataset()
         super()._prepare_dataset(row, *args, **kwargs)
         return dataset
+
+    def create_accelerator_and_postprocess(self) -> None:
+        if self.args.deepspeed_plugin is not None:
+            raise _EnoughError("DeepSpeed is set up once; what TRL itself refuses is behind us")
+        super().create_accelerator_and_postprocess()
 
     def add_callback(self, callback: Any) -> None:
         # The last callback to be made: a tracker that is not installed has been refused, and none is called.

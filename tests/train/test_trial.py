@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import logging
-import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import peft
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from train_kit import make_args, make_model, make_tokenizer, pool_rows, save_model
 from transformers import TrainerCallback
 from trl import SFTTrainer
@@ -79,7 +79,7 @@ def test_a_trial_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     args = make_args(tmp_path, **options, eos_token="<pad>", padding_free=True, max_length=None, push_to_hub=True)
     modules, weights = list(model.named_modules()), {name: p.clone() for name, p in model.named_parameters()}
     before = [copy.deepcopy(thing.__dict__) for thing in (adapter, model.config, model.generation_config)]
-    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    AcceleratorState._reset_state()
     given = {"model": model, "args": args, "train_dataset": pool_rows(), "processing_class": tokenizer}
     with caplog.at_level(logging.WARNING):
         refuse_early(SFTTrainer, {**given, "peft_config": adapter, "callbacks": [watcher]})
@@ -89,3 +89,16 @@ def test_a_trial_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert (tokenizer.eos_token, args.push_to_hub, watcher.begun, caplog.records) == ("<eos>", True, 0, [])
     assert args.gradient_checkpointing_kwargs == options["gradient_checkpointing_kwargs"]
     assert not model.is_gradient_checkpointing
+    assert AcceleratorState._shared_state == {}
+
+
+def test_deepspeed_which_a_process_sets_up_once_is_left_to_the_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accelerate.Accelerator.__init__", lambda *_, **__: pytest.fail("it was set up"))
+    given = {"model": make_model(), "train_dataset": pool_rows(), "processing_class": make_tokenizer()}
+    fine, wrong = make_args(tmp_path), make_args(tmp_path, padding_free=True)
+    fine.deepspeed_plugin = wrong.deepspeed_plugin = SimpleNamespace(zero_stage=2)
+    refuse_early(SFTTrainer, {**given, "args": fine})
+    with pytest.raises(ValueError, match="padding_free"):
+        refuse_early(SFTTrainer, {**given, "args": wrong})
