@@ -348,6 +348,9 @@ def test_another_look_at_labels_that_grew_says_so_unless_it_was_announced(
     assert (first.look, first.issued) == (None, False)
     assert "For another look draw all of them anew" in first.says()
     assert looking.certify(shuffled, fresh.select(range(80)), alpha=0.2).look is None  # the same labels
+    issued = looking.certify(shuffled, fresh.select(range(80)), alpha=0.25)
+    assert issued.issued
+    assert "which are looked at once (adding to them and certifying again multiplies" in issued.says()
     grown: Any = looking.certify(shuffled, fresh, alpha=0.2)
     assert grown.look == grown.summary().look == 2
     assert (

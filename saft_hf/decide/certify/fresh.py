@@ -9,9 +9,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from saft_hf.decide.certify.certificate import Certificate
 from saft_hf.decide.certify.exact import Counts, upper_limit
 from saft_hf.decide.certify.shares import check_chance, exact_share
-from saft_hf.decide.certify.statements import Bound, Certificate, ShareReport
+from saft_hf.decide.certify.statements import Bound, ShareReport
 from saft_hf.decide.certify.walk import kept_sets, walk
 from saft_hf.errors import SAFTInputError
 
