@@ -7,11 +7,11 @@ holds counts and aggregate figures, and nothing about a single row.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from saft_hf.records import to_plain
+from saft_hf.records import Count, Name, Share, to_plain
 
 # -- what a fit finds: this part travels in a saved scorer -----------------------------------------------------------
 
@@ -31,14 +31,14 @@ class ShareEstimate:
         method: `clopper-pearson`, `hypergeometric` or `stratified`.
     """
 
-    share: float
-    low: float
-    high: float
-    confidence: float
-    labels: int
-    harmful: int
-    rows: int | None
-    method: str
+    share: Share
+    low: Share
+    high: Share
+    confidence: Share
+    labels: Count
+    harmful: Count
+    rows: Count | None
+    method: Name
 
     def __str__(self) -> str:
         return f"{self.share:.1%} ({self.low:.1%} to {self.high:.1%}, confidence {self.confidence:.0%})"
@@ -56,11 +56,11 @@ class PoolCounts:
         flagged: scored rows above the threshold; None without a threshold.
     """
 
-    rows: int
-    scored: int
-    unique: int
-    unscored: dict[str, int] = field(default_factory=dict)
-    flagged: int | None = None
+    rows: Count
+    scored: Count
+    unique: Count
+    unscored: dict[Name, Count] = field(default_factory=dict)
+    flagged: Count | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +75,11 @@ class LabelCounts:
         reference_auroc: of the built-in reference set's score on them; None where that was not taken, or says nothing.
     """
 
-    rows: int
-    harmful: int
+    rows: Count
+    harmful: Count
     column: str
     uniform: bool = True
-    reference_auroc: float | None = None
+    reference_auroc: Share | None = None
 
     def __str__(self) -> str:
         return f"{self.harmful} of {self.rows} labelled rows are harmful"
@@ -116,12 +116,12 @@ class PublishedMetrics:
         separating_points: how many of the 100 candidate thresholds divide the pool differently.
     """
 
-    rank: int
-    spectral_gap: float
-    variance_share: float
-    f1: float | None = None
-    f1_by_k: dict[str, float] = field(default_factory=dict)
-    separating_points: int | None = None
+    rank: Count
+    spectral_gap: Share
+    variance_share: Share
+    f1: Share | None = None
+    f1_by_k: dict[Name, Share] = field(default_factory=dict)
+    separating_points: Count | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +135,10 @@ class LabelTest:
         weights: share of the score that each feature, or the reference set, makes up.
     """
 
-    auroc: float
-    p_value: float
-    permutations: int
-    weights: dict[str, float] = field(default_factory=dict)
+    auroc: Share
+    p_value: Share
+    permutations: Count
+    weights: dict[Name, Share] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +151,8 @@ class ThresholdEffect:
         attainable: False where the labels are too few to hold the share that was asked for.
     """
 
-    fpr: float
-    recall: float
+    fpr: Share
+    recall: Share
     attainable: bool = True
 
 
@@ -170,11 +170,11 @@ class ReferenceMetrics:
         gap_depth: how deep the gap is: hazard there beside the highest hazard below.
     """
 
-    rows: int
-    auroc: float
+    rows: Count
+    auroc: Share
     absolute_threshold: float
-    share_above: float
-    share_flagged: float
+    share_above: Share
+    share_flagged: Share
     gap: float | None = None
     gap_depth: float | None = None
 
@@ -199,12 +199,12 @@ class FitMetrics:
     """
 
     pool: PoolCounts
-    score_quantiles: dict[str, float] = field(default_factory=dict)
-    padding_share: float = 0.0
+    score_quantiles: dict[Name, float] = field(default_factory=dict)
+    padding_share: Share = 0.0
     labels: LabelCounts | None = None
     harmful_share: ShareEstimate | None = None
-    aim: str | None = None
-    contamination: float | None = None
+    aim: Name | None = None
+    contamination: Share | None = None
     published: PublishedMetrics | None = None
     test: LabelTest | None = None
     expected: ThresholdEffect | None = None
@@ -502,5 +502,5 @@ def public_name(name: str | None) -> str | None:
 
 def _is_local(value: Any) -> bool:
     return isinstance(value, str) and (
-        value.startswith(("/", ".", "~")) or value.count("/") > 1 or Path(value).exists()
+        value.startswith(("/", ".", "~")) or value.count("/") > 1 or os.path.exists(value)  # noqa: PTH110 - raises never
     )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from dataclasses import dataclass, field, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from saft_hf import summary
-from saft_hf.records import MAX_ITEMS, MAX_TEXT, from_plain, to_plain
+from saft_hf.records import MAX_ITEMS, MAX_NUMBER, MAX_TEXT, Digest, Matching, Name, Share, from_plain, to_plain
 from saft_hf.status import RowStatus
 from saft_hf.summary import FitMetrics, LabelCounts, PoolCounts, Provenance, Summary, public_name
 
@@ -22,6 +24,35 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
+
+
+@cache
+def values(kind: Any) -> st.SearchStrategy[Any]:
+    """Values of a type of a record's field, within its bounds."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Annotated and isinstance(args[1], Matching):
+        return st.from_regex(args[1].pattern, fullmatch=True)
+    if origin is Annotated:
+        number = st.integers if args[0] is int else st.floats
+        return number(args[1].low, args[1].high)
+    if is_dataclass(kind):
+        return st.builds(
+            kind, **{name: values(hint) for name, hint in get_type_hints(kind, include_extras=True).items()}
+        )
+    if origin is dict:
+        return st.dictionaries(values(args[0]), values(args[1]), max_size=2)
+    if origin is tuple:
+        return st.lists(values(args[0]), max_size=2).map(tuple)
+    if origin in (Union, UnionType):
+        return st.one_of([values(arg) for arg in args])
+    if kind is Any:  # such as an option of a run
+        return st.integers(-MAX_NUMBER, MAX_NUMBER) | TEXT
+    simple = {str: TEXT, float: st.floats(allow_nan=False, allow_infinity=False), NoneType: st.none()}
+    simple[int] = st.integers(-MAX_NUMBER, MAX_NUMBER)
+    return simple[kind] if kind in simple else st.from_type(kind)
+
+
+TEXT = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=5)
 
 
 @dataclass(frozen=True)
@@ -34,15 +65,15 @@ class Mixed:
     many: tuple[float, ...] = ()
     nested: dict[str, dict[str, int]] = field(default_factory=dict)
     value: str | int | bool | None = None
+    share: Share = 0.5
+    many_shares: dict[Name, Share | None] = field(default_factory=dict)
+    digest: Digest = "0" * 64
 
 
 @pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.__name__)
 @given(data=st.data())
 def test_a_record_comes_back_from_json_as_it_went_in(kind: Any, data: st.DataObject) -> None:
-    st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))
-    known = {"options": st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=3), max_size=2)}
-    given_fields = {field.name: known[field.name] for field in fields(kind) if field.name in known}
-    record = data.draw(st.builds(kind, **given_fields))
+    record = data.draw(values(kind))
     text = json.dumps(to_plain(record), allow_nan=False)
     assert from_plain(kind, json.loads(text)) == record
 
@@ -71,6 +102,16 @@ def test_whatever_json_holds_is_read_or_refused_by_name(plain: Any) -> None:
         ({"many": [0.0] * (MAX_ITEMS + 1)}, "at most"),
         ({"other": 1}, "an unknown field 'other'"),
         ({"word": None}, "word: a NoneType, not str"),
+        ({"word": "a\x1b[2J"}, "word: .*cannot be printed"),
+        ({"word": "\ud800"}, "word: .*cannot be printed"),
+        ({"count": 10**30}, r"count: 1000\d+, not a number up to"),
+        ({"number": -(10**400)}, r"number: -1000\d+, not a number up to"),
+        ({"share": 1.01}, "share: 1.01, not between"),
+        ({"share": -1}, "share: -1.0, not between"),
+        ({"many_shares": {"f1": None, "f2": 2.0}}, r"many_shares.f2: 2.0, not between"),
+        ({"many_shares": {"Certified: no harm": 1.0}}, r"many_shares: 'Certified: no harm', not of the form"),
+        ({"digest": "../../etc"}, "digest: '../../etc', not of the form"),
+        ({"status": "fine"}, "status: 'fine'"),
     ],
 )
 def test_a_wrong_field_is_named(change: dict[str, Any], message: str) -> None:

@@ -49,6 +49,7 @@ class Arguments:
     seed: int = _flag(_FIT, "Of the draw of rows.", 0)
 
     scorer: str | None = _flag(_SCORER, "Folder or Hub id of a fitted scorer, in place of fitting one.")
+    trust_labels: bool = _flag(("filter",), "Let labels in the file of `scorer` decide their rows.", False)
     layer: int | None = _option("layer")
     readout: str | None = _option("readout")
     method: str | None = _option("method")

@@ -52,6 +52,8 @@ def load_and_fit(args: Arguments, *, read: Sequence[str] = ()) -> Fitted:
         raise SAFTInputError("`--dataset_name` is needed: a Hub id, a folder or a file.")
     if args.scorer is not None:
         _check_unused(args, read)
+    elif args.trust_labels:
+        raise SAFTInputError("`--trust_labels`: without effect without `--scorer`, whose file the labels are in.")
     elif args.model_name_or_path is None:
         raise SAFTInputError("`--model_name_or_path` (to fit a scorer) or `--scorer` (to use a fitted one) is needed.")
     where = args.dataset_train_split, args.dataset_config, args.dataset_revision, args.dataset_streaming
@@ -88,7 +90,9 @@ def _scorer(args: Arguments, pool: Dataset, labelled: Dataset | None) -> SAFTSco
         scorer = SAFTScorer(model, revision=args.model_revision, **options)
         return scorer.fit(pool, labelled, **options_of(args, "fit"))
     local = {name: getattr(args, name) for name in _LOCAL}
-    scorer = SAFTScorer.from_pretrained(args.scorer, model=args.model_name_or_path, **local)
+    scorer = SAFTScorer.from_pretrained(
+        args.scorer, model=args.model_name_or_path, trust_labels=args.trust_labels, **local
+    )
     if World().is_main:  # before it is loaded: a scorer from elsewhere names a model of its own
         print(f"The scorer in {args.scorer} reads the model {scorer.model}.")
     return scorer

@@ -216,7 +216,8 @@ class ModelSource:
         if fingerprint is not None and self._kept.fingerprints[max(layers)] != fingerprint:
             raise SAFTArtifactError(
                 f"the weights of {self.name or 'the model object'} are not those that this scorer was fitted on: its "
-                "directions and threshold mean nothing for them. Fit again, or name the right model and revision."
+                "directions and threshold mean nothing for them. Fit again, or name the right model and "
+                "revision, and the `quantization_config` that it was fitted with, if any."
             )
         with self._kept.reading():
             yield self._kept

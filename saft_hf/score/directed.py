@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import solve
 
 from saft_hf.errors import SAFTInputError
+from saft_hf.records import from_plain, to_plain
 from saft_hf.score.moments import Moments
 from saft_hf.score.subspace import Subspace, projections
 
@@ -54,6 +55,13 @@ def with_differences(vectors: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.f
     """
     rows = {feature: np.asarray(own, dtype=np.float64) for feature, own in vectors.items()}
     return rows | {name: rows[one] - rows[other] for name, (one, other) in difference_features(tuple(rows)).items()}
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """The part of a `LinearScore` that is JSON."""
+
+    features: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,12 +137,18 @@ class LinearScore:
 
     def to_parts(self) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
         """Split into a JSON-ready dict and arrays."""
-        return {"features": list(self.features)}, {"centres": self.centres, "weights": self.weights}
+        return to_plain(_Figures(self.features)), {"centres": self.centres, "weights": self.weights}
 
     @classmethod
     def from_parts(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
-        """Put together again what `to_parts` took apart."""
-        return cls(tuple(config["features"]), tensors["centres"], tensors["weights"])
+        """Put together again what `to_parts` took apart.
+
+        Raises:
+            ValueError: a value is missing, unknown, or not what a score can have.
+        """
+        if tensors.keys() != {"centres", "weights"}:
+            raise ValueError(f"tensors: found {sorted(tensors)}, not centres and weights")
+        return cls(from_plain(_Figures, config, "score").features, tensors["centres"], tensors["weights"])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

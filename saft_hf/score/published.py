@@ -9,9 +9,29 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from saft_hf.records import Count, Share, from_plain, to_plain
 from saft_hf.score.subspace import Subspace, saft_score
 
 _TENSORS = ("mean", "directions", "energies")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SubspaceFigures:
+    """The part of a `Subspace` that is JSON."""
+
+    spectral_gaps: tuple[Share, ...]
+    total_variance: float
+    count: float
+    rank: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Figures:
+    """The part of a `PublishedScore` that is JSON."""
+
+    feature: str
+    k: int
+    subspace: _SubspaceFigures
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +59,7 @@ class PublishedScore:
     k: int
 
     def __post_init__(self) -> None:
-        if type(self.k) is not int or not 1 <= self.k <= len(self.subspace.directions):
+        if not 1 <= self.k <= len(self.subspace.directions):
             raise ValueError(f"k must be 1 to {len(self.subspace.directions)}, not {self.k!r}")
 
     @property
@@ -65,14 +85,29 @@ class PublishedScore:
 
     def to_parts(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Split into a JSON-ready dict and arrays."""
-        state = {name: getattr(self.subspace, name) for name in self.subspace.__slots__}
-        plain = {name: value for name, value in state.items() if name not in _TENSORS}
-        plain["spectral_gaps"] = self.subspace.spectral_gaps.tolist()
-        return {"feature": self.feature, "k": self.k, "subspace": plain}, {name: state[name] for name in _TENSORS}
+        own = self.subspace
+        subspace = _SubspaceFigures(
+            spectral_gaps=tuple(own.spectral_gaps.tolist()),
+            total_variance=own.total_variance,
+            count=own.count,
+            rank=own.rank,
+        )
+        figures: dict[str, Any] = to_plain(_Figures(feature=self.feature, k=self.k, subspace=subspace))
+        return figures, {name: getattr(own, name) for name in _TENSORS}
 
     @classmethod
     def from_parts(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
-        """Put together again what `to_parts` took apart."""
-        plain = {**config["subspace"], **{name: tensors[name] for name in _TENSORS}}
-        plain["spectral_gaps"] = np.asarray(plain["spectral_gaps"], dtype=np.float64)
-        return cls(config["feature"], Subspace(**plain), config["k"])
+        """Put together again what `to_parts` took apart.
+
+        Raises:
+            ValueError: a value is missing, unknown, or not what a score can have.
+        """
+        figures = from_plain(_Figures, config, "score")
+        if tensors.keys() != set(_TENSORS):
+            raise ValueError(f"tensors: found {sorted(tensors)}, not {sorted(_TENSORS)}")
+        plain = figures.subspace
+        if len(plain.spectral_gaps) != len(tensors["energies"]):
+            raise ValueError(f"score.subspace.spectral_gaps: {len(plain.spectral_gaps)}, not one for each direction")
+        gaps = np.array(plain.spectral_gaps, dtype=np.float64)
+        known = {"total_variance": plain.total_variance, "count": plain.count, "rank": plain.rank}
+        return cls(figures.feature, Subspace(**tensors, spectral_gaps=gaps, **known), figures.k)  # type: ignore[arg-type]

@@ -60,13 +60,13 @@ def save_artifact(folder: str | Path, config: Mapping[str, Any], tensors: Mappin
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     _check_tensors(folder / TENSORS_FILE, arrays)
     payload = tensor_bytes(arrays)
-    envelope = {
+    envelope: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "sha256": hashlib.sha256(payload).hexdigest(),
         "bytes": len(payload),
         "tensors": {name: _shape_and_dtype(array) for name, array in arrays.items()},
         "scorer": plain,
     }
+    envelope["sha256"] = digest_of(envelope, payload)
     text = json.dumps(envelope, indent=2, sort_keys=True, allow_nan=False) + "\n"
     if len(payload) > _MAX_TENSOR_BYTES or len(text) > _MAX_CONFIG_BYTES:
         raise SAFTInputError(
@@ -82,6 +82,7 @@ def save_artifact(folder: str | Path, config: Mapping[str, Any], tensors: Mappin
 def load_artifact(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Read what `save_artifact` wrote, and refuse everything else.
 
+    The digest in `config.json` covers all of both files, so that no changed bit passes; it does not say who wrote them.
     Nothing in the files is run, no path in them is followed, and no more is read than `config.json`
     announces. Each group of `mean` [d], `directions` [k, d] and `energies` [k] is complete and fits together;
     the directions are orthonormal rows, the energies are not negative.
@@ -102,8 +103,8 @@ def load_artifact(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray
     payload = _read(tensors_path, envelope["bytes"])
     if len(payload) != envelope["bytes"]:
         raise _refuse(tensors_path, "size", f"{len(payload)} bytes, {CONFIG_FILE} announces {envelope['bytes']}")
-    if hashlib.sha256(payload).hexdigest() != envelope["sha256"]:
-        raise _refuse(tensors_path, "sha256", f"the digest is not the one in {CONFIG_FILE}")
+    if digest_of(envelope, payload) != envelope["sha256"]:
+        raise _refuse(tensors_path, "sha256", f"the digest of both files is not the one in {CONFIG_FILE}")
     try:
         # Copies: the parsed arrays are views of the file's bytes, read-only and of any alignment.
         tensors = {name: array.copy() for name, array in parse_tensors(payload).items()}
@@ -114,17 +115,27 @@ def load_artifact(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray
     announced = envelope["tensors"]
     for name in sorted(held.keys() | announced.keys()):
         if held.get(name) != announced.get(name):
-            found = f"{held.get(name, 'missing')}, {CONFIG_FILE} announces {announced.get(name, 'none')}"
-            raise _refuse(tensors_path, name, found)
+            other = "another" if name in announced else "none"
+            raise _refuse(tensors_path, name, f"{held.get(name, 'missing')}, {CONFIG_FILE} announces {other}")
     return envelope["scorer"], tensors
 
 
-def _refuse(path: Path, field: str, found: str) -> SAFTArtifactError:
-    # Cut: both may come from the file.
+def digest_of(envelope: Mapping[str, Any], payload: bytes) -> str:
+    """SHA-256 (hex) of all that a saved scorer holds: what its JSON says, however it is laid out, and its tensors."""
+    said = {name: value for name, value in envelope.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, allow_nan=False).encode() + payload).hexdigest()
+
+
+def refuse(path: Path, what: str) -> SAFTArtifactError:
+    """The error for a saved scorer that cannot be used; `what` names the field, what was found and expected."""
     return SAFTArtifactError(
-        f"{path}: {field[:100]!r}: {found[:300]}. The saved scorer is damaged or not made by saft_hf: fetch "
-        "it again, or fit and save it again"
+        f"{path}: {what[:400]}. The saved scorer is damaged or not made by saft_hf: fetch it again, or fit and save it "
+        "again"
     )
+
+
+def _refuse(path: Path, field: str, found: str) -> SAFTArtifactError:
+    return refuse(path, f"{field[:100]!r}: {found[:300]}")  # cut: both may come from the file
 
 
 def _read(path: Path, limit: int) -> bytes:
@@ -150,7 +161,10 @@ def _read_envelope(path: Path) -> dict[str, Any]:
     if len(raw) > _MAX_CONFIG_BYTES:
         raise _refuse(path, "size", f"more than {_MAX_CONFIG_BYTES} bytes")
     try:
-        envelope = json.loads(raw.decode(), object_pairs_hook=_no_twins, parse_constant=_no_constants)
+        envelope = json.loads(
+            raw.decode(), object_pairs_hook=_no_twins, parse_constant=_no_constants, parse_float=_finite
+        )
+        json.dumps(envelope)  # which is less patient with what stands deep inside
     except (ValueError, RecursionError) as error:
         raise _refuse(path, "file", f"not valid JSON ({type(error).__name__})") from error
     if not isinstance(envelope, dict):
@@ -177,6 +191,12 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a key stands twice")
     return found
+
+
+def _finite(number: str) -> float:
+    if math.isinf(float(number)):
+        raise ValueError(f"{number[:20]} is too large")
+    return float(number)
 
 
 def _no_constants(word: str) -> float:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import re
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
-from saft_hf.embed import KEY_BYTES, Features, layers_of, readouts_of
-from saft_hf.records import from_plain, to_plain
+from saft_hf.decide import ThresholdAim
+from saft_hf.embed import Features, layers_of, readouts_of
+from saft_hf.errors import SAFTInputError
+from saft_hf.records import Between, Digest, Name, from_plain, to_plain
 from saft_hf.render import READOUTS
 from saft_hf.score import LinearScore, PublishedScore
 from saft_hf.scorer.labels import LabelledRows
@@ -20,9 +20,11 @@ from saft_hf.scorer.pool import Score
 from saft_hf.summary import FitMetrics, Summary, public_name
 
 _SCORES: dict[str, type[Score]] = {"published": PublishedScore, "linear": LinearScore}
-_DIGEST = re.compile("[0-9a-f]{64}")
-MAX_TOKEN_BUDGET = 1 << 17
-"""Tokens in one batch that a saved scorer may ask for: more than any card is given, less than what takes the memory."""
+_UNDECIDED = "the fit could not tell which rows are harmful"
+"""What a loaded scorer says: a file's own words would stand in the cards of who loads it."""
+
+MAX_LAYERS = 10_000
+Layer = Annotated[int, Between(0, MAX_LAYERS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +55,21 @@ class FitHeader:
 
     model: str | None
     revision: str | None
-    model_fingerprint: str
-    template_digest: str
-    num_layers: int
-    layers: tuple[int, ...]
-    readouts: tuple[str, ...]
-    vector_dtype: str
-    method: str
+    model_fingerprint: Digest
+    template_digest: Digest
+    num_layers: Annotated[int, Between(1, MAX_LAYERS)]
+    layers: tuple[Layer, ...]
+    readouts: tuple[Name, ...]
+    vector_dtype: Name
+    method: Name
     threshold: float | None
-    threshold_from: str
+    threshold_from: Name
     undecided: str | None
     keep_undecided: bool
-    token_budget: int
+    # More than any card is given; what the model at hand is given at most is checked before it reads.
+    token_budget: Annotated[int, Between(1, 1 << 17)]
     shares_prefix: bool
-    plan_digest: str
+    plan_digest: Digest
     metrics: FitMetrics
     stratify_by: str | None = None
     thresholds: dict[str, float | None] = field(default_factory=dict)
@@ -85,22 +88,40 @@ class Fit(FitHeader):
     labelled: LabelledRows
 
     def __post_init__(self) -> None:
-        digests = (self.model_fingerprint, self.template_digest, self.plan_digest)
-        sound = {
-            "model_fingerprint, template_digest or plan_digest": all(map(_DIGEST.fullmatch, digests)),
-            "num_layers": self.num_layers > 0,
-            "layers": bool(self.layers) and all(0 <= layer <= self.num_layers for layer in self.layers),
-            "readouts": bool(self.readouts) and set(self.readouts) <= set(READOUTS),
-            "score": bool(self.score.features) and set(self.score.features) <= set(self.captured.names),
-            "method": self.method in METHODS,
-            "threshold": self.threshold is None or math.isfinite(self.threshold),
-            "thresholds": bool(self.thresholds) == (self.stratify_by is not None)
-            and (self.threshold is None or not self.thresholds),
-            "labelled": self.labelled.identities.shape == (len(self.labelled.harmful), KEY_BYTES),
-            "token_budget": 0 < self.token_budget <= MAX_TOKEN_BUDGET,
-        }
-        if wrong := [name for name, good in sound.items() if not good]:
-            raise ValueError(f"{', '.join(wrong)}: not a value that a fit can give")
+        for name, found, good, expected in self._facts():
+            if not good:
+                raise ValueError(f"fit.{name}: {str(found)[:100]}, not {expected}")
+
+    def _facts(self) -> Iterator[tuple[str, Any, bool, str]]:
+        """What holds of every fit: name, value, whether it does, and what was expected. Later ones build on earlier."""
+        layers = range(self.num_layers + 1)
+        yield "layers", self.layers, _different(self.layers, layers), f"different ones up to {self.num_layers}"
+        yield "readouts", self.readouts, _different(self.readouts, READOUTS), f"different ones of {list(READOUTS)}"
+        names = self.captured.names
+        features = self.score.features
+        yield "score.features", features, _different(features, names), f"different ones of {names}"
+        yield "method", self.method, self.method in METHODS, f"one of {list(METHODS)}"
+        by_stratum = self.stratify_by is not None
+        several = bool(self.thresholds) == by_stratum and (self.threshold is None or not by_stratum)
+        yield "thresholds", self.thresholds, several, "one for each value of stratify_by, in place of threshold"
+        # The rest stands in cards, in words of ours.
+        metrics = self.metrics
+        notes = tuple(READOUTS[readout].note for readout in self.score_readouts)
+        yield "metrics.notes", metrics.notes, metrics.notes == notes, "those of the readouts"
+        yield "metrics.aim", metrics.aim, metrics.aim is None or _is_aim(metrics.aim), "an aim such as fpr=0.05"
+        labels, pool = metrics.labels, metrics.pool
+        yield "metrics.labels.harmful", labels, labels is None or labels.harmful <= labels.rows, "at most its rows"
+        yield "metrics.pool.scored", pool, (pool.flagged or 0) <= pool.scored <= pool.rows, "at most its rows"
+        # The figure that a threshold is said to rest on.
+        basis = dict.fromkeys(("given", "certificate", metrics.aim, *self.how.sources), True)
+        basis |= {"none": self.threshold is None, "contamination": metrics.contamination is not None}
+        basis["f1"] = bool(metrics.expected) or (metrics.published is not None and metrics.published.f1 is not None)
+        yield (
+            "threshold_from",
+            self.threshold_from,
+            basis.get(self.threshold_from, False),
+            "what the metrics explain",
+        )
 
     @property
     def captured(self) -> Features:
@@ -150,28 +171,51 @@ class Fit(FitHeader):
         score, tensors = self.score.to_parts()
         kind = next(name for name, score_class in _SCORES.items() if type(self.score) is score_class)
         header = {name: to_plain(getattr(self, name)) for name in _HEADER}
-        labels = np.ascontiguousarray(self.labelled.identities).view("<i8").astype(np.int64)
-        return {"fit": header, "score": {**score, "kind": kind}}, {
-            **tensors,
-            "labelled": labels.reshape(-1, KEY_BYTES // 8),
-            "labelled_harmful": self.labelled.harmful.astype(np.int64),
-        }
+        header["undecided"] = self.undecided and _UNDECIDED
+        labels = dict(zip(_LABELS, self.labelled.to_tensors(), strict=True))
+        return {"fit": header, "score": {**score, "kind": kind}}, {**tensors, **labels}
 
     @classmethod
     def from_parts(cls, config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Self:
-        """Put together again what `to_parts` took apart; what else stands in `config` is left alone.
+        """Put together again what `to_parts` took apart.
 
         Raises:
-            ValueError, KeyError, TypeError: a value is missing, unknown or not what a fit can give.
+            ValueError: a value is missing, unknown or not what a fit can give. The message names it.
         """
-        header = from_plain(FitHeader, config["fit"], "fit")
-        score = dict(config["score"])
-        labels = np.ascontiguousarray(tensors["labelled"].astype("<i8")).view(np.uint8)
+        parts = from_plain(_Parts, config)
+        header, kind = parts.fit, parts.score.get("kind")
+        if header.undecided not in (None, _UNDECIDED):
+            raise ValueError(f"fit.undecided: not {_UNDECIDED!r}")
+        if kind not in tuple(_SCORES):
+            raise ValueError(f"score.kind: not one of {list(_SCORES)}")
+        own = {name: value for name, value in parts.score.items() if name != "kind"}
+        of_score = {name: array for name, array in tensors.items() if name not in _LABELS}
         return cls(
             **{name: getattr(header, name) for name in _HEADER},
-            score=_SCORES[score.pop("kind")].from_parts(score, tensors),
-            labelled=LabelledRows(labels.reshape(-1, KEY_BYTES), tensors["labelled_harmful"].astype(np.int8)),
+            score=_SCORES[kind].from_parts(own, of_score),
+            labelled=LabelledRows.from_tensors(*(tensors.get(name) for name in _LABELS)),
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """A `Fit` in JSON."""
+
+    fit: FitHeader
+    score: dict[str, Any]
+
+
 _HEADER = tuple(field.name for field in fields(FitHeader))
+_LABELS = ("labelled", "labelled_harmful")
+
+
+def _different(items: Sequence[Any], known: Container[Any]) -> bool:
+    """Whether they are known ones, at least one, and none twice."""
+    return 0 < len(set(items)) == len(items) and all(item in known for item in items)
+
+
+def _is_aim(text: str) -> bool:
+    try:
+        return str(ThresholdAim.parse(text)) == text
+    except SAFTInputError:
+        return False

@@ -52,6 +52,29 @@ class LabelledRows:
         """No row was labelled."""
         return cls(np.zeros((0, KEY_BYTES), dtype=np.uint8), np.zeros(0, dtype=np.int8))
 
+    @classmethod
+    def from_tensors(cls, identities: NDArray[Any] | None, harmful: NDArray[Any] | None) -> Self:
+        """Put together again what `to_tensors` took apart.
+
+        Raises:
+            ValueError: they are not such tensors; the message names the one.
+        """
+        if identities is None or identities.dtype != np.int64 or identities.shape[1:] != (KEY_BYTES // 8,):
+            raise ValueError(f"labelled: missing, or not int64 [m, {KEY_BYTES // 8}]")
+        rows = np.ascontiguousarray(identities.astype("<i8")).view(np.uint8).reshape(-1, KEY_BYTES)
+        if len(np.unique(rows, axis=0)) != len(rows):
+            raise ValueError("labelled: a row stands twice")
+        if harmful is None or harmful.dtype != np.int64 or harmful.shape != rows.shape[:1]:
+            raise ValueError(f"labelled_harmful: missing, or not int64 [{len(rows)}]")
+        if not np.isin(harmful, (-1, 0, 1)).all():
+            raise ValueError("labelled_harmful: not 1 (harmful), 0 (benign) or -1 (both)")
+        return cls(rows, harmful.astype(np.int8))
+
+    def to_tensors(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Digests and labels in the types that a saved scorer has."""
+        identities = np.ascontiguousarray(self.identities).view("<i8").astype(np.int64)
+        return identities.reshape(-1, KEY_BYTES // 8), self.harmful.astype(np.int64)
+
     def used(self, identities: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Which of the given rows (`uint8 [N, 16]`) were labelled, whatever the label, ascending."""
         return np.flatnonzero(find_keys(self.identities, identities) >= 0)

@@ -48,7 +48,7 @@ OPTIONS = (
         in_trainer=False,
     ),
     Option("attn_implementation", None, "As in transformers.", in_trainer=False),
-    Option("quantization_config", None, "As in transformers.", in_shell=False, in_trainer=False),
+    Option("quantization_config", None, "As in transformers.", travels=False, in_shell=False, in_trainer=False),
     Option("device_map", None, "As in transformers.", travels=False, in_shell=False, in_trainer=False),
     Option("vector_dtype", "float32", "Of the vectors that are kept; `float16` halves the store.", in_trainer=False),
     Option("max_length", 1024, "Rows are cut to this many tokens, as SFTTrainer would.", in_trainer=False),

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from huggingface_hub import constants, snapshot_download
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from saft_hf.errors import SAFTArtifactError
+from saft_hf.errors import SAFTArtifactError, SAFTInputError
 from saft_hf.files import replacing_folder
 from saft_hf.hub import CARD, Destination, Repository, is_public, scorer_card, with_retries
-from saft_hf.records import from_plain
+from saft_hf.records import Count, Matching, Name, Share, from_plain
 from saft_hf.render import RenderConfig
-from saft_hf.scorer.artifact import CONFIG_FILE, TENSORS_FILE, load_artifact, save_artifact
-from saft_hf.scorer.fit import Fit
+from saft_hf.scorer.artifact import CONFIG_FILE, TENSORS_FILE, load_artifact, refuse, save_artifact
+from saft_hf.scorer.fit import Fit, Layer
 from saft_hf.scorer.labels import LabelledRows
-from saft_hf.scorer.options import TRAVELLING
 from saft_hf.summary import public_name
 from saft_hf.version import __version__
 
@@ -29,18 +29,27 @@ class SavedOptions:
     """Constructor arguments as a saved scorer has them; the names are those of `TRAVELLING`."""
 
     revision: str | None
-    layer: int | None
-    readout: str | None
-    method: str | None
-    k: int | None
+    layer: Layer | None
+    readout: Name | None
+    method: Name | None
+    k: Count | None
     threshold: float | None
-    contamination: float | None
-    dtype: str
-    attn_implementation: str | None
-    quantization_config: dict[str, Any] | None
-    vector_dtype: str
-    max_length: int | None
+    contamination: Share | None
+    dtype: Annotated[str, Matching(r"auto|b?float(16|32|64|8_\w{1,16})")]
+    attn_implementation: Annotated[str, Matching(r"[\w.@:/|-]{1,128}")] | None
+    vector_dtype: Name
+    max_length: Count | None
     render: RenderConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Saved:
+    """A scorer in JSON. What a fit learned is read on its own, with its tensors."""
+
+    saft_hf_version: str
+    fit: Any
+    score: Any
+    options: SavedOptions
 
 
 def save(folder: Path, fit: Fit, options: dict[str, Any], repo_id: str | None = None) -> None:
@@ -53,9 +62,15 @@ def save(folder: Path, fit: Fit, options: dict[str, Any], repo_id: str | None = 
         repo_id: where it is pushed to, for the card.
 
     Raises:
+        SAFTInputError: the scorer holds what none may, such as a column's name with signs that cannot be printed.
         OSError: the folder cannot be written; files that were there stay whole.
     """
     config, tensors = fit.to_parts()
+    try:  # now, where the scorer still is, and not where it is loaded
+        Fit.from_parts(config, tensors)
+        read_options(options)
+    except ValueError as error:
+        raise SAFTInputError(f"the scorer cannot be saved: {error}.") from error
     with replacing_folder(folder, (CONFIG_FILE, TENSORS_FILE, CARD)) as draft:
         save_artifact(draft, {"saft_hf_version": __version__, **config, "options": options}, tensors)
         (draft / CARD).write_bytes(scorer_card(fit.summary(), repo_id=repo_id).encode())
@@ -71,14 +86,16 @@ def load(name_or_path: str | Path, revision: str | None, token: str | None) -> t
         SAFTArtifactError: a file is missing, damaged, hostile or of an unknown format.
         SAFTHubError: there is no such repository or revision, no access to it, or no way to the Hub.
     """
-    config, tensors = load_artifact(fetched(name_or_path, revision, token))
+    folder = fetched(name_or_path, revision, token)
+    config, tensors = load_artifact(folder)
     try:
-        return Fit.from_parts(config, tensors), read_options(config["options"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SAFTArtifactError(
-            f"{name_or_path}: config.json lacks or misnames a field ({error}). Save the scorer again with this version "
-            "of saft_hf."
-        ) from error
+        saved = from_plain(_Saved, config)
+        attention = saved.options.attn_implementation or "eager"
+        if "/" not in attention and attention not in ("eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()):
+            raise ValueError(f"options.attn_implementation: transformers knows no {attention!r}")
+        return Fit.from_parts({"fit": saved.fit, "score": saved.score}, tensors), {**vars(saved.options)}
+    except ValueError as error:
+        raise refuse(folder / CONFIG_FILE, str(error)) from error
 
 
 def read_options(saved: Any) -> dict[str, Any]:
@@ -87,16 +104,7 @@ def read_options(saved: Any) -> dict[str, Any]:
     Raises:
         ValueError: a name is missing or unknown, or a value has another type.
     """
-    options = from_plain(SavedOptions, saved, "options")
-    return {name: getattr(options, name) for name in TRAVELLING}
-
-
-def write_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Constructor arguments as JSON; `read_options` is the way back."""
-    quantization = options["quantization_config"]
-    if hasattr(quantization, "to_dict"):
-        quantization = quantization.to_dict()
-    return {**options, "quantization_config": quantization, "render": asdict(options["render"])}
+    return vars(from_plain(SavedOptions, saved, "options"))
 
 
 def for_repository(fit: Fit, to: Destination) -> Fit:

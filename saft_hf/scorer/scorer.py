@@ -48,6 +48,7 @@ from saft_hf.embed import (
 )
 from saft_hf.errors import SAFTArtifactError, SAFTInputError, SAFTUndecidedError
 from saft_hf.hub import Destination, check_token, push_files
+from saft_hf.records import to_plain
 from saft_hf.render import RenderConfig, Renderer
 from saft_hf.result import FilterResult
 from saft_hf.scorer import certifying, diagnostics, fitting, inputs, saving
@@ -175,6 +176,7 @@ class SAFTScorer:
         self.fit_: Fit | None = None
         self._looks: list[tuple[str, frozenset[bytes]]] = []
         self._safetensors_only = False
+        self._trust_labels = True
         self._source: ModelSource | None = None
         self._reader: RowReader | None = None
         self._scored: _Scored | None = None
@@ -295,7 +297,7 @@ class SAFTScorer:
             aim=None if aim is None else ThresholdAim.parse(aim),
             reference=self.reference,
         )
-        self.fit_, self._reader, self._scored = None, None, None
+        self.fit_, self._reader, self._scored, self._trust_labels = None, None, None, True
         source, renderer = self._open_source(), self._renderer()
         features = fitting.features_of(self, method, source.shape.num_layers, inputs.has_boundary(renderer, pool))
         try:
@@ -451,7 +453,8 @@ class SAFTScorer:
                 default what `fit` was told.
             label_column: let people decide the rows that they labelled: where this column of the dataset is not null,
                 it overrides the score (reason `label`), and decides rows without one. The rows that `fit` was given
-                labels for are decided by them too; by `saft` only where they have no score.
+                labels for are decided by them too; by `saft` only where they have no score. The labels of a scorer
+                that was loaded from a file decide only with `from_pretrained(..., trust_labels=True)`.
             harmful_value: the value that marks a harmful row, where the column's name does not say.
             refusal_column: a column of booleans that says which rows are safe refusals, the most valuable rows for
                 safety: the summary tells how many of them are kept.
@@ -495,6 +498,8 @@ class SAFTScorer:
             threshold = fit.threshold
         else:
             undecided, threshold_from = None, "given"
+        if threshold_from == "certificate" and certificate is None:
+            threshold_from = "given"  # it was certified of other rows, or so a file says
         limits: float | NDArray[np.float64] | None = threshold
         if threshold is None and fit.thresholds:
             limits = certifying.thresholds_by_row(fit, dataset)
@@ -551,10 +556,17 @@ class SAFTScorer:
         """Row -> harmful, for the rows that labels of the fit decide in place of a score."""
         fit = self._fitted
         labels = fit.labelled.among(identities)
-        if fit.how.labels_decide:
-            return labels
-        # Where there is no score, a label is all that there is.
-        return {row: harmful for row, harmful in labels.items() if np.isnan(scored.scores[row])}
+        if not fit.how.labels_decide:  # where there is no score, a label is all that there is
+            labels = {row: harmful for row, harmful in labels.items() if np.isnan(scored.scores[row])}
+        if labels and not self._trust_labels:
+            logger.warning(
+                "%d of the %d rows have a label in the file of the scorer. A file's labels decide no row: scores do. "
+                "If you trust them, load it with `trust_labels=True` (`--trust_labels` in the shell).",
+                len(labels),
+                len(identities),
+            )
+            return {}
+        return labels
 
     def _provenance(self, call: dict[str, Any]) -> Provenance:
         """What the decisions can be made again from, as far as a scorer knows it."""
@@ -768,18 +780,28 @@ class SAFTScorer:
         *,
         revision: str | None = None,
         model: str | nn.Module | None = None,
+        quantization_config: Any = None,
         cache_dir: str | Path | None = None,
+        trust_labels: bool = False,
         trust_remote_code: bool = False,
         token: str | None = None,
         processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
     ) -> Self:
         """Load a scorer that `save_pretrained` wrote. The model that it names is loaded only when rows are scored.
 
+        The files are taken for somebody else's: nothing in them is run, every field and number has its limits, and a
+        digest over both shows every damage. It does not show who wrote them; a threshold may be another's idea.
+
         Args:
             pretrained_name_or_path: the folder, or a Hub id.
             revision: commit, branch or tag of the scorer's repository; the model's own is in the scorer.
             model: where the model is now, if not where it was; its weights must be the same.
+            quantization_config: as in the constructor, where the scorer was fitted on a quantised model; never taken
+                from the file.
             cache_dir: where vectors are kept, as in the constructor.
+            trust_labels: let the labels that are in the file decide their rows in `filter`, as they did where the
+                scorer was fitted; without it these rows are decided by their scores. Whoever wrote the file may have
+                labelled any row.
             trust_remote_code: run code that comes with the model, or an attention kernel that the file names; never
                 taken from the file.
             token: for private scorers and models; never taken from the file.
@@ -795,8 +817,8 @@ class SAFTScorer:
         fit, options = saving.load(pretrained_name_or_path, revision, token)
         if "/" in str(options["attn_implementation"]) and not trust_remote_code:
             raise SAFTArtifactError(
-                f"{pretrained_name_or_path} asks for the attention kernel {options['attn_implementation']!r} from the "
-                "Hub, which is code: pass `trust_remote_code=True` if you trust it."
+                f"{pretrained_name_or_path} asks for an attention kernel from the Hub, which is code: pass "
+                f"`trust_remote_code=True` if you trust it (attn_implementation={options['attn_implementation']!r})."
             )
         if model is None and fit.model is None:
             raise SAFTArtifactError(
@@ -808,12 +830,13 @@ class SAFTScorer:
         scorer = cls(
             model or fit.model or "",
             **options,
+            quantization_config=quantization_config,
             cache_dir=cache_dir,
             trust_remote_code=trust_remote_code,
             token=token,
             processing_class=processing_class,
         )
-        scorer.fit_ = fit
+        scorer.fit_, scorer._trust_labels = fit, trust_labels
         # A model that somebody else's file names may run no code here: not its own, and none from a pickle.
         scorer._safetensors_only = model is None
         return scorer
@@ -832,8 +855,8 @@ class SAFTScorer:
 
         The card is merged into one that stands, pushing the same again makes no commit, and what a failed push left
         out is kept on this machine. A folder on this machine is not named: who fetches the scorer passes `model=`. To
-        a public repository it goes without the digests of the rows that people labelled; it then scores as before, and
-        no longer decides those rows by their labels.
+        a public repository it goes without the digests of the rows that people labelled: their labels then decide no
+        row, whoever trusts them.
 
         Args:
             repo_id: `user/name`, made where it is missing.
@@ -863,7 +886,8 @@ class SAFTScorer:
 
     def __copy__(self) -> Self:
         scorer = type(self)(self.model, **self._arguments(TRAVELLING + LOCAL))
-        scorer.fit_, scorer._safetensors_only = self.fit_, self._safetensors_only
+        scorer.fit_ = self.fit_
+        scorer._safetensors_only, scorer._trust_labels = self._safetensors_only, self._trust_labels
         return scorer
 
     def __getstate__(self) -> dict[str, Any]:
@@ -871,6 +895,7 @@ class SAFTScorer:
         return {
             "code": f"{__version__}/{ALGORITHM}",
             "safetensors_only": self._safetensors_only,
+            "trust_labels": self._trust_labels,
             "model": self._open_source().name,
             "options": json.dumps(self._options(), sort_keys=True),
             "fit": json.dumps(config, sort_keys=True),
@@ -882,7 +907,7 @@ class SAFTScorer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         local = {name: state[name] for name in LOCAL}
         self.__init__(state["model"], **saving.read_options(json.loads(state["options"])), **local)  # type: ignore[misc]
-        self._safetensors_only = state["safetensors_only"]
+        self._safetensors_only, self._trust_labels = state["safetensors_only"], state["trust_labels"]
         if config := json.loads(state["fit"]):
             self.fit_ = Fit.from_parts(config, tensors_from_bytes(state["tensors"]))
 
@@ -892,7 +917,8 @@ class SAFTScorer:
     def _options(self) -> dict[str, Any]:
         """The arguments that belong to the scorer, JSON-ready."""
         given = self._arguments(TRAVELLING)
-        return saving.write_options({**given, **self._open_source().read_as, "render": self._render_config()})
+        options: dict[str, Any] = to_plain({**given, **self._open_source().read_as, "render": self._render_config()})
+        return options
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
@@ -940,6 +966,8 @@ class SAFTScorer:
         device: torch.device | None = None,
     ) -> Extractor:
         source = self._open_source()
+        if self.fit_ is not None and source.model is not None:
+            _check_shape(self.fit_, source)
         device = device or world.device
         read = {**source.identity(fingerprint, device), "features": features.names, "vectors": features.dtype}
         return source.extractor(
@@ -953,3 +981,25 @@ class SAFTScorer:
             token_budget=self.fit_.token_budget if self.fit_ else None,
             shares_prefix=self.fit_.shares_prefix if self.fit_ else None,
         )
+
+
+def _check_shape(fit: Fit, source: ModelSource) -> None:
+    """Refuse a fit whose numbers are not of this model: a file that asks for larger batches takes all memory.
+
+    Raises:
+        SAFTArtifactError: one of them is not; the message names it.
+    """
+    shape = source.shape
+    budget = max(source.token_budget(torch.device(kind)) for kind in ("cpu", "cuda"))
+    sound = {
+        "num_layers": (fit.num_layers, shape.num_layers, fit.num_layers == shape.num_layers),
+        "the width of its vectors": (fit.score.width, shape.hidden_size, fit.score.width == shape.hidden_size),
+        "token_budget": (fit.token_budget, f"at most {budget}", fit.token_budget <= budget),
+        "shares_prefix": (fit.shares_prefix, shape.shares_prefix, fit.shares_prefix <= shape.shares_prefix),
+    }
+    for name, (found, expected, good) in sound.items():
+        if not good:
+            raise SAFTArtifactError(
+                f"this scorer does not belong to {source.name or 'the model object'}: {name} is {found}, expected "
+                f"{expected}. Fit again, or name the right model and revision."
+            )

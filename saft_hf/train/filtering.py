@@ -341,6 +341,7 @@ def _load(args: FilterArgs) -> SAFTScorer:
     scorer = SAFTScorer.from_pretrained(
         args.scorer,
         model=args.model if same else None,
+        quantization_config=inputs.quantization(args) if same else None,
         cache_dir=args.get("cache_dir"),
         token=token,
         trust_remote_code=setting(args.args, "trust_remote_code"),

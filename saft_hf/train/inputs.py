@@ -211,6 +211,13 @@ def render_config(args: FilterArgs) -> RenderConfig:
     )
 
 
+def quantization(args: FilterArgs) -> Any:
+    """How SFTTrainer will quantise a model by name; None where it will not."""
+    if not isinstance(args.model, str):
+        return None
+    return args.quantization_config or (setting(args.args, "model_init_kwargs") or {}).get("quantization_config")
+
+
 def loading_options(args: FilterArgs, *, distributed: bool) -> dict[str, Any]:
     """How SFTTrainer will load a model by name, in the words of `SAFTScorer`.
 
@@ -236,7 +243,7 @@ def loading_options(args: FilterArgs, *, distributed: bool) -> dict[str, Any]:
         "revision": kwargs.get("revision"),
         "dtype": kwargs.get("dtype", kwargs.get("torch_dtype")) or "auto",
         "attn_implementation": kwargs.get("attn_implementation"),
-        "quantization_config": args.quantization_config or kwargs.get("quantization_config"),
+        "quantization_config": quantization(args),
         "device_map": device_map,
         "trust_remote_code": kwargs.get("trust_remote_code", setting(args.args, "trust_remote_code")),
         "token": kwargs.get("token"),

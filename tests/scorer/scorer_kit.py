@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from saft_hf.assets import demo_folder
 from saft_hf.embed.backbone import Backbone
+from saft_hf.scorer.artifact import CONFIG_FILE, TENSORS_FILE, digest_of
 
 OPENING, CLOSING = "<|assistant|>\n", "<|end|>"
+
+
+def sign(folder: Path) -> None:
+    """Give a saved scorer that was changed a digest that fits, as who changes it on purpose would."""
+    config, payload = json.loads((folder / CONFIG_FILE).read_text()), (folder / TENSORS_FILE).read_bytes()
+    config |= {"sha256": digest_of(config, payload)}
+    (folder / CONFIG_FILE).write_text(json.dumps(config))
 
 
 def tokens_and_spans(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[list[int], list[tuple[int, int]]]:

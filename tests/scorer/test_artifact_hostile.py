@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from saft_hf.errors import SAFTArtifactError
-from saft_hf.scorer.artifact import CONFIG_FILE, TENSORS_FILE, load_artifact, save_artifact
+from saft_hf.scorer.artifact import CONFIG_FILE, TENSORS_FILE, digest_of, load_artifact, save_artifact
 
 
 def tensors(d: int = 5) -> dict[str, NDArray[Any]]:
@@ -36,7 +35,8 @@ def folder(tmp_path: Path) -> Path:
 def resign(folder: Path, payload: bytes, **fields: Any) -> None:
     """Put a payload in place with a config.json that vouches for it."""
     config = json.loads((folder / CONFIG_FILE).read_text())
-    config |= {"sha256": hashlib.sha256(payload).hexdigest(), "bytes": len(payload)} | fields
+    config |= {"bytes": len(payload)} | fields
+    config["sha256"] = digest_of(config, payload)
     (folder / CONFIG_FILE).write_text(json.dumps(config))
     (folder / TENSORS_FILE).write_bytes(payload)
 
@@ -71,6 +71,14 @@ def field(**changed: Any) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         config = json.loads((folder / CONFIG_FILE).read_text()) | changed
         (folder / CONFIG_FILE).write_text(json.dumps({k: v for k, v in config.items() if v != "DROP"}))
+
+    return spoil
+
+
+def field_text(old: str, new: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        path = folder / CONFIG_FILE
+        path.write_text(path.read_text().replace(old, new))
 
     return spoil
 
@@ -201,7 +209,13 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "size is text": (field(bytes="9"), CONFIG_FILE, "bytes"),
     "scorer is a list": (field(scorer=[]), CONFIG_FILE, "scorer"),
     "tensors is null": (field(tensors=None), CONFIG_FILE, "tensors"),
-    "tensor table lies": (field(tensors={"mean": 1}), TENSORS_FILE, "directions"),
+    "tensor table lies": (
+        lambda folder: resign(folder, (folder / TENSORS_FILE).read_bytes(), tensors={"mean": 1}),
+        TENSORS_FILE,
+        "directions",
+    ),
+    "another number": (field(scorer={"k": 3}), TENSORS_FILE, "sha256"),
+    "a number without end": (field_text('"k": 2', '"k": 1e999'), CONFIG_FILE, "file"),
     "a path to follow": (field(file="../../etc/passwd"), CONFIG_FILE, "file"),
     "a field without end": (field(**{"x" * 1_000_000: 1}), CONFIG_FILE, "x" * 100),
     "link to another file": (link(TENSORS_FILE, "../secret"), TENSORS_FILE, "file"),

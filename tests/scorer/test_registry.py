@@ -23,6 +23,7 @@ class Norm(Method):
     """Toy: the sum over the entries of a vector, measured from the pool's mean; the highest fifth is removed."""
 
     name = "toy_sum"
+    sources = ("toy_quantile",)
 
     def fit(self, spec: FitSpec, pool: Pool, labelled: Labelled | None) -> MethodFit:
         feature = pool.features.names[0]

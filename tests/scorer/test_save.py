@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import pickle
@@ -9,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pytest
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 from safetensors.numpy import load_file
-from scorer_kit import demo_causal_lm, demo_tokenizer
+from scorer_kit import demo_causal_lm, demo_tokenizer, sign
 
 from saft_hf import SAFTScorer
 from saft_hf.errors import SAFTArtifactError, SAFTInputError
@@ -89,10 +91,99 @@ def test_a_kernel_from_the_hub_is_code_and_needs_the_callers_trust(saved: Path) 
     config = json.loads((saved / "config.json").read_text())
     config["scorer"]["options"]["attn_implementation"] = "somebody/attention"
     (saved / "config.json").write_text(json.dumps(config))
-    with pytest.raises(SAFTArtifactError, match=r"somebody/attention.*trust_remote_code"):
+    sign(saved)
+    with pytest.raises(SAFTArtifactError, match=r"trust_remote_code.*somebody/attention"):
         SAFTScorer.from_pretrained(saved)
     loaded = SAFTScorer.from_pretrained(saved, trust_remote_code=True)
     assert loaded.attn_implementation == "somebody/attention"
+
+
+def test_the_labels_of_a_file_decide_only_on_request(
+    demo_model: str,
+    demo_pool: Dataset,
+    demo_labelled: Dataset,
+    store_dir: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fitted = SAFTScorer(demo_model, layer=2, method="directed", cache_dir=store_dir).fit(demo_pool, demo_labelled)
+    fitted.save_pretrained(tmp_path)
+    own = fitted.filter(demo_pool)
+    above = np.flatnonzero(own.scores > fitted.threshold_).tolist()
+    assert own.removed_indices.tolist() != above  # the labels that were given do decide
+    assert not caplog.records
+
+    stranger = SAFTScorer.from_pretrained(tmp_path, cache_dir=store_dir)
+    for scorer in (stranger, copy.copy(stranger), pickle.loads(pickle.dumps(stranger))):
+        caplog.clear()
+        result = scorer.filter(demo_pool)
+        assert result.removed_indices.tolist() == above
+        assert not any("label" in reasons for reasons in result.summary.reasons.values())
+        assert re.search(r"\d+ of the 600 rows have a label in the file.*trust_labels=True", caplog.text)
+    caplog.clear()
+    trusted = SAFTScorer.from_pretrained(tmp_path, cache_dir=store_dir, trust_labels=True)
+    for scorer in (
+        trusted,
+        copy.copy(trusted),
+        pickle.loads(pickle.dumps(trusted)),
+        stranger.fit(demo_pool, demo_labelled),
+    ):
+        assert scorer.filter(demo_pool).removed_indices.tolist() == own.removed_indices.tolist()
+    assert "trust_labels" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("token_budget", 1 << 17), ("num_layers", 5), ("num_layers", 3), ("shares_prefix", True)]
+)
+def test_a_file_asks_for_no_more_than_the_model_is_given(
+    demo_model: str,
+    demo_pool: Dataset,
+    store_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    field: str,
+    value: Any,
+) -> None:
+    rows = demo_pool.select(range(20))
+    scorer = SAFTScorer(demo_model, method="saft", layer=2, contamination=0.2, cache_dir=store_dir).fit(rows)
+    scorer.save_pretrained(tmp_path)
+    change_config(lambda config: config["scorer"]["fit"].update({field: value}))(tmp_path)
+    loaded = SAFTScorer.from_pretrained(tmp_path, cache_dir=store_dir)
+    if field == "shares_prefix":
+        shape = replace(loaded._open_source().shape, shares_prefix=False)
+        monkeypatch.setattr(loaded._open_source(), "shape", shape)
+    for call in (lambda: loaded(rows[:2]), lambda: loaded.score_dataset(rows), lambda: loaded.filter(rows)):
+        with pytest.raises(SAFTArtifactError, match=f"{field} is {value}, expected"):
+            call()
+
+
+def test_how_a_model_is_quantised_never_comes_from_a_file(demo_model: str, demo_pool: Dataset, tmp_path: Path) -> None:
+    scorer = SAFTScorer(demo_model, method="saft", layer=2, contamination=0.2, cache_dir=tmp_path / "store")
+    scorer.fit(demo_pool.select(range(20)))
+    scorer.quantization_config = {"load_in_4bit": True}  # nothing here can quantise
+    scorer.save_pretrained(tmp_path / "s")
+    assert "load_in_4bit" not in (tmp_path / "s" / "config.json").read_text()
+    assert SAFTScorer.from_pretrained(tmp_path / "s").quantization_config is None
+    given = SAFTScorer.from_pretrained(tmp_path / "s", quantization_config={"load_in_8bit": True})
+    for each in (given, copy.copy(given), pickle.loads(pickle.dumps(given))):
+        assert each.quantization_config == {"load_in_8bit": True}
+    change_config(lambda config: config["scorer"]["options"].update(quantization_config={"quant_method": "fp8"}))(
+        tmp_path / "s"
+    )
+    with pytest.raises(SAFTArtifactError, match="options: an unknown field 'quantization_config'"):
+        SAFTScorer.from_pretrained(tmp_path / "s")
+
+
+def test_what_could_not_be_loaded_is_not_saved(
+    demo_model: str, demo_pool: Dataset, store_dir: Path, tmp_path: Path
+) -> None:
+    column = "harm\x1b[2J"
+    labelled = demo_pool.select(range(60)).rename_column("is_safe", column)
+    scorer = SAFTScorer(demo_model, layer=2, method="directed", cache_dir=store_dir)
+    scorer.fit(demo_pool, labelled, label_column=column, harmful_value=False)
+    with pytest.raises(SAFTInputError, match=r"cannot be saved: fit\.metrics\.labels\.column"):
+        scorer.save_pretrained(tmp_path / "s")
+    assert not (tmp_path / "s").exists()
 
 
 def test_an_unfitted_scorer_is_not_saved(demo_model: str, tmp_path: Path) -> None:
@@ -106,6 +197,7 @@ def change_config(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], N
         config = json.loads((folder / "config.json").read_text())
         change(config)
         (folder / "config.json").write_text(json.dumps(config))
+        sign(folder)
 
     return apply
 

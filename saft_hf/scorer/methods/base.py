@@ -82,6 +82,7 @@ class Method(ABC):
         uses_reference: whether it takes a reference set.
         uses_aim: whether labels choose its threshold for an aim.
         labels_decide: whether a row that people labelled is decided by its label.
+        sources: what its threshold may come from, beside what is given, a share and an aim.
     """
 
     name: ClassVar[str]
@@ -90,6 +91,7 @@ class Method(ABC):
     uses_reference: ClassVar[bool] = False
     uses_aim: ClassVar[bool] = True
     labels_decide: ClassVar[bool] = True
+    sources: ClassVar[tuple[str, ...]] = ()
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
         """Layers to read by default: half and three quarters of the way. The last quarter of the model is never run."""

@@ -36,6 +36,7 @@ class ReferenceSet(Method):
     name = "reference"
     uses_reference = True
     uses_aim = False
+    sources = ("reference",)
 
     def readouts(self, boundary: bool) -> tuple[str, ...]:
         """`response_start`: how answers are written differs more between sources than how requests are."""

@@ -23,6 +23,7 @@ class Saft(Method):
 
     name = "saft"
     uses_k = True
+    sources = ("f1",)
     labels_decide = False  # as published: scores decide, whatever a row's own label says
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
