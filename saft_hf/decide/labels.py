@@ -125,9 +125,8 @@ def _truths(counts: Counter[Any]) -> dict[Any, bool]:
 
 def _said(counts: Counter[Any], by_name: bool | None) -> dict[Any, bool]:
     """Value -> harmful, for the values of which the column's name, or the word itself, says so."""
-    if truths := _truths(counts):
-        return {} if by_name is None else {value: truth == by_name for value, truth in truths.items()}
-    return {value: _HARMFUL[word] for value in counts if (word := _word(value)) in _HARMFUL}
+    words = _HARMFUL if by_name is None else _HARMFUL | {word: truth == by_name for word, truth in _TRUTH.items()}
+    return {value: words[word] for value in counts if (word := _word(value)) in words}
 
 
 def _by_name(column: str, counts: Counter[Any], by_name: bool | None, classes: Sequence[str]) -> dict[Any, bool]:
