@@ -277,6 +277,21 @@ class GroupShare:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FlaggedShare:
+    """How many rows are above the threshold, beside how many were when the scorer was fitted.
+
+    Attributes:
+        share: of the rows that have a score.
+        of_fit: of the rows that the scorer was fitted on, at the threshold of the fit.
+        warnings: a sentence where the two are far apart, or none.
+    """
+
+    share: float
+    of_fit: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class CertificateSummary:
     """What fresh labels certified.
 
@@ -410,6 +425,7 @@ class Summary:
         statuses: status -> rows, where rows were scored only.
         near_threshold: rows that lie so close to it that another batch composition may decide them otherwise.
         score_quantiles: quantile -> score of the rows.
+        flagged: how many rows are above the threshold, beside how many were when the scorer was fitted.
         confounds: what else the score follows.
         leverage: how much hangs on single rows.
         groups: column -> how much of the rows that it marks is kept.
@@ -446,6 +462,7 @@ class Summary:
     statuses: dict[str, int] = field(default_factory=dict)
     near_threshold: int | None = None
     score_quantiles: dict[str, float] = field(default_factory=dict)
+    flagged: FlaggedShare | None = None
     confounds: Confounds | None = None
     leverage: Leverage | None = None
     groups: dict[str, GroupShare] = field(default_factory=dict)
@@ -469,7 +486,7 @@ class Summary:
         """What speaks against the labels, and what the filter does besides removing harmful rows, a sentence each."""
         # What the score follows matters where it removes rows.
         by_score = (self.confounds, self.leverage) if self.removed else ()
-        parts = (self.fit.labels if self.fit else None, *by_score, *self.groups.values())
+        parts = (self.fit.labels if self.fit else None, self.flagged, *by_score, *self.groups.values())
         parts += tuple(share for shares in self.by.values() for share in shares.values())
         found = tuple(text for part in parts if part is not None for text in part.warnings)
         removed, rows = self.removed, self.rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any, TypeVar, get_type_hints
@@ -21,10 +22,15 @@ _ROWS = ("score", *_FILTER)
 _PUSH = (*_ROWS, "push")
 _CERTIFY = ("certify",)
 _SUGGEST = ("suggest-labels",)
+_NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|-inf", re.IGNORECASE)
+_REPOSITORIES = ("push_to_hub", "hub_scorer")
 
 
-def _flag(commands: tuple[str, ...], text: str, default: str | float | None = None) -> Any:
-    return field(default=default, metadata={"commands": commands, "help": text})
+def _flag(
+    commands: tuple[str, ...], text: str, default: str | float | None = None, *, beside: tuple[str, ...] = ()
+) -> Any:
+    """A flag of some commands; `beside`: without one of these flags it would have no effect."""
+    return field(default=default, metadata={"commands": commands, "help": text, "beside": beside})
 
 
 def _option(name: str, commands: tuple[str, ...] = _FIT) -> Any:
@@ -37,7 +43,7 @@ class Arguments:
     """Every option of the shell, in the order of the help texts; a command reads those that name it."""
 
     model_name_or_path: str | None = _flag(_FIT, "Hub id or folder of the model that will be tuned.")
-    model_revision: str | None = _flag(_FIT, "Commit, branch or tag of the model.")
+    model_revision: str | None = _flag(_FIT, "Commit, branch or tag of the model.", beside=("model_name_or_path",))
 
     dataset_name: str | None = _flag(_FIT, "Hub id, folder, or json, jsonl, csv or parquet file (or a pattern).")
     dataset_config: str | None = _flag(_FIT, "Configuration of a Hub dataset.")
@@ -46,10 +52,12 @@ class Arguments:
     dataset_streaming: bool = _flag(_FIT, "Read a Hub dataset row by row: its files are not fetched first.", False)
     labelled_name: str | None = _flag(_FIT, "Rows that people labelled: named like `dataset_name`.")
     labelled_rows: int | None = _flag(_FIT, "Draw this many of the dataset's rows that have a label.")
-    seed: int = _flag(_FIT, "Of the draw of rows.", 0)
+    seed: int = _flag(_FIT, "Of the draw of rows.", 0, beside=("labelled_rows", "uniform"))
 
     scorer: str | None = _flag(_SCORER, "Folder or Hub id of a fitted scorer, in place of fitting one.")
-    trust_labels: bool = _flag(("filter",), "Let labels in the file of `scorer` decide their rows.", False)
+    trust_labels: bool = _flag(
+        ("filter",), "Let labels in the file of `scorer` decide their rows.", False, beside=("scorer",)
+    )
     layer: int | None = _option("layer")
     readout: str | None = _option("readout")
     method: str | None = _option("method")
@@ -97,12 +105,16 @@ class Arguments:
     push_to_hub: str | None = _flag(_PUSH, "Push to this Hub repository, `user/name`.")
     hub_repo_type: str = _flag(("push",), "`dataset` or `model`.", "dataset")
     hub_private: bool | None = _flag(
-        _PUSH, "`true`: must be private. `false`: public where new, which else is private."
+        _PUSH, "`true`: must be private. `false`: public where new, which else is private.", beside=_REPOSITORIES
     )
-    hub_revision: str | None = _flag(_PUSH, "Branch to push to.")
-    hub_create_pr: bool = _flag(_PUSH, "Open a pull request instead.", False)
-    hub_include_indices: bool = _flag((*_FILTER, "push"), "Push indices and digests to a public repository too.", False)
-    hub_include_removed: bool = _flag(_FILTER, "Push the removed rows too; only to a private repository.", False)
+    hub_revision: str | None = _flag(_PUSH, "Branch to push to.", beside=_REPOSITORIES)
+    hub_create_pr: bool = _flag(_PUSH, "Open a pull request instead.", False, beside=_REPOSITORIES)
+    hub_include_indices: bool = _flag(
+        (*_FILTER, "push"), "Push indices and digests to a public repository too.", False, beside=_REPOSITORIES[:1]
+    )
+    hub_include_removed: bool = _flag(
+        _FILTER, "Push the removed rows too; only to a private repository.", False, beside=_REPOSITORIES[:1]
+    )
     hub_scorer: str | None = _flag(_ROWS, "Push the scorer to this Hub repository.")
 
 
@@ -118,15 +130,23 @@ def parse(command: str, argv: Sequence[str], defaults: dict[str, Any] | None = N
         The options; those that the command does not take have their defaults.
 
     Raises:
-        SAFTInputError: the command does not take an option, or the YAML cannot be read.
+        SAFTInputError: the command does not take an option, an option has no effect without another, or the YAML
+            cannot be read.
     """
-    types = get_type_hints(Arguments)
-    own = [
-        (each.name, types[each.name], field(default=each.default, metadata={"help": each.metadata["help"]}))
-        for each in fields(Arguments)
-        if command in each.metadata["commands"]
-    ]
-    return Arguments(**vars(parse_as(make_dataclass("Own", own), command, argv, defaults)))
+    types, own = get_type_hints(Arguments), [each for each in fields(Arguments) if command in each.metadata["commands"]]
+    kind = make_dataclass(
+        "Own",
+        [
+            (each.name, types[each.name], field(default=each.default, metadata={"help": each.metadata["help"]}))
+            for each in own
+        ],
+    )
+    given = vars(parse_as(kind, command, argv, defaults))
+    for each in own:
+        beside = [name for name in each.metadata["beside"] if name in given]
+        if beside and given[each.name] != each.default and not any(given[name] for name in beside):
+            raise SAFTInputError(f"`--{each.name}`: without effect without `--{'` or `--'.join(beside)}`.")
+    return Arguments(**given)
 
 
 def parse_as(kind: type[T], command: str, argv: Sequence[str], defaults: dict[str, Any] | None = None) -> T:
@@ -145,11 +165,22 @@ def parse_known(
     parser.set_defaults(**(defaults or {}))
     try:
         parsed: tuple[Any, ...] = parser.parse_args_and_config(
-            list(argv), return_remaining_strings=True, separate_remaining_strings=True
+            _with_signs(argv), return_remaining_strings=True, separate_remaining_strings=True
         )
     except (OSError, ValueError, YAMLError) as error:
         raise SAFTInputError(f"{error} (`saft-hf {command} --help` lists the options.)") from error
     return parsed
+
+
+def _with_signs(argv: Sequence[str]) -> list[str]:
+    """Words, with negative numbers tied to their options: argparse takes `-3.1e-05` for an option of its own."""
+    tied: list[str] = []
+    for word in argv:
+        if _NEGATIVE.fullmatch(word) and tied and tied[-1].startswith("--") and "=" not in tied[-1]:
+            tied[-1] += f"={word}"
+        else:
+            tied.append(word)
+    return tied
 
 
 def reject(command: str, unknown: Sequence[str], kinds: tuple[Any, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.result import RESULT, SCORER, FilterResult, check_folder, saving
 from saft_hf.scorer import SAFTScorer
-from saft_hf.scorer.options import OPTIONS
+from saft_hf.scorer.options import BY_NAME, OPTIONS, Option, refuse_idle
 from saft_hf.summary import Summary
 
 _LOCAL = tuple(option.name for option in OPTIONS if option.in_shell and not option.travels and option.use == "scorer")
@@ -43,18 +44,15 @@ def load_and_fit(args: Arguments, *, read: Sequence[str] = ()) -> Fitted:
 
     Args:
         args: of the command.
-        read: options of a fit that the command reads where a scorer is named, too.
+        read: options of a fit that the command reads itself, where a scorer is named or no row is labelled.
 
     Raises:
         SAFTInputError: no rows, or neither a scorer nor a model are named; or options contradict one another.
     """
     if args.dataset_name is None:
         raise SAFTInputError("`--dataset_name` is needed: a Hub id, a folder or a file.")
-    if args.scorer is not None:
-        _check_unused(args, read)
-    elif args.trust_labels:
-        raise SAFTInputError("`--trust_labels`: without effect without `--scorer`, whose file the labels are in.")
-    elif args.model_name_or_path is None:
+    _refuse_idle(args, read)
+    if args.scorer is None and args.model_name_or_path is None:
         raise SAFTInputError("`--model_name_or_path` (to fit a scorer) or `--scorer` (to use a fitted one) is needed.")
     where = args.dataset_train_split, args.dataset_config, args.dataset_revision, args.dataset_streaming
     rows = NamedDataset(args.dataset_name, *where).pinned()
@@ -76,19 +74,26 @@ def options_of(args: Arguments, use: str) -> dict[str, Any]:
     return {name: value for name, default in given.items() if (value := getattr(args, name)) != default}
 
 
-def _check_unused(args: Arguments, read: Sequence[str]) -> None:
-    given = {**options_of(args, "scorer"), **options_of(args, "fit")}
-    of_rows = ("model_revision", "labelled_name", "labelled_rows")
-    given |= {name: getattr(args, name) for name in of_rows if getattr(args, name) is not None}
-    if unused := [f"`--{name}`" for name in given if name not in (*_LOCAL, *read)]:
-        raise SAFTInputError(f"{', '.join(unused)}: without effect beside `--scorer`, which is fitted already.")
+def _refuse_idle(args: Arguments, read: Sequence[str]) -> None:
+    """Refuse options that have no effect: beside a scorer, and without labels."""
+    options = [option for option in OPTIONS if option.in_shell and option.use != "filter" and option.name not in read]
+    if args.scorer is not None:
+        of_rows = [Option(name, None, "") for name in ("model_revision", "labelled_name", "labelled_rows")]
+        brought = [*(option for option in options if option.name not in _LOCAL), *of_rows]
+        refuse_idle(partial(getattr, args), brought, "beside `--scorer`, which is fitted already", prefix="--")
+    elif not (args.labelled_name or args.labelled_rows):
+        why = "without `--labelled_rows` or `--labelled_name`"
+        refuse_idle(partial(getattr, args), (option for option in options if option.of_labels), why, prefix="--")
 
 
 def _scorer(args: Arguments, pool: Dataset, labelled: Dataset | None) -> SAFTScorer:
     if args.scorer is None:
         model, options = args.model_name_or_path or "", options_of(args, "scorer")
         scorer = SAFTScorer(model, revision=args.model_revision, **options)
-        return scorer.fit(pool, labelled, **options_of(args, "fit"))
+        told = options_of(args, "fit")
+        if labelled is None:  # what is left of these is about other labels, which the command reads
+            told = {name: value for name, value in told.items() if not BY_NAME[name].of_labels}
+        return scorer.fit(pool, labelled, **told)
     local = {name: getattr(args, name) for name in _LOCAL}
     scorer = SAFTScorer.from_pretrained(
         args.scorer, model=args.model_name_or_path, trust_labels=args.trust_labels, **local
@@ -184,7 +189,7 @@ def print_table(rows: dict[str, Any]) -> None:
 
 
 def print_summary(summary: Summary, **more: Any) -> None:
-    """Print what a person wants to know of a fit and a filter, and more lines below."""
+    """Print what a person wants to know of a filter, more lines below, and what is known of the fit, called so."""
     fit, at = summary.fit, "by stratum" if summary.filtered else "none"
     if summary.threshold is not None:
         at = f"{summary.threshold:.6g}"
@@ -194,14 +199,7 @@ def print_summary(summary: Summary, **more: Any) -> None:
         "readouts": ", ".join(summary.readouts),
         "k": summary.k,
         "threshold": at if at == "none" else f"{at} (from {summary.threshold_from})",
-        "labels": fit and fit.labels,
     }
-    if fit and fit.test:
-        lines["AUROC, out of fold"] = f"{fit.test.auroc:.3f} (p = {fit.test.p_value:.3g})"
-    if fit and fit.expected:
-        lines["to be expected"] = (
-            f"on average {fit.expected.recall:.0%} of the harmful rows removed, {fit.expected.fpr:.1%} of the benign"
-        )
     lines |= {"undecided": summary.undecided, "rows": summary.rows, "kept": summary.kept, "removed": summary.removed}
     lines |= {"errored": summary.errored, "statuses": summary.statuses or None}
     for column, shares in summary.by.items():
@@ -210,4 +208,12 @@ def print_summary(summary: Summary, **more: Any) -> None:
             for value, share in shares.items()
         }
     lines |= more
+    if fit:
+        lines |= {"fit: rows": fit.pool.rows, "fit: labels": fit.labels}
+    if fit and fit.test:
+        lines["fit: AUROC, out of fold"] = f"{fit.test.auroc:.3f} (p = {fit.test.p_value:.3g})"
+    if fit and fit.expected and summary.threshold_from in (fit.aim, "contamination"):
+        lines["fit: to be expected"] = (
+            f"on average {fit.expected.recall:.0%} of the harmful rows removed, {fit.expected.fpr:.1%} of the benign"
+        )
     print_table({name: value for name, value in lines.items() if value is not None})

@@ -9,11 +9,14 @@ from datasets import ClassLabel, Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from saft_hf.decide import Decisions
+from saft_hf.decide import Decisions, flagged
+from saft_hf.decide.certify import clopper_pearson
 from saft_hf.decide.confounds import correlations, kept_share, leverage, text_features
 from saft_hf.embed import Survey
 from saft_hf.errors import SAFTInputError
-from saft_hf.summary import Confounds, GroupShare, Leverage
+from saft_hf.summary import Confounds, FlaggedShare, GroupShare, Leverage, PoolCounts
+
+_FAR = 1.5
 
 
 def confounds_of(tokenizer: PreTrainedTokenizerBase, survey: Survey, scores: NDArray[np.float32]) -> Confounds:
@@ -44,6 +47,34 @@ def leverage_of(scores: NDArray[np.float32], survey: Survey, *, energies: bool) 
     """
     own = scores.astype(np.float64)
     return leverage(own if energies else (own - np.nanmean(own)) ** 2, survey.keys)
+
+
+def flagged_share(scores: NDArray[np.float32], threshold: float | None, pool: PoolCounts) -> FlaggedShare | None:
+    """How many rows are above the threshold, beside the rows of the fit: None without a score or a threshold.
+
+    Two shares are far apart where the exact binomial intervals (99.9 %) of both are, and by a factor of 1.5 at least:
+    with many rows a difference that means nothing is no chance either.
+
+    Args:
+        scores: `float32 [N]`, NaN where a row has none.
+        threshold: of this run.
+        pool: counts of the fit.
+    """
+    scored = int((~np.isnan(scores)).sum())
+    if threshold is None or pool.flagged is None or not (scored and pool.scored):
+        return None
+    above = int(flagged(scores, threshold).sum())
+    now, then = (
+        clopper_pearson(above, scored, confidence=0.999),
+        clopper_pearson(pool.flagged, pool.scored, confidence=0.999),
+    )
+    far = now.low > _FAR * then.high or then.low > _FAR * now.high
+    warning = (
+        f"{now.share:.1%} of {scored} rows are above the threshold {threshold:.6g}, and {then.share:.1%} of the "
+        f"{pool.scored} rows that the scorer was fitted on were above its own: no figure of the fit tells what is "
+        "removed here. Fit on these rows, or label some of them."
+    )
+    return FlaggedShare(share=now.share, of_fit=then.share, warnings=(warning,) if far else ())
 
 
 def group_of(dataset: Dataset, column: str, decisions: Decisions) -> GroupShare:

@@ -51,6 +51,11 @@ def choose_method(scorer: SAFTScorer, has_labels: bool, aim: str | None) -> Meth
         raise SAFTInputError(
             f"`method={method.name!r}` learns from labels: give `labelled`, about 100 rows that people labelled."
         )
+    if scorer.threshold is not None and scorer.contamination is not None:
+        raise SAFTInputError(
+            f"`threshold`={scorer.threshold} decides alone, so `contamination`={scorer.contamination} has no use: "
+            "leave one out."
+        )
     if scorer.k is not None and not method.uses_k:
         raise SAFTInputError(
             f"`k`={scorer.k} belongs to the published score, which `method={method.name!r}` does not use. Leave it "

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from saft_hf.errors import SAFTInputError
 
 Use = Literal["scorer", "fit", "filter"]
 
@@ -21,6 +24,7 @@ class Option:
             user: they go to other processes, and never into a file.
         in_shell: whether the shell has it as a flag.
         in_trainer: whether `SAFTSFTConfig` has it as a field; the trainer takes the others from its own arguments.
+        of_labels: whether it says how labels are read, and nothing else.
     """
 
     name: str
@@ -30,6 +34,7 @@ class Option:
     travels: bool = True
     in_shell: bool = True
     in_trainer: bool = True
+    of_labels: bool = False
 
 
 OPTIONS = (
@@ -60,15 +65,26 @@ OPTIONS = (
     Option("processing_class", None, "Tokenizer or processor.", travels=False, in_shell=False, in_trainer=False),
     Option("render", None, "How rows become tokens.", in_shell=False, in_trainer=False),
     Option("formatting_func", None, "Row -> text.", travels=False, in_shell=False, in_trainer=False),
-    Option("label_column", None, "By default `is_safe`, `safe`, `is_harmful`, `harmful` or `unsafe`.", use="fit"),
     Option(
-        "harmful_value", None, "The value that marks a harmful row, where the column's name does not say.", use="fit"
+        "label_column",
+        None,
+        "By default `is_safe`, `safe`, `is_harmful`, `harmful` or `unsafe`.",
+        use="fit",
+        of_labels=True,
+    ),
+    Option(
+        "harmful_value",
+        None,
+        "The value that marks a harmful row, where the column's name does not say.",
+        use="fit",
+        of_labels=True,
     ),
     Option(
         "label_sampling",
         "uniform",
         "`uniform`: labelled rows were drawn at random from the rows; or `other`.",
         use="fit",
+        of_labels=True,
     ),
     Option(
         "aim",
@@ -93,3 +109,19 @@ OPTIONS = (
 BY_NAME = {option.name: option for option in OPTIONS}
 TRAVELLING = tuple(option.name for option in OPTIONS if option.use == "scorer" and option.travels)
 LOCAL = tuple(option.name for option in OPTIONS if option.use == "scorer" and not option.travels)
+
+
+def refuse_idle(given: Callable[[str], Any], options: Iterable[Option], why: str, *, prefix: str = "") -> None:
+    """Refuse options that would do nothing, where they are not their defaults.
+
+    Args:
+        given: name of an option -> its value.
+        options: those that nothing reads.
+        why: what the message says of them.
+        prefix: what users write before the names.
+
+    Raises:
+        SAFTInputError: one of them was given.
+    """
+    if idle := [f"`{prefix}{option.name}`" for option in options if given(option.name) != option.default]:
+        raise SAFTInputError(f"{', '.join(idle)}: without effect {why}.")

@@ -56,7 +56,7 @@ from saft_hf.scorer.fit import Fit
 from saft_hf.scorer.inputs import SCORE, STATUS
 from saft_hf.scorer.labels import LabelSet, identities_of, labels_by_row, read_fresh
 from saft_hf.scorer.methods import FitSpec
-from saft_hf.scorer.options import BY_NAME, LOCAL, TRAVELLING
+from saft_hf.scorer.options import BY_NAME, LOCAL, OPTIONS, TRAVELLING, refuse_idle
 from saft_hf.scorer.pool import scores_of
 from saft_hf.summary import Provenance, Summary
 from saft_hf.version import __version__, versions
@@ -287,6 +287,8 @@ class SAFTScorer:
         }
         told |= {"pool": pool, "labelled": labelled, "reference": self.reference, "aim": aim, "fit_rows": fit_rows}
         self._check_ranks(lambda: {**self._options(), **told, "on_undecided": on_undecided})
+        if labelled is None:
+            refuse_idle(told.__getitem__, (option for option in OPTIONS if option.of_labels), "without `labelled` rows")
         method = fitting.choose_method(self, labelled is not None, aim)
         inputs.check_choice("on_undecided", on_undecided, ("raise", "keep"))
         spec = FitSpec(
@@ -486,6 +488,8 @@ class SAFTScorer:
             return {"scorer": self._state(), **told, "dataset": dataset.select_columns(read) if read else None}
 
         self._check_ranks(given)
+        if label_column is None:
+            refuse_idle(told.get, [BY_NAME["harmful_value"]], "without `label_column`")
         fit = self._fitted
         if certificate is not None:
             if threshold is not None or label_column is not None:
@@ -540,6 +544,7 @@ class SAFTScorer:
             threshold_from=threshold_from,
             near_threshold=None if threshold is None else near_threshold(scored.scores, threshold),
             score_quantiles=fitting.quantiles(scored.scores),
+            flagged=None if certificate else diagnostics.flagged_share(scored.scores, threshold, fit.metrics.pool),
             confounds=diagnostics.confounds_of(self._open_source().tokenizer, scored.survey, scored.scores),
             leverage=diagnostics.leverage_of(scored.scores, scored.survey, energies=fit.k is not None),
             groups=groups,

@@ -21,7 +21,7 @@ from saft_hf.result import FilterResult
 from saft_hf.scorer import SCORE, STATUS, SAFTScorer, without_scores
 from saft_hf.scorer.certifying import thresholds_by_row
 from saft_hf.scorer.fitting import quantiles
-from saft_hf.scorer.options import OPTIONS
+from saft_hf.scorer.options import BY_NAME, OPTIONS
 from saft_hf.scorer.saving import load
 from saft_hf.summary import EvalCounts, Summary
 from saft_hf.train import inputs
@@ -301,12 +301,14 @@ def _fitted(args: FilterArgs, rows: Dataset, world: World) -> SAFTScorer:
         name = inputs.model_name(scorer.model)
         same = scorer.model is args.model or (name is not None and name == inputs.model_name(args.model))
         scorer = _render_as_trained(copy.copy(scorer), args, same)
+    if isinstance(args.scorer, SAFTScorer) and args.get("cache_dir") is not None:
+        scorer.cache_dir = args.get("cache_dir")
     if scorer.fit_ is None:
-        return scorer.fit(
-            rows,
-            args.labelled,
-            **{name: args.get(name) for name in _FIT_OPTIONS} | {"on_undecided": args.on_undecided or "raise"},
-        )
+        # Without labelled rows, what says how labels are read is about the fresh ones.
+        told = {
+            name: args.get(name) for name in _FIT_OPTIONS if args.labelled is not None or not BY_NAME[name].of_labels
+        }
+        return scorer.fit(rows, args.labelled, **told | {"on_undecided": args.on_undecided or "raise"})
     if args.labelled is not None:
         raise SAFTInputError(
             "`saft_labelled` and a fitted `saft_scorer` do not go together: its threshold is chosen already. Give one "

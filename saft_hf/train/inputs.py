@@ -17,7 +17,7 @@ from saft_hf.decide import OnError
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import RenderConfig
 from saft_hf.scorer import SAFTScorer
-from saft_hf.scorer.options import OPTIONS
+from saft_hf.scorer.options import OPTIONS, Option, refuse_idle
 from saft_hf.train.config import setting
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class FilterArgs:
 
 
 def check_args(args: FilterArgs) -> None:
-    """Refuse labels without a share to certify or the other way round, and what they cannot certify."""
+    """Refuse labels without a share to certify or the other way round, what they cannot certify, and idle options."""
     fresh, alpha = args.fresh_labels, args.get("alpha")
     if (fresh is None) != (alpha is None):
         raise SAFTInputError(
@@ -85,22 +85,42 @@ def check_args(args: FilterArgs) -> None:
             "`saft_fresh_labels` certify a dataset whose rows are scored here: not a stream, and not scores that are "
             "trusted (`saft_trust_scores`)."
         )
+    _refuse_idle(args)
 
 
 def check_rows(args: FilterArgs) -> None:
-    """Refuse worker processes for a stream, and options that contradict each other."""
+    """Refuse worker processes for a stream."""
     workers = setting(args.args, "dataloader_num_workers")
     if args.streams and workers:
         raise SAFTInputError(
             f"`dataloader_num_workers`={workers}: a stream is filtered by a model in this process, which worker "
             "processes do not have. Set it to 0, or filter first (`saft-hf filter`)."
         )
-    brought = [option.name for option in OPTIONS if option.in_trainer and option.use == "scorer" and option.travels]
-    given = [name for name in (*brought, "aim", "fit_rows") if args.get(name) is not None]
-    if args.scorer is not None and given:
-        raise SAFTInputError(
-            f"`saft_{given[0]}` and `saft_scorer` do not go together: the scorer brings its own. Give one of them."
-        )
+
+
+def _refuse_idle(args: FilterArgs) -> None:
+    """Refuse options that have no effect: beside a scorer, with scores that are only trusted, and without labels."""
+    options = [option for option in OPTIONS if option.in_trainer and option.travels and option.name != "on_undecided"]
+    if args.fresh_labels is not None:  # they are read by these, whatever was fitted
+        options = [option for option in options if option.name not in ("label_column", "harmful_value")]
+    scorer, why = args.scorer, "beside `saft_scorer`, which is fitted already"
+    uses: tuple[str, ...] = ("scorer", "fit")
+    if args.get("trust_scores"):
+        why = "beside `saft_trust_scores`: no row is scored"
+        if scorer is None:
+            options = [option for option in options if option.name not in ("threshold", "contamination")]
+    elif scorer is None:
+        uses = ()
+    elif isinstance(scorer, SAFTScorer) and scorer.fit_ is None:
+        uses, why = ("scorer",), "beside `saft_scorer`, which brings its own"
+    refuse_idle(args.get, (option for option in options if option.use in uses), why, prefix="saft_")
+    if args.labelled is None:
+        of_labels = (option for option in options if option.of_labels)
+        refuse_idle(args.get, of_labels, "without `saft_labelled` rows", prefix="saft_")
+    if args.get("alpha") is None:
+        refuse_idle(args.get, [Option("delta", 0.1, "")], "without `saft_alpha`", prefix="saft_")
+    if args.eval_dataset is None:
+        refuse_idle(args.get, [Option("eval", "leave", "")], "without an `eval_dataset`", prefix="saft_")
 
 
 def has_images(args: FilterArgs) -> bool:

@@ -14,7 +14,7 @@ from saft_hf import SAFTInputError, SAFTScorer
 from saft_hf.cli.arguments import Arguments, parse
 from saft_hf.cli.main import COMMANDS, main
 from saft_hf.cli.pipeline import load_and_fit
-from saft_hf.scorer.options import OPTIONS
+from saft_hf.scorer.options import OPTIONS, Option
 
 IN_SHELL = [option for option in OPTIONS if option.in_shell]
 OTHERS: dict[type, Any] = {str: "other", int: 7, float: 0.25, bool: True}
@@ -55,7 +55,8 @@ def test_every_option_reaches_the_scorer(demo_pool: Dataset, tmp_path: Path, mon
     load_and_fit(parse("score", words(rows)))
     assert given == {"revision": None}  # the defaults are those of the signatures
     values = {option.name: other(option.name) for option in IN_SHELL if option.use != "filter"}
-    load_and_fit(parse("score", words({**rows, **values, "model_revision": "v1"})))
+    more = {"model_revision": "v1", "labelled_name": tmp_path / "rows.jsonl"}
+    load_and_fit(parse("score", words({**rows, **values, **more})))
     assert given == {**values, "revision": "v1"}
 
 
@@ -74,9 +75,11 @@ def test_a_command_lists_and_takes_its_own_options_only(
     for name in FIELDS:
         assert (f"--{name}" in listed) == (name in own), name
         value = other(name)
+        beside = [each for each in FIELDS[name].metadata["beside"] if each in own]
+        given = {name: value, **{each: other(each) for each in beside[:1]}} if name in own else {name: value}
         config = tmp_path / "options.yaml"
-        config.write_text(yaml.safe_dump({name: value}))
-        for argv in (words({name: value}), ["--config", str(config)]):
+        config.write_text(yaml.safe_dump(given))
+        for argv in (words(given), ["--config", str(config)]):
             if name in own:
                 assert getattr(parse(command, argv), name) == value
             else:
@@ -111,3 +114,55 @@ def test_a_misspelt_or_misplaced_option_is_told_where_it_goes(
         told = capsys.readouterr().err
         assert f"does not take --{name} 1" in told
         assert told.strip().endswith(hint)
+
+
+@pytest.mark.parametrize("name", [name for name, each in FIELDS.items() if each.metadata["beside"]])
+def test_an_option_without_the_one_that_it_belongs_to_is_refused_in_words_and_in_yaml(
+    name: str, tmp_path: Path
+) -> None:
+    command = next(each for each in FIELDS[name].metadata["commands"] if each not in ("push", "suggest-labels"))
+    config = tmp_path / "options.yaml"
+    config.write_text(yaml.safe_dump({name: other(name)}))
+    for argv in (words({name: other(name)}), ["--config", str(config)]):
+        with pytest.raises(SAFTInputError, match=f"`--{name}`: without effect without `--"):
+            parse(command, argv)
+
+
+@pytest.mark.parametrize(
+    "option", [option for option in IN_SHELL if option.use != "filter"], ids=lambda each: each.name
+)
+def test_every_option_has_an_effect_or_is_refused_beside_a_scorer(
+    option: Option, demo_pool: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of any option that is added to the table, too."""
+    given: dict[str, Any] = {}
+
+    def load(name: str, **options: Any) -> SAFTScorer:
+        given.update(options)
+        return SAFTScorer("some/model")
+
+    monkeypatch.setattr(SAFTScorer, "from_pretrained", load)
+    demo_pool.select(range(3)).to_json(tmp_path / "rows.jsonl")
+    told = {"scorer": "some/scorer", "dataset_name": tmp_path / "rows.jsonl", option.name: other(option.name)}
+    if option.travels:
+        with pytest.raises(
+            SAFTInputError, match=f"`--{option.name}`: without effect beside `--scorer`, which is fitted"
+        ):
+            load_and_fit(parse("score", words(told)))
+    else:
+        load_and_fit(parse("score", words(told)))
+        assert given[option.name] == other(option.name)
+
+
+@pytest.mark.parametrize("option", [option for option in IN_SHELL if option.of_labels], ids=lambda each: each.name)
+def test_what_says_how_labels_are_read_is_refused_without_labels(option: Option, demo_pool: Dataset) -> None:
+    told = {"model_name_or_path": "some/model", "dataset_name": "some/rows", option.name: other(option.name)}
+    with pytest.raises(SAFTInputError, match=f"`--{option.name}`: without effect without `--labelled_rows` or"):
+        load_and_fit(parse("score", words(told)))
+    with pytest.raises(SAFTInputError, match=f"`{option.name}`: without effect without `labelled` rows"):
+        SAFTScorer("some/model").fit(demo_pool, **{option.name: other(option.name)})
+
+
+@pytest.mark.parametrize("words_of_it", [["--threshold", "-3.1e-05"], ["--threshold=-3.1e-05"]])
+def test_a_threshold_is_taken_as_it_is_printed(words_of_it: list[str]) -> None:
+    assert parse("filter", words_of_it).threshold == -3.1e-05

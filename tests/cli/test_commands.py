@@ -115,6 +115,32 @@ def test_a_threshold_beside_a_scorer_decides(
     assert loaded.threshold_ == scorer.threshold_
 
 
+def test_the_screen_calls_figures_of_the_fit_so_and_warns_where_the_rows_are_others(
+    demo_model: str,
+    demo_pool: Dataset,
+    demo_labelled: Dataset,
+    store_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scorer = SAFTScorer(demo_model, method="directed", cache_dir=store_dir).fit(demo_pool, demo_labelled)
+    scorer.save_pretrained(tmp_path / "scorer")
+    above = np.flatnonzero(scorer.filter(demo_pool).scores > scorer.threshold_)
+    demo_pool.select([*above, *above, *range(20)]).to_json(tmp_path / "rows.jsonl")
+    words = ["--scorer", str(tmp_path / "scorer"), "--dataset_name", str(tmp_path / "rows.jsonl")]
+    words += ["--cache_dir", str(store_dir), "--output_dir", str(tmp_path / "out")]
+    assert main(["filter", *words]) == 0
+    lines = dict(line.strip().split("  ", 1) for line in capsys.readouterr().out.splitlines() if "  " in line.strip())
+    assert lines["fit: rows"].strip() == "600"
+    assert lines["rows"].strip() == str(2 * len(above) + 20)
+    assert {"fit: labels", "fit: AUROC, out of fold", "fit: to be expected"} <= set(lines)
+    assert not {"labels", "AUROC, out of fold", "to be expected"} & set(lines)
+    assert "that the scorer was fitted on were above its own" in caplog.text
+    assert main(["filter", *words, "--threshold", "1000000"]) == 0
+    assert "to be expected" not in capsys.readouterr().out
+
+
 def test_yaml_sets_options_and_words_win(basics: list[str], tmp_path: Path) -> None:
     options = dict(zip((word[2:] for word in basics[::2]), basics[1::2], strict=True))
     options |= {"labelled_rows": None, "contamination": 0.3, "k": 2, "readout": "response_mean"}

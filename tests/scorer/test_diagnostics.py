@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import re
 
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, concatenate_datasets
-from scipy.stats import spearmanr
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import fisher_exact, spearmanr
 
 from saft_hf import SAFTScorer
 from saft_hf.cli.pipeline import print_summary
@@ -17,7 +20,8 @@ from saft_hf.embed import survey
 from saft_hf.errors import SAFTInputError
 from saft_hf.hub import model_section
 from saft_hf.records import from_plain
-from saft_hf.summary import Summary
+from saft_hf.scorer.diagnostics import flagged_share
+from saft_hf.summary import PoolCounts, Summary
 
 
 def test_the_summary_correlates_the_score_with_what_stands_in_the_rows(
@@ -113,3 +117,41 @@ def test_the_harmful_share_is_told_only_of_uniform_labels(
     informative = demo_labelled.add_column("saft_purpose", ["uniform"] * 99 + ["informative"])
     other.fit(demo_pool, informative)
     assert other.summary_.fit.harmful_share is None
+
+
+@given(st.integers(0, 2000), st.integers(1, 2000), st.integers(0, 2000), st.integers(1, 2000))
+def test_shares_that_may_be_one_are_not_called_far_apart(above: int, rows: int, flagged: int, scored: int) -> None:
+    """A warning means that no share explains both, and that one is half as large again as the other at least."""
+    above, flagged = min(above, rows), min(flagged, scored)
+    scores = np.where(np.arange(rows) < above, 1, 0).astype(np.float32)
+    found = flagged_share(scores, 0.5, PoolCounts(rows=scored, scored=scored, unique=scored, flagged=flagged))
+    assert found is not None
+    assert (found.share, found.of_fit) == (above / rows, flagged / scored)
+    if found.warnings:
+        ratio = max(found.share, found.of_fit) / max(min(found.share, found.of_fit), 1e-12)
+        assert ratio > 1.5
+        _, p_value = fisher_exact([[above, rows - above], [flagged, scored - flagged]])
+        assert p_value < 0.001
+    elif p_value_is_tiny(above, rows, flagged, scored):
+        assert min(found.share, found.of_fit) * 4 > max(found.share, found.of_fit)
+
+
+def p_value_is_tiny(above: int, rows: int, flagged: int, scored: int) -> bool:
+    return bool(fisher_exact([[above, rows - above], [flagged, scored - flagged]])[1] < 1e-12)
+
+
+def test_other_rows_than_those_of_the_fit_are_warned_of(
+    scorer: SAFTScorer, demo_pool: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert scorer.filter(demo_pool).summary.flagged.warnings == ()
+    above = np.flatnonzero(scorer.filter(demo_pool).scores > scorer.threshold_)
+    rows = concatenate_datasets([demo_pool.select(above)] * 2 + [demo_pool.select(range(20))])
+    with caplog.at_level(logging.WARNING):
+        summary = scorer.filter(rows).summary
+    [warning] = summary.flagged.warnings
+    assert re.match(r"\d+\.\d% of \d+ rows are above the threshold \S+, and \d+\.\d% of the 600 rows", warning)
+    assert warning in caplog.text
+    assert warning in summary.warnings
+    none = scorer.filter(demo_pool, threshold=1e6).summary
+    assert none.flagged.share == 0.0
+    assert "0.0% of 600 rows are above the threshold 1e+06" in none.flagged.warnings[0]

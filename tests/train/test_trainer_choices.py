@@ -22,6 +22,7 @@ from saft_hf import SAFTArtifactError, SAFTInputError, SAFTScorer, SAFTSFTConfig
 from saft_hf.embed.backbone import Backbone
 from saft_hf.score.reference import ReferenceDecision
 from saft_hf.scorer import SCORE, STATUS
+from saft_hf.scorer.options import OPTIONS, Option
 from saft_hf.summary import ReferenceMetrics
 
 NOTHING = {"saft_method": None, "saft_contamination": None}
@@ -174,9 +175,11 @@ def test_a_scorer_as_object_fitted_or_not_and_as_folder(model: str, tmp_path: Pa
     by_folder = trainer_for(model, tmp_path, saft_scorer=str(tmp_path / "scorer"), **NOTHING)
     assert kept_of(by_object) == kept_of(by_fitted) == kept_of(by_folder)
     assert len(kept_of(by_object)) == 36
-    with pytest.raises(SAFTInputError, match="`saft_contamination` and `saft_scorer` do not go together"):
+    with pytest.raises(
+        SAFTInputError, match="`saft_contamination`: without effect beside `saft_scorer`, which is fitted"
+    ):
         trainer_for(model, tmp_path, call={"saft_scorer": fresh}, saft_method=None)
-    with pytest.raises(SAFTInputError, match="`saft_aim` and `saft_scorer` do not go together"):
+    with pytest.raises(SAFTInputError, match="`saft_aim`: without effect beside `saft_scorer`, which is fitted"):
         trainer_for(model, tmp_path, call={"saft_scorer": fresh}, saft_aim="f1", **NOTHING)
     with pytest.raises(SAFTInputError, match="`saft_labelled` and a fitted `saft_scorer`"):
         trainer_for(model, tmp_path, call={"saft_scorer": fresh, "saft_labelled": pool_rows()}, **NOTHING)
@@ -238,12 +241,12 @@ def test_rows_that_were_scored_before_are_read_from_the_store(
 @pytest.mark.usefixtures("no_scoring")
 def test_trusted_scores_decide_without_a_model(model: str, tmp_path: Path) -> None:
     rows = pool_rows().add_column(SCORE, np.arange(40, dtype=np.float32)).add_column(STATUS, ["ok"] * 40)
-    for options in ({"saft_threshold": 29.0, **NOTHING}, {"saft_contamination": 0.25}):
+    for options in ({**NOTHING, "saft_threshold": 29.0}, {**NOTHING, "saft_contamination": 0.25}):
         trainer = trainer_for(model, tmp_path, rows, saft_trust_scores=True, **options)
         assert kept_of(trainer) == list(range(30))
         assert SCORE not in trainer.train_dataset.column_names
     with pytest.raises(SAFTInputError, match="no column 'saft_score'"):
-        trainer_for(model, tmp_path, saft_trust_scores=True)
+        trainer_for(model, tmp_path, saft_trust_scores=True, **NOTHING)
     with pytest.raises(SAFTInputError, match="needs `saft_threshold`"):
         trainer_for(model, tmp_path, rows, saft_trust_scores=True, **NOTHING)
 
@@ -336,3 +339,62 @@ def test_options_of_the_model_reach_the_scoring_model(
     assert given["name"] == model
     assert {name: given[name] for name in kwargs} == kwargs
     assert given["trust_remote_code"] is False
+
+
+# -- options without effect --------------------------------------------------------------------------------------------
+
+IN_TRAINER = [
+    each for each in OPTIONS if each.in_trainer and each.travels and each.name not in ("on_undecided", "on_error")
+]
+OTHERS = {"layer": 1, "readout": "response_mean", "method": "saft", "k": 2, "threshold": 0.5, "contamination": 0.2}
+OTHERS |= {"label_column": "label", "harmful_value": "x", "label_sampling": "other"}
+OTHERS |= {"aim": "f1", "fit_rows": 50}
+
+
+@pytest.mark.parametrize("option", IN_TRAINER, ids=lambda each: each.name)
+def test_every_option_is_refused_where_it_would_do_nothing(
+    model: str, tmp_path: Path, option: Option, no_scoring: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of any option that is added to the table, too."""
+    given = {**NOTHING, f"saft_{option.name}": OTHERS[option.name]}
+    fitted, new = SAFTScorer(model), SAFTScorer(model)
+    monkeypatch.setattr(fitted, "fit_", object())
+    refused = {
+        "beside `saft_scorer`, which is fitted already": {"saft_scorer": fitted},
+        "beside `saft_scorer`, which brings its own": {"saft_scorer": new} if option.use == "scorer" else None,
+    }
+    for why, call in refused.items():
+        if call is not None:
+            with pytest.raises(SAFTInputError, match=f"`saft_{option.name}`: without effect {why}"):
+                trainer_for(model, tmp_path, call=call, **given)
+    if option.of_labels:
+        with pytest.raises(SAFTInputError, match=f"`saft_{option.name}`: without effect without `saft_labelled` rows"):
+            trainer_for(model, tmp_path, **given)
+    if option.name not in ("threshold", "contamination"):
+        with pytest.raises(SAFTInputError, match=f"`saft_{option.name}`: without effect beside `saft_trust_scores`"):
+            trainer_for(model, tmp_path, saft_trust_scores=True, **given)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [("saft_delta", 0.2, "without `saft_alpha`"), ("saft_eval", "score", "without an `eval_dataset`")],
+)
+def test_what_belongs_to_another_argument_is_refused_without_it(
+    model: str, tmp_path: Path, name: str, value: Any, why: str, no_scoring: None
+) -> None:
+    with pytest.raises(SAFTInputError, match=f"`{name}`: without effect {why}"):
+        trainer_for(model, tmp_path, **{name: value})
+    assert trainer_for(model, tmp_path, saft_enabled=False, **{name: value}).saft_result is None
+
+
+def test_labels_that_certify_are_read_as_the_options_say_whatever_was_fitted(model: str, tmp_path: Path) -> None:
+    """`saft_label_column` and `saft_harmful_value` have an effect without `saft_labelled`, where labels are fresh."""
+    with pytest.raises(SAFTInputError, match="'verdict' is not in"):
+        trainer_for(
+            model,
+            tmp_path,
+            call={"saft_fresh_labels": pool_rows()},
+            saft_alpha=0.1,
+            saft_label_column="verdict",
+            saft_harmful_value="bad",
+        )

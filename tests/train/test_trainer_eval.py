@@ -112,7 +112,7 @@ def test_what_cannot_be_done_is_said(model: str, tmp_path: Path) -> None:
     with pytest.raises(SAFTInputError, match="`saft_eval` must be one of"):
         make_args(tmp_path, saft_eval="all")
     trusted = pool_rows().add_column(SCORE, np.arange(40, dtype=np.float32)).add_column(STATUS, ["ok"] * 40)
-    args = make_args(tmp_path, saft_eval="score", saft_trust_scores=True)
+    args = make_args(tmp_path, saft_method=None, saft_eval="score", saft_trust_scores=True)
     with pytest.raises(SAFTInputError, match="needs a scorer, and there is none: the data's own scores are trusted"):
         SAFTSFTTrainer(model, args, train_dataset=trusted, eval_dataset=rows)
     with pytest.raises(SAFTInputError, match=r"eval_dataset \(eval\)` is an empty stream"):

@@ -67,7 +67,7 @@ def test_a_fitted_scorer_filters_a_stream(model: str, tmp_path: Path) -> None:
 
 def test_trusted_scores_of_a_stream(model: str, tmp_path: Path) -> None:
     pool = pool_rows().add_column(SCORE, np.arange(40, dtype=np.float32)).add_column(STATUS, ["ok"] * 40)
-    args = make_args(tmp_path, saft_contamination=None, saft_threshold=29.0, saft_trust_scores=True)
+    args = make_args(tmp_path, saft_method=None, saft_contamination=None, saft_threshold=29.0, saft_trust_scores=True)
     trainer = SAFTSFTTrainer(model, args, train_dataset=pool.to_iterable_dataset())
     assert len(list(trainer.train_dataset)) == 30
     trainer.train()
