@@ -8,6 +8,7 @@ the pool, which chose nothing. Vectors are taken once and kept in `--cache`.
     python examples/directed/compare.py --model ../shared/lab-lm --data ../shared/data
     python examples/directed/compare.py --rows 600 --draws 3 --shares 0.1 --shuffled 5    # a quick look
     python examples/directed/compare.py --features ../shared/models/vectors --rows 1000   # vectors that are there
+    ... --draws 200 --shuffled 0 --aims fpr=0.05 fpr=0.05@0.9    # what a confidence costs in recall
 """
 
 from __future__ import annotations
@@ -71,19 +72,29 @@ class Pool:
         """What `method="directed"` learns."""
         return fit_direction(self.frame, self.moments, self.at[labelled], harmful, self.prompt[labelled])
 
-    def measure(self, labelled: np.ndarray) -> dict[str, float]:
-        """Metrics on the rows that have no label."""
+    def measure(self, labelled: np.ndarray, aims: list[str]) -> dict[str, float]:
+        """Metrics on the rows that have no label, by the first aim, and what the other aims lose and find."""
         direction = self.fit(labelled, self.harmful[labelled])
         scores = self.at @ direction.weights
-        cut = threshold_for_aim(ThresholdAim(), direction.out_of_fold, self.harmful[labelled], scores)
         rest = np.setdiff1d(np.arange(self.harmful.size), labelled)
-        bad, kept = self.harmful[rest], ~flagged(scores[rest], cut.threshold)
+        bad, removed = self.harmful[rest], {}
+        for aim in aims:
+            try:
+                cut = threshold_for_aim(
+                    ThresholdAim.parse(aim), direction.out_of_fold, self.harmful[labelled], scores
+                ).threshold
+            except SAFTUndecidedError:  # too few benign labels
+                cut = np.inf
+            removed[aim] = flagged(scores[rest], cut)
+        kept = ~removed[aims[0]]
         sources = {name: self.source[rest] == name for name in np.unique(self.source[~self.harmful])}
         return {
             "AUROC, saft, k by F1": float(auroc(self.published(labelled)[rest], bad)),
             "AUROC, directed": float(auroc(scores[rest], bad)),
             "left": float(bad[kept].mean()) if kept.any() else float("nan"),
             "benign lost": float((~kept[~bad]).mean()),
+            **{f"benign lost, {aim}": float(gone[~bad].mean()) for aim, gone in removed.items()},
+            **{f"recall, {aim}": float(gone[bad].mean()) for aim, gone in removed.items()},
             **{f"  of {name}": float((~kept[own & ~bad]).mean()) for name, own in sources.items()},
             "undecided": float(direction.undecided is not None),
         }
@@ -173,6 +184,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--labels", type=int, nargs="+", default=[100])
     parser.add_argument("--shares", type=float, nargs="+", default=[0.05, 0.1, 0.25, 0.5])
+    parser.add_argument("--aims", nargs="+", default=["fpr=0.05"], help="of the threshold; the first gives `left`")
     parser.add_argument("--shuffled", type=int, default=20, help="draws with labels that mean nothing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file for the metrics of every draw")
@@ -186,7 +198,7 @@ def main() -> None:
         for name, rows in mixtures(args, arrays["source"]).items():
             pool = Pool(arrays, rows, features, features[0])
             rng, shuffled = np.random.default_rng(labels), np.random.default_rng(1)
-            draws = [pool.measure(pool.draw(rng, labels)) for _ in range(args.draws)]
+            draws = [pool.measure(pool.draw(rng, labels), args.aims) for _ in range(args.draws)]
             metrics = {key: [metrics[key] for metrics in draws] for key in draws[0]}
             metrics["undecided, labels shuffled"] = [
                 float(pool.fit(rows[:labels], shuffled.permutation(pool.harmful)[:labels]).undecided is not None)
@@ -196,7 +208,10 @@ def main() -> None:
             print(f"{name}, {labels} labels: mean (standard deviation) over {args.draws} draws, {', '.join(features)}")
             for key, values in metrics.items():
                 if values:
-                    print(f"  {key:40s} {np.nanmean(values):.4f} ({np.nanstd(values):.4f})", flush=True)
+                    line = f"  {key:40s} {np.nanmean(values):.4f} ({np.nanstd(values):.4f})"
+                    if key.startswith("benign lost, fpr") and (most := ThresholdAim.parse(key.split(", ")[1]).value):
+                        line += f"; more than {most:g} in {np.mean(np.array(values) > most):.0%} of the draws"
+                    print(line, flush=True)
     if args.json is not None:
         args.json.write_text(json.dumps(result))
 
