@@ -256,15 +256,9 @@ class SAFTScorer:
             pool: the rows that will be scored, or a sample of them; any shape that SFTTrainer takes.
             labelled: rows that people labelled, about 100, drawn at random from the pool.
             label_column: their label; by default the one column named `is_safe`, `safe`, `is_harmful`, `harmful` or
-<<<<<<< ours
                 `unsafe`: booleans, 0 and 1, "yes" and "no", or words such as "safe". Classes are read by their names.
             harmful_value: the value that marks a harmful row, where the column's name does not say; it may not
                 contradict the name.
-=======
-                `unsafe`: booleans, 0 and 1, "yes" and "no" and the like, or words such as "safe"; classes by their names.
-            harmful_value: the value that marks a harmful row, where the column's name does not say; one that contradicts
-                the name is refused.
->>>>>>> theirs
             label_sampling: `uniform` where the labelled rows were drawn at random from the pool, else `other`. Rows
                 that `suggest_labels` laid out say so themselves, and may be labelled in part.
             aim: what the threshold is chosen for, on the labels. `fpr=0.05`: lose that share of the benign rows on
