@@ -27,7 +27,7 @@ _ROLES: tuple[tuple[Role, float], ...] = (("pool", 0.6), ("judge", 0.18), ("pair
 _ANSWERS = ("completion", "response", "output", "answer")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # text of harmful rows is in no log and no traceback
 class Dialogue:
     """One dialogue: what was asked, and the answer if there is one."""
 
@@ -147,7 +147,7 @@ class DrawnPool:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HeldOut:
     """What a model is asked after tuning.
 

@@ -50,7 +50,7 @@ _RESERVED_OPTIONS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)  # the text of rows is in no traceback
 class Chat:
     """A conversation: the responses begin at messages `turns`; with `completion`, one runs to the end."""
 
@@ -60,7 +60,7 @@ class Chat:
     options: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Plain:
     """A string to tokenise, and the part of it that is the prompt (`None`: all of it is the response)."""
 
