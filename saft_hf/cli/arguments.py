@@ -10,7 +10,8 @@ from typing import Any, TypeVar, get_type_hints
 from trl import TrlParser
 from yaml import YAMLError
 
-from saft_hf.errors import SAFTInputError, did_you_mean
+from saft_hf.errors import SAFTInputError
+from saft_hf.names import did_you_mean
 from saft_hf.scorer.options import BY_NAME
 
 T = TypeVar("T")

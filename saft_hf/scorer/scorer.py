@@ -48,6 +48,7 @@ from saft_hf.embed import (
 )
 from saft_hf.errors import SAFTArtifactError, SAFTInputError, SAFTUndecidedError
 from saft_hf.hub import Destination, check_token, push_files
+from saft_hf.names import names_checked
 from saft_hf.records import to_plain
 from saft_hf.render import RenderConfig, Renderer
 from saft_hf.result import FilterResult
@@ -78,6 +79,7 @@ class _Scored:
     renderer: Renderer
 
 
+@names_checked("__init__", "fit", "filter", "certify", "suggest_labels")
 class SAFTScorer:
     """Scores rows of fine-tuning data by the hidden states of the model that is to be tuned.
 

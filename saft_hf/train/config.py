@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
-from functools import wraps
 from typing import Any
 
 from trl import SFTConfig
 
-from saft_hf.errors import SAFTInputError, did_you_mean
+from saft_hf.errors import SAFTInputError
 from saft_hf.hub import redact
+from saft_hf.names import names_checked
 from saft_hf.scorer.options import BY_NAME
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -28,7 +28,7 @@ _to_disk: ContextVar[bool] = ContextVar("_to_disk", default=False)
 TRAINER_ARGUMENTS = ("saft_labelled", "saft_scorer", "saft_fresh_labels")
 """What the filter is given as arguments of the trainer."""
 
-IN_TRAINER, IN_CONFIG = "`SAFTSFTTrainer(...)`", "`SAFTSFTConfig(...)`, which is its `args`"
+IN_TRAINER, IN_CONFIG = "`SAFTSFTTrainer(...)`", "`SAFTSFTConfig(...)`"
 
 
 def _field(default: Any, text: str) -> Any:
@@ -40,6 +40,7 @@ def _option(name: str) -> Any:
     return _field(BY_NAME[name].default, BY_NAME[name].help)
 
 
+@names_checked("__init__", elsewhere={IN_TRAINER: TRAINER_ARGUMENTS})
 @dataclass
 class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
     r"""Configuration class for the [`SAFTSFTTrainer`]: every option of [`~trl.SFTConfig`], and those of the filter.
@@ -158,36 +159,13 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
     __repr__ = __str__
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "hub_token": None} if _to_disk.get() else self.__dict__
+        if not _to_disk.get():
+            return self.__dict__
+        kwargs = self.model_init_kwargs and {**self.model_init_kwargs, "token": None}
+        return {**self.__dict__, "hub_token": None, "model_init_kwargs": kwargs}
 
 
 CONFIG_OPTIONS = tuple(each.name for each in fields(SAFTSFTConfig))
-
-_init = SAFTSFTConfig.__init__
-
-
-@wraps(_init)
-def _checked_init(self: SAFTSFTConfig, *args: Any, **kwargs: Any) -> None:
-    check_names("SAFTSFTConfig", kwargs, {IN_CONFIG: CONFIG_OPTIONS, IN_TRAINER: TRAINER_ARGUMENTS})
-    _init(self, *args, **kwargs)
-
-
-SAFTSFTConfig.__init__ = _checked_init  # type: ignore[method-assign] # the one that a dataclass is given
-
-
-def check_names(taker: str, given: Iterable[str], places: Mapping[str, Iterable[str]]) -> None:
-    """Refuse arguments that the first of some places does not take, in Python's words, and say where they go.
-
-    Raises:
-        TypeError: there is one.
-    """
-    known = set(next(iter(places.values())))
-    for name in given:
-        if name not in known:
-            hint = did_you_mean(name, places)
-            raise TypeError(
-                f"{taker}.__init__() got an unexpected keyword argument {name!r}. {hint}".removesuffix(". ")
-            )
 
 
 @contextmanager

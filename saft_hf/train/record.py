@@ -160,8 +160,8 @@ class TrainedRows:
         """
         if not _is_whole(checkpoint):
             raise SAFTInputError(
-                f"{checkpoint} is not whole: it has no {TRAINER_STATE_NAME}, since the run ended while it was written. "
-                "Take an earlier checkpoint, or start again without `resume_from_checkpoint`."
+                f"{checkpoint} is not whole: its {TRAINER_STATE_NAME} is missing or cut, since the run ended while it "
+                "was written. Take an earlier checkpoint, or start again without `resume_from_checkpoint`."
             )
         then = TrainedRows.load(checkpoint)
         if then is None:
@@ -203,7 +203,11 @@ def last_checkpoint(output_dir: str) -> Path | None:
 
 def _is_whole(checkpoint: Path) -> bool:
     """Whether all of a checkpoint was written: the state of the trainer comes last."""
-    return checkpoint.joinpath(str(TRAINER_STATE_NAME)).exists()
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def write_summary(summary: Summary, output_dir: str) -> None:

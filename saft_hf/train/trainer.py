@@ -18,6 +18,7 @@ from trl import SFTTrainer
 from saft_hf.decide import Decision
 from saft_hf.distributed import World, progress_bars
 from saft_hf.embed import content_of, rng_untouched
+from saft_hf.names import check_names
 from saft_hf.result import FilterResult, log_unscored
 from saft_hf.scorer import SAFTScorer
 from saft_hf.summary import DatasetSource, Summary
@@ -28,7 +29,6 @@ from saft_hf.train.config import (
     IN_TRAINER,
     TRAINER_ARGUMENTS,
     SAFTSFTConfig,
-    check_names,
     setting,
     without_token,
 )
@@ -60,7 +60,7 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
         # Bound to TRL's own signature: what another version of TRL adds or drops is added or dropped here.
         signature = inspect.signature(super().__init__)
         own = [*signature.parameters, *TRAINER_ARGUMENTS]
-        check_names(type(self).__name__, kwargs, {IN_TRAINER: own, IN_CONFIG: CONFIG_OPTIONS})
+        check_names(f"{type(self).__name__}(...)", kwargs, {IN_TRAINER: own, IN_CONFIG: CONFIG_OPTIONS})
         call = signature.bind(*args, **kwargs)
         given = call.arguments
         if given.get("args") is None:

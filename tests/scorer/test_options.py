@@ -6,6 +6,7 @@ import copy
 import inspect
 import pickle
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,23 @@ def test_the_repr_says_what_it_is(scorer: SAFTScorer, demo_model: str) -> None:
     fitted = repr(scorer)
     for part in ("method='saft'", "layers=[2]", "response_start", "fitted on 600 rows"):
         assert part in fitted
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "hint"),
+    [
+        ("", "aim", "It goes to `SAFTScorer.fit(...)`."),
+        ("", "contaminaton", "Did you mean `contamination` of `SAFTScorer(...)`?"),
+        ("fit", "layer", "It goes to `SAFTScorer(...)`."),
+        ("fit", "labeled", "Did you mean `labelled` of `SAFTScorer.fit(...)`?"),
+        ("filter", "labelled", "It goes to `SAFTScorer.fit(...)`."),
+        ("filter", "saft_threshold", "Did you mean `threshold` of `SAFTScorer.filter(...)`?"),
+        ("certify", "alhpa", "Did you mean `alpha` of `SAFTScorer.certify(...)`?"),
+        ("suggest_labels", "zzzzz", "'zzzzz'"),
+    ],
+)
+def test_a_misspelt_or_misplaced_argument_is_told_where_it_goes(method: str, given: str, hint: str) -> None:
+    scorer = SAFTScorer("a/model")
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{given}'") as refused:
+        (getattr(scorer, method) if method else partial(SAFTScorer, "a/model"))(**{given: None})
+    assert str(refused.value).endswith(hint)

@@ -14,7 +14,7 @@ from trl import SFTConfig, TrlParser
 
 from saft_hf import SAFTInputError, SAFTSFTConfig, SAFTSFTTrainer
 from saft_hf.scorer.options import OPTIONS
-from saft_hf.train.config import TRAINER_ARGUMENTS, setting
+from saft_hf.train.config import TRAINER_ARGUMENTS, setting, without_token
 from saft_hf.train.filtering import _FIT_OPTIONS, _SCORER_OPTIONS
 
 OWN = [field for field in fields(SAFTSFTConfig) if field.name.startswith("saft_")]
@@ -75,6 +75,11 @@ def test_copies_keep_the_token_and_files_do_not(tmp_path: Path) -> None:
         *(pickle.loads(pickle.dumps(args, p)) for p in (2, 5)),
     ]
     assert [one.hub_token for one in copies] == ["hf_secret"] * len(copies)
+    args.model_init_kwargs = {"token": "hf_secret", "dtype": "auto"}
+    with without_token():
+        assert b"hf_secret" not in pickle.dumps(args)
+    assert pickle.loads(pickle.dumps(args)).model_init_kwargs == args.model_init_kwargs
+    args.model_init_kwargs = None
     assert "hf_secret" not in str(args) + repr(args) + str(args.to_dict()) + args.to_json_string()
 
 
