@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -512,9 +513,12 @@ class Summary:
         return plain
 
 
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+
+
 def public_name(name: str | None) -> str | None:
     """Hub id of a model or dataset; None for a folder on this machine, whose path says nothing to others."""
-    return None if name is None or name.count("/") > 1 or _is_local(name) else name
+    return name if name is not None and _HUB_ID.fullmatch(name) and not _is_local(name) else None
 
 
 def _is_local(value: Any) -> bool:

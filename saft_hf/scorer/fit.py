@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from saft_hf.decide import ThresholdAim
 from saft_hf.embed import Features, layers_of, readouts_of
 from saft_hf.errors import SAFTInputError
-from saft_hf.records import Between, Digest, Name, from_plain, to_plain
+from saft_hf.records import Between, Digest, Matching, Name, from_plain, to_plain
 from saft_hf.render import READOUTS
 from saft_hf.score import LinearScore, PublishedScore
 from saft_hf.scorer.labels import LabelledRows
@@ -24,6 +24,7 @@ _UNDECIDED = "the fit could not tell which rows are harmful"
 """What a loaded scorer says: a file's own words would stand in the cards of who loads it."""
 
 MAX_LAYERS = 10_000
+Revision = Annotated[str, Matching(r"\S{1,255}")]
 Layer = Annotated[int, Between(0, MAX_LAYERS)]
 
 
@@ -54,7 +55,7 @@ class FitHeader:
     """
 
     model: str | None
-    revision: str | None
+    revision: Revision | None
     model_fingerprint: Digest
     template_digest: Digest
     num_layers: Annotated[int, Between(1, MAX_LAYERS)]

@@ -16,7 +16,7 @@ from saft_hf.hub import CARD, Destination, Repository, is_public, scorer_card, w
 from saft_hf.records import Count, Matching, Name, Share, from_plain
 from saft_hf.render import RenderConfig
 from saft_hf.scorer.artifact import CONFIG_FILE, TENSORS_FILE, load_artifact, refuse, save_artifact
-from saft_hf.scorer.fit import Fit, Layer
+from saft_hf.scorer.fit import Fit, Layer, Revision
 from saft_hf.scorer.labels import LabelledRows
 from saft_hf.summary import public_name
 from saft_hf.version import __version__
@@ -28,7 +28,7 @@ _FETCH_SECONDS = 30.0
 class SavedOptions:
     """Constructor arguments as a saved scorer has them; the names are those of `TRAVELLING`."""
 
-    revision: str | None
+    revision: Revision | None
     layer: Layer | None
     readout: Name | None
     method: Name | None
