@@ -154,6 +154,8 @@ def test_a_summary_says_what_its_parts_say() -> None:
     )
     whole = Summary(
         fit=fit,
+        rows=4,
+        removed=1,
         leverage=summary.Leverage(
             top_row_share=1.0, top_copies_share=1.0, top_copies=1, warn_above=0.2, warnings=("b",)
         ),

@@ -57,7 +57,7 @@ class Arguments:
 
     scorer: str | None = _flag(_SCORER, "Folder or Hub id of a fitted scorer, in place of fitting one.")
     trust_labels: bool = _flag(
-        ("filter",), "Let labels in the file of `scorer` decide their rows.", False, beside=("scorer",)
+        ("filter", *_CERTIFY), "Let labels in the file of `scorer` decide their rows.", False, beside=("scorer",)
     )
     layer: int | None = _option("layer")
     readout: str | None = _option("readout")

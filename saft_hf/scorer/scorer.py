@@ -520,6 +520,14 @@ class SAFTScorer:
         labels: dict[int, bool] = {}
         if limits is not None and len(fit.labelled.harmful):
             labels = self._labels_that_decide(scored, identities_of(dataset, scored.survey, scored.renderer))
+        if labels and not self._trust_labels:
+            logger.warning(
+                "%d of the %d rows have a label in the file of the scorer. A file's labels decide no row: scores do. "
+                "If you trust them, load it with `trust_labels=True` (`--trust_labels` in the shell).",
+                len(labels),
+                len(dataset),
+            )
+            labels = {}
         if label_column is not None:
             labels |= labels_by_row(dataset, label_column, harmful_value)
         decisions = decide(scored.scores, scored.statuses, limits, on_error=on_error, labels=labels)
@@ -565,14 +573,6 @@ class SAFTScorer:
         labels = fit.labelled.among(identities)
         if not fit.how.labels_decide:  # where there is no score, a label is all that there is
             labels = {row: harmful for row, harmful in labels.items() if np.isnan(scored.scores[row])}
-        if labels and not self._trust_labels:
-            logger.warning(
-                "%d of the %d rows have a label in the file of the scorer. A file's labels decide no row: scores do. "
-                "If you trust them, load it with `trust_labels=True` (`--trust_labels` in the shell).",
-                len(labels),
-                len(identities),
-            )
-            return {}
         return labels
 
     def _provenance(self, call: dict[str, Any]) -> Provenance:
@@ -738,7 +738,7 @@ class SAFTScorer:
                 scored.statuses,
                 at,
                 on_error=on_error,
-                labels=self._labels_that_decide(scored, identities),
+                labels=self._labels_that_decide(scored, identities) if self._trust_labels else {},
             ),
         )
         look = self._look(scored.digest[0], frozenset(key.tobytes() for key in fresh_identities[labels.counts]))

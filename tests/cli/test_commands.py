@@ -97,6 +97,19 @@ def test_a_fitted_scorer_is_used_as_it_is(
         assert (tmp_path / "out" / "scorer" / name).read_bytes() == (tmp_path / "scorer" / name).read_bytes()
 
 
+@pytest.mark.parametrize("trusted", [False, True])
+def test_labels_in_the_file_of_a_scorer_decide_where_that_is_asked_for(
+    demo_model: str, demo_pool: Dataset, demo_labelled: Dataset, store_dir: Path, tmp_path: Path, trusted: bool
+) -> None:
+    fitted = SAFTScorer(demo_model, layer=2, method="directed", cache_dir=store_dir).fit(demo_pool, demo_labelled)
+    fitted.save_pretrained(tmp_path / "scorer")
+    words = ["--dataset_name", str(demo_rows_path()), "--cache_dir", str(store_dir), "--trust_labels", str(trusted)]
+    words += ["--output_dir", str(tmp_path / "out")]
+    assert main(["filter", *words, "--scorer", str(tmp_path / "scorer")]) == 0
+    reasons = json.loads((tmp_path / "out" / "saft_summary.json").read_text())["reasons"]
+    assert reasons == fitted.filter(demo_pool).summary.reasons if trusted else "label" not in str(reasons)
+
+
 def test_a_threshold_beside_a_scorer_decides(
     scorer: SAFTScorer, demo_pool: Dataset, store_dir: Path, tmp_path: Path
 ) -> None:
