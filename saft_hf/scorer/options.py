@@ -102,6 +102,7 @@ OPTIONS = (
         use="filter",
         in_trainer=False,
     ),
+    Option("certificate", None, "Whose set is kept.", "filter", travels=False, in_shell=False, in_trainer=False),
     Option("by", None, "Column, such as a source: see what the rows with each value lose.", "filter", in_trainer=False),
 )
 """The options, in the order in which signatures and help texts give them."""

@@ -81,7 +81,8 @@ class Bound:
         return (
             f"With confidence {confidence(self.delta)}, at most {at_most(self.share)} of the {row_count(self.kept)} "
             f"kept at threshold {self.threshold:.6g}{errored} are harmful ({self.harmful_labels} of {self.labels} "
-            "fresh labels there are). This is a statement of its own, beside a certificate, with its own chance of error."
+            "fresh labels there are). This is a statement of its own, beside a certificate, with its own chance of "
+            "error."
         )
 
 
