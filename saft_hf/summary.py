@@ -100,7 +100,8 @@ class LabelCounts:
                     f"The built-in reference set ranks the {self.rows} labelled rows the other way round (AUROC "
                     f"{self.reference_auroc:.3f})"
                 )
-        check = f"The labels may be the wrong way round: check column {self.column!r} and harmful_value."
+        # Not the column's name: a scorer from elsewhere brings it, and this goes into cards.
+        check = "The labels may be the wrong way round: check the label column and harmful_value."
         return tuple(f"{text}. {check}" for text in found)
 
 

@@ -141,6 +141,8 @@ def test_a_value_that_is_not_there_is_an_error() -> None:
             "remove 90.0 % of the\nharmful and, on average over draws of the labels, 5.0 % of the benign rows",
             "spectral gap",
         ),
+        (LEARNED, "5.0 % of the benign rows; one draw may lose twice as many.", "too few"),
+        (replace(LEARNED, threshold_from="fpr=0.05@0.9"), "the aim `fpr=0.05@0.9`, on labelled rows", "one draw may"),
         (LEARNED, "the aim `fpr=0.05`, on labelled rows", "too few"),
         (LEARNED, "at least as well with\nprobability 0.002 (499 permutations)", "has no sign"),
         (LEARNED, "| `L16/response_start` | 75.0 % |\n| `reference` | 25.0 % |", "candidate"),

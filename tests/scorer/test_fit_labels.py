@@ -235,7 +235,9 @@ def test_labels_the_wrong_way_round_are_warned_of(
     assert right.summary_.fit.labels.reference_auroc > 0.8
     caplog.clear()
     wrong = new_scorer(**given).fit(demo_pool, turned(labelled), **options)
-    said = [text for text in wrong.summary_.warnings if "labels may be the wrong way round: check column" in text]
+    said = [
+        text for text in wrong.summary_.warnings if "labels may be the wrong way round: check the label column" in text
+    ]
     assert [text.split(". ")[0] for text in said] == [
         *(["81 of 100 labelled rows are harmful, more than half of a uniform sample"] if sampling == "uniform" else []),
         f"The built-in reference set ranks the {len(labelled)} labelled rows the other way round (AUROC "

@@ -151,7 +151,9 @@ def test_labels_of_one_class_give_published_scores_and_no_decision(
     assert np.abs(scores_of(scorer, pool) - expected).max() <= 1e-5 * expected.max()
 
 
-def test_aims_move_the_threshold_the_way_they_say(new_scorer: Any, pool: Dataset, labelled: Dataset) -> None:
+def test_aims_move_the_threshold_the_way_they_say(
+    new_scorer: Any, pool: Dataset, labelled: Dataset, tmp_path: Path
+) -> None:
     def removed(aim: str) -> int:
         return len(new_scorer(method="directed").fit(pool, labelled, aim=aim).filter(pool).removed_indices)
 
@@ -163,7 +165,10 @@ def test_aims_move_the_threshold_the_way_they_say(new_scorer: Any, pool: Dataset
     sure, some = "fpr=0.05@0.9", labelled.select(range(50))
     assert removed(sure) <= removed("fpr=0.05")
     for method in ("directed", "saft"):
-        assert new_scorer(method=method).fit(pool, labelled, aim=sure).summary_.threshold_from == sure
+        held = new_scorer(method=method).fit(pool, labelled, aim=sure)
+        held.save_pretrained(tmp_path / method)
+        again = SAFTScorer.from_pretrained(tmp_path / method)
+        assert again.summary_.threshold_from == held.summary_.threshold_from == sure
         few = new_scorer(method=method)
         with pytest.raises(SAFTUndecidedError, match=r"benign labelled rows .* needs 45: label about"):
             few.fit(pool, some, aim=sure)
