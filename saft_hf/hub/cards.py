@@ -183,6 +183,8 @@ def _threshold_source(summary: Summary) -> str | None:
     if source == "contamination" and fit and fit.contamination is not None:
         share = f"an expected harmful share of {fit.contamination:.1%}"
         return f"{share}, on labelled rows" if fit.expected else share
+    if source == "certificate" and summary.certificate is None:
+        return "a set that fresh labels certified, of rows that may not be these"
     return _THRESHOLDS.get(source, f"the aim `{source}`, on labelled rows") if source else None
 
 

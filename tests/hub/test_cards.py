@@ -200,7 +200,12 @@ def test_a_scorer_in_a_folder_is_loaded_from_there() -> None:
             "| an expected harmful share of 20.0%, on labelled rows |",
             "aim",
         ),
-        ({"threshold_from": "certificate"}, "the largest set of rows that fresh labels certify", "F1"),
+        (
+            {"threshold_from": "certificate", "certificate": CERTIFICATE},
+            "the largest set of rows that fresh labels certify",
+            "F1",
+        ),
+        ({"threshold_from": "certificate"}, "of rows that may not be these", "largest set"),
         (
             {"filtered": False, "threshold": None, "undecided": "a reason"},
             "**not filtered** by SAFT: a reason.",

@@ -153,7 +153,7 @@ def test_the_certified_set_is_kept_by_filter_and_by_a_scorer_that_is_saved(
     copied.save_pretrained(tmp_path / "scorer")
     loaded = SAFTScorer.from_pretrained(tmp_path / "scorer", cache_dir=store_dir)
     assert loaded.filter(shuffled).kept_indices.tolist() == result.kept_indices.tolist()
-    assert "the largest set of rows that fresh labels certify" in (tmp_path / "scorer" / "README.md").read_text()
+    assert "what it keeps of others is not certified" in (tmp_path / "scorer" / "README.md").read_text()
     # Labels chose that threshold: nothing is bounded at it as if they had not.
     again = loaded.certify(shuffled, fresh, alpha=0.2)
     assert (again.in_use, again.shares, again.threshold) == (None, None, certificate.threshold)
