@@ -19,6 +19,7 @@ from saft_hf.embed import KEY_BYTES, Survey, find_keys
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Renderer
 from saft_hf.scorer.inputs import check_choice, check_dataset
+from saft_hf.summary import LabelCounts
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +137,11 @@ class Suggested:
     informative: NDArray[np.bool_]
     unanswered: int
     up_to: float | None
+
+    def warnings(self, *, uniform: bool) -> tuple[str, ...]:
+        """What speaks for labels that are the wrong way round, as for those of a fit."""
+        counts = LabelCounts(rows=self.harmful.size, harmful=int(self.harmful.sum()), column="", uniform=uniform)
+        return counts.warnings
 
 
 def read_column(dataset: Dataset, column: str, harmful_value: str | int | bool | None = None) -> NDArray[np.bool_]:

@@ -716,6 +716,8 @@ class SAFTScorer:
         alpha = certifying.check_alpha(alpha, stratify_by)
         labels = read_fresh(fresh_labels, label_column, harmful_value)
         strata = None if stratify_by is None else certifying.strata_of(dataset, fresh_labels, stratify_by, alpha)
+        for warning in labels.warnings(uniform=strata is None) if world.is_main else ():
+            logger.warning("fresh_labels: %s", warning)
         scored = self._score(dataset)
         fresh = survey_dataset(fresh_labels, scored.renderer, fit.captured.readouts, world)
         identities = identities_of(dataset, scored.survey, scored.renderer)

@@ -61,6 +61,15 @@ def test_it_is_fresh_labels_on_the_scores_of_rows_that_were_not_fitted_on(
     assert told["text"] == found.says()
 
 
+def test_fresh_labels_that_may_be_the_wrong_way_round_are_warned_of(
+    scorer: SAFTScorer, shuffled: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    fresh = shuffled.select(alone(shuffled)[:60])
+    for rows, warned in ((fresh, False), (fresh.map(lambda row: {"is_safe": not row["is_safe"]}), True)):
+        scorer.certify(shuffled, rows, alpha=0.2)
+        assert ("fresh_labels: " in caplog.text and "may be the wrong way round" in caplog.text) == warned
+
+
 def test_labels_that_were_fitted_on_are_refused_by_their_tokens(scorer: SAFTScorer, shuffled: Dataset) -> None:
     fresh = shuffled.select([*alone(shuffled)[:50], 3, 7])
     # Another column, another row number: the tokens tell.
