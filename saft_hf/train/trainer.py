@@ -240,8 +240,9 @@ class SAFTSFTTrainer(SAFTMixin, SFTTrainer):  # type: ignore[misc] # trl is not 
     SFTTrainer on its kept rows.
 
     Where neither labels nor a scorer, `saft_contamination` or `saft_threshold` are given, a reference set decides, and
-    a warning says what was removed; where it cannot tell, all rows are trained on, and a warning says that. An
-    `IterableDataset` is filtered while the model trains, by a frozen copy of the model.
+    a warning says what was removed and how many rows, kept, could not be scored; where it cannot tell, all rows are
+    trained on, and a warning says that. An `IterableDataset` is filtered while the model trains, by a frozen copy of
+    the model. What SFTTrainer refuses is refused before a row is scored.
 
     Args:
         *args:

@@ -36,6 +36,11 @@ def refuse_early(trainer_class: type[Trainer], given: dict[str, Any]) -> None:
     Raises:
         ValueError, TypeError, ImportError, RuntimeError, OSError: TRL's, transformers' or PEFT's.
     """
+    try:
+        model = _without_weights(given)
+    except Exception:  # it holds what cannot be copied, or is none that can be laid out: no trial
+        logger.debug("The trainer is not tried out.", exc_info=True)
+        return
     args = copy.copy(given["args"])
     args.__dict__ |= {
         name: copy.deepcopy(value) for name, value in vars(args).items() if isinstance(value, dict | list)
@@ -49,7 +54,7 @@ def refuse_early(trainer_class: type[Trainer], given: dict[str, Any]) -> None:
     try:
         log.setLevel(logging.ERROR)  # what it warns of, it warns of again when it is made in earnest
         with warnings.catch_warnings(action="ignore"), init_empty_weights(), all_weights_on_every_rank():
-            trial(**{**given, **copied, "args": args, "model": _without_weights(given), "callbacks": None})
+            trial(**{**given, **copied, "args": args, "model": model, "callbacks": None})
     except Exception as error:
         # Others, and those about the meta device, may come of the missing weights: in earnest they will tell.
         if isinstance(error, _REFUSALS) and "meta" not in str(error).lower():
@@ -100,7 +105,7 @@ def _without_weights(given: dict[str, Any]) -> nn.Module:
     trusted = kwargs.get("trust_remote_code", setting(given["args"], "trust_remote_code"))
     config = AutoConfig.from_pretrained(model, trust_remote_code=trusted, **known)
     architecture = getattr(transformers, (config.architectures or [""])[0], None)
-    with torch.device("meta"):
+    with torch.device("meta"), all_weights_on_every_rank():
         made: nn.Module = (
             AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
             if architecture is None

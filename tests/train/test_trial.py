@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,3 +103,13 @@ def test_deepspeed_which_a_process_sets_up_once_is_left_to_the_trainer(
     refuse_early(SFTTrainer, {**given, "args": fine})
     with pytest.raises(ValueError, match="padding_free"):
         refuse_early(SFTTrainer, {**given, "args": wrong})
+
+
+def test_a_model_that_cannot_be_copied_is_not_tried_out(tmp_path: Path) -> None:
+    model = make_model()
+    model.lock = threading.Lock()
+    given = {"model": model, "train_dataset": pool_rows(), "processing_class": make_tokenizer()}
+    refuse_early(SFTTrainer, {**given, "args": make_args(tmp_path)})
+    trainer = SAFTSFTTrainer(**given, args=make_args(tmp_path))
+    assert trainer.saft_result is not None
+    assert len(trainer.saft_result.removed) == 10
