@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -167,15 +168,19 @@ def test_yaml_sets_options_and_words_win(basics: list[str], tmp_path: Path) -> N
 
 
 def test_the_demo_runs_and_shows_its_quality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--output_dir", str(tmp_path / "demo"), "--cache_dir", str(tmp_path / "store")]
+    words = ["--output_dir", str(tmp_path / "demo"), "--cache_dir", str(tmp_path / "store"), "--by", "category"]
     assert main(["demo", *words]) == 0
     said = capsys.readouterr().out
+    by = {name: (int(a), int(b)) for name, a, b in re.findall(r"removed, category='(\w+)' +(\d+) of (\d+) \(", said)}
+    counts = Counter(json.loads(line)["category"] for line in demo_rows_path().read_text().splitlines())
+    assert {name: rows for name, (_, rows) in by.items()} == counts
     shown = {name: float(value) for name, value in re.findall(r"(precision|recall|AUROC) +([\d.]+)", said)}
     assert len(shown) == 3
     assert shown["AUROC"] > 0.8
     assert str(tmp_path / "demo") in said
     summary = json.loads((tmp_path / "demo" / "saft_summary.json").read_text())
     assert summary["kept"] + summary["removed"] + summary["errored"] == summary["rows"] == 600
+    assert sum(removed for removed, _ in by.values()) == summary["removed"]
     assert re.search(rf"removed +{summary['removed']}\n", said)
 
 
