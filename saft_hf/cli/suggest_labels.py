@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,7 +60,11 @@ def _write(rows: Dataset, target: Path) -> None:
     if target.suffix == ".csv" and nested:
         raise SAFTInputError(f"columns {nested} are no plain values, which a CSV cannot hold: use a `.jsonl` file.")
     with replacing(target) as [file]:
-        _ = _for_spreadsheets(rows).to_csv(file) if target.suffix == ".csv" else rows.to_json(file)
+        if target.suffix == ".csv":
+            # Quoted: a carriage return alone would end a line.
+            _for_spreadsheets(rows).to_csv(file, quoting=csv.QUOTE_NONNUMERIC)
+        else:
+            rows.to_json(file)
 
 
 def _for_spreadsheets(rows: Dataset) -> Dataset:

@@ -125,7 +125,7 @@ def _refuse_idle(args: FilterArgs) -> None:
 
 def has_images(args: FilterArgs) -> bool:
     """Whether the rows have images; refused where something was given to filter them by."""
-    columns = args.train_dataset.column_names or list(next(iter(args.train_dataset), {}))
+    columns = args.train_dataset.column_names or list(next(iter(args.train_dataset.with_format(None)), {}))
     if not {"image", "images"} & set(columns):
         return False
     if args.on_undecided == "keep":

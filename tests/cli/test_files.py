@@ -92,7 +92,7 @@ def test_every_ending_is_read(name: str, streaming: bool) -> None:
         ("empty.csv", "", r"empty\.csv is empty \(0 bytes\)"),
         ("blank.jsonl", "\n \n", "blank.jsonl holds no row"),
         ("blank.jsonl.gz", gzip.compress(b""), "blank.jsonl.gz holds no row"),
-        ("cut.jsonl", LINES[:-10], "breaks off or is no JSON in line 30: .*JSON parse error"),
+        ("cut.jsonl", LINES[:-10], "breaks off or is no JSON in line 30: .*datasets said: "),
         ("cut.json", json.dumps(ROWS, indent=1)[:-9], "breaks off or is no JSON in line 1[0-9][0-9]: "),
         ("inside.jsonl", LINES + "{oops\n" + LINES, "no JSON in line 31: Expecting"),
         ("cut.jsonl.gz", gzip.compress(LINES.encode())[:-20], "cannot be read beyond line [1-9][0-9]?: EOFError"),

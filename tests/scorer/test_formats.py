@@ -6,14 +6,15 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 from datasets import Audio, Dataset, Features, Image, Json, Value, load_from_disk
+from datasets.formatting.formatting import PythonArrowExtractor
 from scorer_kit import demo_tokenizer
 
 from saft_hf import SAFTScorer, SAFTSFTConfig
@@ -108,6 +109,11 @@ def test_scoring(face: Any, form: str, scorer: SAFTScorer, shapes: dict[str, Dat
             continue  # `datasets` cannot read what JSON holds as polars, nor write it back from pandas
         assert len({*expected[1]} - {"ok"}) == 1 or name == "equal tokens", name
         assert "ok" in expected[1], name
+        try:
+            rows.with_format(form)[:]
+        except ValueError:  # `datasets` 4.7 cannot give lists of many lengths with a null among them as arrays
+            assert "tokens" in name, name
+            continue
         assert score(scorer, rows.with_format(form)) == expected, name
 
 
@@ -163,6 +169,8 @@ def test_the_trainers_filter(
     trust = {"saft_trust_scores": True, "saft_threshold": scorer.threshold_}
     for given, options in ((rows.with_format(form), {}), (trusted, trust)):
         assert kept(given, **options) == expected
+        if form in ("pandas", "arrow") and datasets.__version__ < "5":
+            continue  # `datasets` could not filter such streams
         assert kept(given.with_format(None).to_iterable_dataset().with_format(form), **options) == expected
 
 
@@ -209,19 +217,28 @@ def test_damaged_media_beside_the_text_are_not_decoded(
     assert np.isfinite(fitted.fit(given.remove_columns("is_safe")).filter(given.remove_columns("is_safe")).scores).all()
 
 
-def test_many_other_columns_cost_nothing(scorer: SAFTScorer, demo_pool: Dataset) -> None:
-    wide = demo_pool.to_list()
-    for row in wide:
-        row |= {f"column {number}": 0.5 for number in range(400)}
-    rows = Dataset.from_list(wide)
+def test_of_many_columns_those_that_are_read_are_loaded(
+    scorer: SAFTScorer, demo_pool: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = demo_pool.select(range(30))
+    for number in range(20):
+        rows = rows.add_column(f"column {number}", [0.5] * 30)
+    loaded: set[str] = set()
+    for name in ("extract_row", "extract_column", "extract_batch"):
+        extract = getattr(PythonArrowExtractor, name)
 
-    def seconds(of: Dataset) -> float:
-        begin = time.perf_counter()
-        copy.copy(scorer).score_dataset(of)
-        return time.perf_counter() - begin
+        def recorded(self: Any, table: Any, extract: Any = extract) -> Any:
+            loaded.update(table.column_names)
+            return extract(self, table)
 
-    seconds(demo_pool)
-    assert seconds(rows) < 3 * seconds(demo_pool) + 0.5
+        monkeypatch.setattr(PythonArrowExtractor, name, recorded)
+    own = copy.copy(scorer)
+    scores = own.score_dataset(rows)
+    own.fit(rows, rows.select(range(20)), on_undecided="keep").filter(rows, threshold=1.0, on_undecided="keep")
+    rows.map(scorer, batched=True, load_from_cache_file=False)
+    assert "messages" in loaded
+    assert not [name for name in loaded if name.startswith("column")]
+    assert scores.column_names == [*rows.column_names, SCORE, STATUS]
 
 
 # -- calls that `datasets` allows -------------------------------------------------------------------------------------
