@@ -4,7 +4,7 @@ from saft_hf.score.directed import COMPONENTS, Frame, LinearScore, difference_fe
 from saft_hf.score.direction import Direction, fit_direction
 from saft_hf.score.moments import Moments
 from saft_hf.score.published import PublishedScore
-from saft_hf.score.subspace import Subspace, principal_subspace, projections, saft_score, saft_scores
+from saft_hf.score.subspace import Subspace, principal_subspace, projections, saft_score, saft_scores, subspace_of_rows
 
 __all__ = [
     "COMPONENTS",
@@ -20,5 +20,6 @@ __all__ = [
     "projections",
     "saft_score",
     "saft_scores",
+    "subspace_of_rows",
     "with_differences",
 ]

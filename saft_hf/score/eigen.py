@@ -35,12 +35,12 @@ def top_eigenpairs(matrix: NDArray[np.float64], count: int) -> tuple[NDArray[np.
     d = len(matrix)
     width = count + _SPARE
     if d <= max(_DENSE, _BLOCKS * width):
-        return _dense(matrix, count)
+        return dense_eigenpairs(matrix, count)
     tolerance = 4 * np.finfo(np.float64).eps * np.sqrt(d)
     basis, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((d, width)))
     images = matrix @ basis
     for _ in range(_ROUNDS):
-        values, rotation = _dense(basis.T @ images, basis.shape[1])
+        values, rotation = dense_eigenpairs(basis.T @ images, basis.shape[1])
         ritz = basis @ rotation[:, :width]
         residuals = images @ rotation[:, :width] - ritz * values[:width]
         if np.linalg.norm(residuals[:, :count], axis=0).max() <= tolerance * values[0]:
@@ -53,10 +53,10 @@ def top_eigenpairs(matrix: NDArray[np.float64], count: int) -> tuple[NDArray[np.
             residuals, _ = np.linalg.qr(residuals)
         basis, images = np.hstack([basis, residuals]), np.hstack([images, matrix @ residuals])
     # A spectrum without any gap: what follows costs minutes at d = 8,192, and always ends.
-    return _dense(matrix, count)
+    return dense_eigenpairs(matrix, count)
 
 
-def _dense(matrix: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def dense_eigenpairs(matrix: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The same by LAPACK, which reads one triangle only."""
     d = len(matrix)
     values, vectors = eigh(matrix, subset_by_index=[d - count, d - 1])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from saft_hf.errors import SAFTInputError
-from saft_hf.score.eigen import top_eigenpairs
+from saft_hf.score.eigen import dense_eigenpairs, top_eigenpairs
 from saft_hf.score.moments import Moments
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -67,29 +67,72 @@ def principal_subspace(moments: Moments, k: int, *, clip: bool = False) -> Subsp
         raise SAFTInputError(f"the pool has {moments.count:.0f} scored row(s): at least 2 that differ are needed")
     d = moments.mean.size
     values, vectors = top_eigenpairs(moments.scatter, min(k + 1, d))
-    energies = values / moments.count
+    total = float(np.trace(moments.scatter))
+    return _subspace(moments.mean, moments.count, values, vectors.T, total, k, clip)
+
+
+def subspace_of_rows(x: ArrayLike, k: int) -> Subspace:
+    """Up to `k` principal directions of a few rows in any number of dimensions, as `principal_subspace` finds them.
+
+    Fewer rows than dimensions are solved by the products of the rows among themselves: what it costs depends on how
+    many rows there are.
+
+    Args:
+        x: rows, [n, d], any float type, finite.
+        k: how many directions at most, >= 1.
+
+    Raises:
+        SAFTInputError: fewer than two rows, or all rows equal.
+    """
+    rows = np.asarray(x, dtype=np.float64)
+    n, d = rows.shape
+    if n >= d or n < 2:
+        return principal_subspace(Moments.of(rows), k, clip=True)
+    # Measured from the first row, as in `Moments.of`: equal rows scatter by exactly 0.
+    centred = rows - rows[0]
+    shift = centred.mean(axis=0)
+    centred -= shift
+    gram = centred @ centred.T
+    # A spectrum without gaps takes the iteration long, and these are few rows.
+    values, sides = dense_eigenpairs(gram, min(k + 1, n))
+    vectors = sides.T @ centred
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    return _subspace(rows[0] + shift, float(n), values, vectors, float(np.trace(gram)), k, clip=True)
+
+
+def _subspace(
+    mean: NDArray[np.float64],
+    count: float,
+    values: NDArray[np.float64],
+    vectors: NDArray[np.float64],
+    total: float,
+    k: int,
+    clip: bool,
+) -> Subspace:
+    """From the largest eigenvalues of a scatter, their vectors in rows, and its trace."""
+    energies = values / count
     # Below this, variance is rounding: of the eigenvalue solver, or of sums around a mean far from zero.
-    noise = max(d * _EPS * energies[0], (8 * _EPS * float(np.linalg.norm(moments.mean))) ** 2)
-    rank = min(int(np.count_nonzero(energies > noise)), int(moments.count) - 1)
+    noise = max(mean.size * _EPS * energies[0], (8 * _EPS * float(np.linalg.norm(mean))) ** 2)
+    rank = min(int(np.count_nonzero(energies > noise)), int(count) - 1)
     if rank == 0:
         raise SAFTInputError(
-            f"all {moments.count:.0f} rows of the pool have the same vector, so no direction stands out: "
+            f"all {count:.0f} rows of the pool have the same vector, so no direction stands out: "
             "check that the readout sees what differs between rows (`response_start` sees only the prompt)"
         )
     if k > rank and not clip:
         raise SAFTInputError(f"k={k} is above the rank of the pool, {rank}: use k <= {rank}, or a larger pool")
     kept = min(k, rank)
-    directions = np.ascontiguousarray(vectors.T[:kept])
+    directions = np.ascontiguousarray(vectors[:kept])
     peaks = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
     directions *= np.where(peaks < 0, -1.0, 1.0)
     following = np.append(np.maximum(energies, 0.0), 0.0)[1 : kept + 1]
     return Subspace(
-        mean=moments.mean,
+        mean=mean,
         directions=directions,
         energies=energies[:kept].copy(),
         spectral_gaps=(energies[:kept] - following) / energies[:kept],
-        total_variance=float(np.trace(moments.scatter)) / moments.count,
-        count=moments.count,
+        total_variance=total / count,
+        count=count,
         rank=rank,
     )
 

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, TypeVar
+from operator import itemgetter
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,8 +34,9 @@ from saft_hf.score import (
     Moments,
     PublishedScore,
     Subspace,
-    difference_features,
     principal_subspace,
+    subspace_of_rows,
+    with_differences,
 )
 from saft_hf.scorer.device_moments import DeviceMoments
 from saft_hf.scorer.labels import LabelledRows, LabelSet, identities_of
@@ -42,6 +44,9 @@ from saft_hf.scorer.labels import LabelledRows, LabelSet, identities_of
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+SAMPLED_ROWS = 2048
+"""Rows that principal components are sought in: on 1,000 rows of a real model, 200 gave the AUROC of all to 0.001."""
 
 Score = PublishedScore | LinearScore
 
@@ -61,17 +66,11 @@ class Pool:
         self.world = extractor.world
         self.embedded: Embedded = extractor.embed(dataset, sample=True)
         self._extractor = extractor
-        self._subspaces: dict[tuple[str, int], Subspace] = {}
 
     @property
     def num_unique(self) -> int:
         """How many different renderings there are."""
         return self.embedded.plan.num_unique
-
-    @cached_property
-    def all_features(self) -> tuple[str, ...]:
-        """The stored features, and the differences that are made of them."""
-        return (*self.features.names, *difference_features(self.features.names))
 
     def embed_others(self, dataset: Dataset, renderer: Renderer) -> Embedded:
         """Other rows, read as the pool was read."""
@@ -102,31 +101,72 @@ class Pool:
         Raises:
             SAFTInputError: no row can be used, or all rows are equal.
         """
-        if (feature, k) not in self._subspaces:
-            needed = difference_features(self.features.names).get(feature, (feature,))
-            # The d x d sums stay on the main process; only the few directions travel.
-            total = self._vector_moments(needed)
-            self._subspaces[feature, k] = self.world.on_main(
-                "principal directions", lambda: principal_subspace(_checked(total, needed), k, clip=True)
+        device = self.world.device
+        # The d x d sums stay on the main process; only the few directions travel.
+        if device.type == "cuda":
+            on_device = self._sum(
+                (feature,),
+                lambda vectors, times: DeviceMoments.of(torch.from_numpy(vectors[feature]).to(device).double(), times),
+                DeviceMoments.merge,
             )
-        return self._subspaces[feature, k]
+            total = None if on_device is None else on_device.to_host()
+        else:  # numpy is as fast elsewhere, or there is no float64
+            total = self._total((feature,), itemgetter(feature))
+        return self.world.on_main(
+            "principal directions", lambda: principal_subspace(_checked(total, (feature,)), k, clip=True)
+        )
+
+    @cached_property
+    def components(self) -> dict[str, Subspace]:
+        """The principal components of every feature, stored or derived, in which directions are sought.
+
+        Those of a few thousand rows: learned directions do not gain from more, and what is computed stays the same for
+        any number of rows. The mean is that of the whole pool.
+
+        Raises:
+            SAFTInputError: no row can be used, or all rows are equal.
+        """
+        stored = self.features.names
+        known = self.embedded.plan.row_to_unique
+        known = known[known >= 0]
+        drawn = known
+        if len(known) > SAMPLED_ROWS:
+            drawn = known[np.sort(np.random.default_rng(0).choice(len(known), SAMPLED_ROWS, replace=False))]
+        width = self.embedded.width
+        states = {name: self.embedded.compute((name,), itemgetter(name), width, only=drawn) for name in stored}
+        means = self.means
+
+        def solve() -> dict[str, Subspace]:
+            finite = finite_rows(states)
+            rows = with_differences({name: own[finite] for name, own in states.items()})
+            return {name: replace(subspace_of_rows(own, COMPONENTS), mean=means[name]) for name, own in rows.items()}
+
+        return self.world.on_main("principal components", solve)
+
+    @cached_property
+    def means(self) -> dict[str, NDArray[np.float64]]:
+        """The mean of every feature over the pool, `float64 [d]`.
+
+        Raises:
+            SAFTInputError: no row can be used.
+        """
+        stored, columns = self.features.names, self.embedded.width
+
+        def sums(vectors: Vectors, times: NDArray[np.int64]) -> NDArray[np.float64]:
+            return np.concatenate([[times.sum()], *(times @ vectors[name].astype(np.float64) for name in stored)])
+
+        total = self._sum(stored, sums, np.add)
+
+        def divide() -> dict[str, NDArray[np.float64]]:
+            if total is None or total[0] == 0:
+                raise _none_finite(stored)
+            return dict(zip(stored, (total[1:] / total[0]).reshape(len(stored), columns), strict=True))
+
+        return with_differences(self.world.on_main("means", divide))
 
     def centred(self, score: LinearScore) -> LinearScore:
         """A linear score measured from the pool's mean: its mean over the pool is 0."""
-        means = [self.subspace(feature, COMPONENTS).mean for feature in score.features]
-        return LinearScore(score.features, np.stack(means), score.weights)
-
-    def _vector_moments(self, needed: tuple[str, ...]) -> Moments | None:
-        """Moments of one feature, or of the difference of two, on the main process; None on the others."""
-        device = self.world.device
-        if device.type != "cuda":  # numpy is as fast elsewhere, or there is no float64
-            return self._total(needed, lambda vectors: _difference([vectors[name].astype(float) for name in needed]))
-
-        def on_device(rows: list[NDArray[np.float32]], times: NDArray[np.int64]) -> DeviceMoments:
-            return DeviceMoments.of(_difference([torch.from_numpy(part).to(device).double() for part in rows]), times)
-
-        total = self._sum(needed, lambda vectors, times: on_device([*vectors.values()], times), DeviceMoments.merge)
-        return None if total is None else total.to_host()
+        return LinearScore(score.features, np.stack([self.means[name] for name in score.features]), score.weights)
 
     def _total(self, features: Sequence[str], function: RowFunction) -> Moments | None:
         """Moments on the main process, None on the others."""
@@ -150,18 +190,17 @@ class Pool:
         return tree_reduce(self.world, plan.num_shards, shard_value, merge)
 
 
-def _difference(parts: Sequence[Any]) -> Any:
-    """The only array, or the first less the second."""
-    return parts[0] if len(parts) == 1 else parts[0] - parts[1]
-
-
 def _checked(total: Moments | None, features: Sequence[str]) -> Moments:
     if total is None or total.count == 0:
-        raise SAFTInputError(
-            f"every hidden state that was read at {', '.join(features)} holds NaN or infinity: the model is broken, or "
-            "its dtype overflows. Try `dtype='float32'` and `vector_dtype='float32'`."
-        )
+        raise _none_finite(features)
     return total
+
+
+def _none_finite(features: Sequence[str]) -> SAFTInputError:
+    return SAFTInputError(
+        f"every hidden state that was read at {', '.join(features)} holds NaN or infinity: the model is broken, or "
+        "its dtype overflows. Try `dtype='float32'` and `vector_dtype='float32'`."
+    )
 
 
 def scores_of(embedded: Embedded, score: Score) -> NDArray[np.float32]:

@@ -37,8 +37,8 @@ def test_pairs_are_those_of_the_dense_solver(case: str, monkeypatch: pytest.Monk
     def refuse(*args: object) -> None:
         raise AssertionError("the dense solver was asked for the whole matrix")
 
-    dense = eigen._dense
-    monkeypatch.setattr(eigen, "_dense", lambda m, count: refuse() if len(m) == D else dense(m, count))
+    dense = eigen.dense_eigenpairs
+    monkeypatch.setattr(eigen, "dense_eigenpairs", lambda m, count: refuse() if len(m) == D else dense(m, count))
     values, vectors = top_eigenpairs(matrix, COUNT)
     scale = max(SPECTRA[case].max(), 1e-300)
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-13 * scale)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from saft_hf.errors import SAFTInputError
-from saft_hf.score import Moments, Subspace, principal_subspace, projections, saft_score, saft_scores
+from saft_hf.score import Moments, Subspace, principal_subspace, projections, saft_score, saft_scores, subspace_of_rows
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -188,3 +188,17 @@ def test_a_row_beyond_float32_stays_finite_and_on_top() -> None:
     scores = saft_score(x, space, 2)
     assert np.isfinite(scores).all()
     assert scores.argmax() == 7
+
+
+@given(st.integers(0, 50), st.integers(2, 30), st.integers(1, 4))
+def test_fewer_rows_than_dimensions_have_the_same_directions(seed: int, rows: int, k: int) -> None:
+    spread = np.arange(1, 41, dtype=np.float64)[::-1] ** 3
+    x = np.random.default_rng(seed).normal(5, 1, (rows, 40)) * spread
+    few, whole = subspace_of_rows(x, k), principal_subspace(Moments.of(x), k, clip=True)
+    assert few.rank == whole.rank
+    np.testing.assert_allclose(few.mean, whole.mean)
+    np.testing.assert_allclose(few.energies, whole.energies, rtol=1e-8)
+    assert few.total_variance == pytest.approx(whole.total_variance)
+    if (whole.spectral_gaps > 1e-3).all():
+        np.testing.assert_allclose(few.directions, whole.directions, atol=1e-6)
+        np.testing.assert_allclose(few.directions @ few.directions.T, np.eye(len(few.directions)), atol=1e-9)

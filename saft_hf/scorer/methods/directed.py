@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from saft_hf.decide import Goal, ThresholdAim
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
-from saft_hf.score import COMPONENTS, Direction, Frame, LinearScore, PublishedScore, fit_direction
+from saft_hf.score import Direction, Frame, LinearScore, PublishedScore, fit_direction
 from saft_hf.scorer.methods.base import FitSpec, Method, MethodFit, check_f1, cut
 from saft_hf.scorer.pool import Labelled, Pool, Score
 from saft_hf.summary import LabelTest
@@ -44,7 +44,7 @@ def fit_labels(spec: FitSpec, pool: Pool, labelled: Labelled, fixed: LinearScore
     if aim.goal is Goal.F1:
         check_f1(spec)
     stored = pool.features.names
-    frame = Frame.of({feature: pool.subspace(feature, COMPONENTS) for feature in pool.all_features})
+    frame = Frame.of(pool.components)
     moments = pool.moments(stored, frame.coordinates)
     coordinates = labelled.compute(stored, frame.coordinates, frame.size)
     usable = np.asarray(~np.isnan(coordinates).any(axis=1))
@@ -101,6 +101,6 @@ def _score(
     if not direction.weights.any() and fixed is None:
         # Scores there must be, though no decision rests on them.
         feature = stored[0]
-        return PublishedScore(feature, pool.subspace(feature, COMPONENTS), 1)
+        return PublishedScore(feature, pool.components[feature], 1)
     learned = frame.score(direction.weights)
     return learned if fixed is None else learned.plus(fixed, direction.fixed_weight / scale)
