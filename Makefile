@@ -5,7 +5,7 @@ VENV_MIN := .venv-min
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-min lint fix bench clean
+.PHONY: help demo test test-min test-gpu lint fix bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,6 +18,9 @@ test: $(VENV)/.installed  ## run all tests on the tested versions (constraints.t
 
 test-min: $(VENV_MIN)/.installed  ## run the smoke tests on the lowest supported versions (constraints-min.txt)
 	HF_HUB_OFFLINE=1 $(VENV_MIN)/bin/python -m pytest -m smoke
+
+test-gpu: $(VENV)/.installed  ## run the tests that need a CUDA device (install its torch first)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m gpu -rA
 
 lint: $(VENV)/.installed  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

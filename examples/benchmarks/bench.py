@@ -4,14 +4,18 @@
     python examples/benchmarks/bench.py --model_name_or_path llama-0.1b --rows 400 --plain_rows 48
     python examples/benchmarks/bench.py --model_name_or_path llama-7b --device cuda --dtype bfloat16
 
-The plain way: transformers' own `AutoModelForCausalLM`, batches of 8 in row order, the whole sequence,
-attention mask, `output_hidden_states=True`, language-model head. It is timed on random runs of 8 neighbouring rows, in
-chunks between our own runs, so that other work on the machine slows both. Each part runs in a fresh process, for its
-peak memory. Both ways start from rows and render them; model loading and imports are not timed.
+The plain way: transformers' own `AutoModelForCausalLM`, batches of 8 in row order, the whole sequence, attention
+mask, `output_hidden_states=True`, language-model head. It is timed on random runs of 8 neighbouring rows, each read
+once before to warm up, in chunks between our own runs; a chunk that is slower than their median by more than a third
+is left out, and said. Each part runs in a fresh process, for its peak memory. Both ways start from rows and render
+them; model loading and imports are not timed. Of our own runs the median of three counts. On a busy machine the plain
+way suffers most, so its ratios must not be quoted: that is said, too.
 
 Ours is `Extractor.embed` on all rows with an empty store: rendering, planning, forward and writing to disk. The
-model's FLOP/s count two operations for each weight that a real token meets; the share is that of one large product in
-the same dtype, measured in the same process.
+model's FLOP/s count two operations for each weight that a real token meets; the share is that of one large product of
+random numbers in the same dtype, measured in the same process. Differences are relative: the length of the difference
+of two vectors by the length of the plain way's; in 16 bits both ways are also compared with the same weights in
+float32.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from shapes import matmul_rate, peak_mib, settle, weights_run, whole_model
 from task import ROOT, Task, alone
@@ -39,12 +44,19 @@ from saft_hf.status import RowStatus
 READOUTS = (START, MEAN)
 BATCH = 8
 TOLERANCE = 1e-4
+COLD, BUSY = 2 / 3, 10
+"""A chunk below this part of the median rate is cold; other work above this per cent of the processors is a lot."""
 CHUNKS = len(READOUTS) + 1
 
 
 @dataclass(frozen=True)
 class Part:
-    """One way, measured: `vectors` holds, for each readout, the sampled rows by number."""
+    """One way, measured.
+
+    Attributes:
+        vectors: for each readout, the sampled rows by number.
+        exact: the same with the weights in float32, where they are not.
+    """
 
     rows: int
     unique: int
@@ -55,6 +67,7 @@ class Part:
     peak_mib: float
     matmul_flops: float
     vectors: dict[str, dict[int, np.ndarray]]
+    exact: dict[str, dict[int, np.ndarray]] | None = None
 
 
 def pool(states: np.ndarray, rendering: Rendering, readout: str) -> np.ndarray:
@@ -74,7 +87,7 @@ def plain_way(task: Task, batches: tuple[int, ...]) -> Part:
     vectors: dict[str, dict[int, np.ndarray]] = {readout: {} for readout in READOUTS}
     count = tokens = fed = 0
 
-    def embed(first: int, keep: bool) -> None:
+    def embed(first: int, keep: dict[str, dict[int, np.ndarray]] | None) -> None:
         nonlocal count, tokens, fed
         renderings = renderer(rows[first : first + BATCH])
         usable = [(first + i, r) for i, r in enumerate(renderings) if r.status is RowStatus.OK]
@@ -90,21 +103,30 @@ def plain_way(task: Task, batches: tuple[int, ...]) -> Part:
             )
         states = output.hidden_states[task.layer].float().cpu().numpy()
         found = {q: {row: pool(states[i], r, q) for i, (row, r) in enumerate(usable)} for q in READOUTS}
-        if keep:
+        if keep is not None:
             count, tokens, fed = count + len(usable), tokens + int(mask.sum()), fed + mask.numel()
             for readout in READOUTS:
-                vectors[readout].update(found[readout])
+                keep[readout].update(found[readout])
 
-    embed(batches[0] * BATCH, keep=False)  # warm up
+    for batch in batches:  # every shape once, to warm up
+        embed(batch * BATCH, keep=None)
+    settle(task.device)
     clock = Clock()
     for batch in batches:
-        embed(batch * BATCH, keep=True)
+        embed(batch * BATCH, keep=vectors)
     settle(task.device)
-    return Part(count, count, tokens, 1 - tokens / fed, *clock.read(), peak_mib(task.device), rate, vectors)
+    seconds, peak = clock.read(), peak_mib(task.device)
+    part = Part(count, count, tokens, 1 - tokens / fed, *seconds, peak, rate, vectors)
+    if task.torch_dtype.itemsize > 2:
+        return part
+    model, exact = model.float(), {readout: {} for readout in READOUTS}
+    for batch in batches:
+        embed(batch * BATCH, keep=exact)
+    return replace(part, exact=exact)
 
 
-def our_way(task: Task, readout: str) -> Part:
-    """Embed all rows into an empty store."""
+def our_way(task: Task, readout: str, runs: int) -> Part:
+    """Embed all rows into an empty store, some times; the median counts."""
     rows = task.read_rows()
     source, device = task.source(), torch.device(task.device)
     features = Features((task.layer,), (readout,))
@@ -117,9 +139,12 @@ def our_way(task: Task, readout: str) -> Part:
 
         extractor("warm").embed(rows.select(range(BATCH)))  # loads the model, as for the plain way
         rate = matmul_rate(task.device, task.torch_dtype)
-        clock = Clock()
-        embedded = extractor("cold").embed(rows)
-        seconds, cpu_seconds = clock.read()
+        times = []
+        for run in range(runs):
+            clock = Clock()
+            embedded = extractor(f"cold-{run}").embed(rows)
+            times.append(clock.read())
+        seconds, cpu_seconds = sorted(times)[runs // 2]
         name = feature_name(task.layer, readout)
         found = embedded.states(name)
     plan = embedded.plan
@@ -172,7 +197,7 @@ def joined(parts: list[Part]) -> Part:
 
 def figures(part: Part, plain: Part, weights: int) -> dict[str, float | int]:
     """What is printed of one way."""
-    numbers = {key: value for key, value in asdict(part).items() if key != "vectors"}
+    numbers = {key: value for key, value in asdict(part).items() if key not in ("vectors", "exact")}
     rows, unique = part.rows / part.seconds, part.unique / part.seconds
     base = plain.rows / plain.seconds
     return {
@@ -189,36 +214,47 @@ def figures(part: Part, plain: Part, weights: int) -> dict[str, float | int]:
 
 
 def difference(one: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> float:
-    """Largest absolute difference over the rows of the plain way.
+    """Largest difference relative to a vector's length, over the rows of the other way.
 
     Raises:
         ValueError: a row was embedded by one way and not by the other.
     """
-    if set(one) != set(other) or not one:
+    if not set(other) <= set(one) or not other:
         raise ValueError(f"the two ways embedded different rows: {len(one)} and {len(other)}.")
-    return max(float(np.abs(one[row] - other[row]).max()) for row in one)
+    return max(float(np.linalg.norm(one[row] - v) / np.linalg.norm(v)) for row, v in other.items())
 
 
-def measure(task: Task) -> dict[str, Any]:
+def measure(task: Task, runs: int) -> dict[str, Any]:
     """Measure both ways in turn; the vectors are compared and not kept."""
+    busy = psutil.cpu_percent(interval=1)
     chunks = [task.batches[i::CHUNKS] for i in range(CHUNKS)]
     plain_parts = [alone(plain_way, task, chunks[0])]
     ours: dict[str, Part] = {}
     for readout, chunk in zip(READOUTS, chunks[1:], strict=True):
-        ours[readout] = alone(our_way, task, readout)
+        ours[readout] = alone(our_way, task, readout, runs)
         plain_parts.append(alone(plain_way, task, chunk))
-    plain, weights = joined(plain_parts), weights_run(task.model, task.layer)
-    return {
+    rates = [part.rows / part.seconds for part in plain_parts]
+    warm = [part for part, rate in zip(plain_parts, rates, strict=True) if rate >= COLD * sorted(rates)[CHUNKS // 2]]
+    plain, weights = joined(warm), weights_run(task.model, task.layer)
+    result = {
         "task": asdict(task) | {"batches": len(task.batches)},
         "threads": torch.get_num_threads(),
-        "plain_rows_per_s_by_chunk": [part.rows / part.seconds for part in plain_parts],
+        "busy_percent_before": busy,
+        "runs": runs,
+        "plain_rows_per_s_by_chunk": rates,
+        "cold_chunks": CHUNKS - len(warm),
         "plain": figures(plain, plain, weights["plain"]),
-        **{
-            readout: figures(part, plain, weights["ours"])
-            | {"max_difference": difference(part.vectors[readout], plain.vectors[readout])}
-            for readout, part in ours.items()
-        },
     }
+    exact = plain_parts[0].exact
+    for readout, part in ours.items():
+        differences = {
+            "max_difference": max(difference(part.vectors[readout], p.vectors[readout]) for p in plain_parts)
+        }
+        if exact is not None:
+            differences["from_float32"] = difference(part.vectors[readout], exact[readout])
+            differences["plain_from_float32"] = difference(plain_parts[0].vectors[readout], exact[readout])
+        result[readout] = figures(part, plain, weights["ours"]) | differences
+    return result
 
 
 COLUMNS = {
@@ -233,6 +269,8 @@ COLUMNS = {
     "padding_share": "{:.1%}",
     "peak_mib": "{:,.0f}",
     "max_difference": "{:.1e}",
+    "from_float32": "{:.1e}",
+    "plain_from_float32": "{:.1e}",
 }
 
 
@@ -245,8 +283,14 @@ def print_table(result: dict[str, Any]) -> None:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(feature.rjust(width) for feature, width in zip(line, widths, strict=True)))
+    if result["busy_percent_before"] > BUSY:
+        print(
+            f"\nBUSY: other work took {result['busy_percent_before']:.0f} % of the processors. Do not quote the ratios."
+        )
     chunks = ", ".join(f"{rate:.1f}" for rate in result["plain_rows_per_s_by_chunk"])
-    print(f"\nplain: a random sample; rows/s of its {CHUNKS} chunks: {chunks}.")
+    print(
+        f"\nplain: a random sample; rows/s of its {CHUNKS} chunks: {chunks}; {result['cold_chunks']} left out as cold."
+    )
     print("times_plain_unique counts equal renderings once: what is left without de-duplication.")
     print("of_matmul: model FLOP/s, real tokens and layers run only, against one large product in the same process.")
     print("times_plain_cpu compares processor seconds, which other work on the machine disturbs less.")
@@ -274,6 +318,7 @@ def main() -> None:
     Task.add_options(parser, rows=0)
     parser.add_argument("--token_budget", type=int, help="tokens in a batch; default: what the package takes")
     parser.add_argument("--plain_rows", type=int, default=480, help="rows that the plain way is timed on")
+    parser.add_argument("--runs", type=int, default=3, help="times that each of our ways is run; the median counts")
     parser.add_argument("--seed", type=int, default=0, help="draws the rows of the plain way")
     parser.add_argument("--output", type=Path, default=ROOT / "out" / "bench.json")
     options = parser.parse_args()
@@ -281,7 +326,7 @@ def main() -> None:
     batches = len(task.read_rows()) // BATCH
     wanted = min(batches, max(CHUNKS, options.plain_rows // BATCH))
     drawn = np.random.default_rng(options.seed).choice(batches, wanted, replace=False)
-    result = measure(replace(task, batches=tuple(sorted(drawn.tolist()))))
+    result = measure(replace(task, batches=tuple(sorted(drawn.tolist()))), options.runs)
     print_table(result)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=2))

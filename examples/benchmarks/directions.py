@@ -1,4 +1,7 @@
-"""Time and peak memory of covariance and principal directions on a CPU: they must be a small share of the whole.
+"""Time and peak memory of the statistics of a fit on a CPU: they must be a small share of the whole.
+
+Of the published score: covariance and principal directions of all rows. Of a score that labels teach: everything that
+`fit` does with 100 labels once the vectors of two layers at two readouts are stored.
 
     python examples/benchmarks/directions.py
     python examples/benchmarks/directions.py --d 16384 --rows 2048
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -22,8 +26,13 @@ from scipy.linalg import eigh
 from shapes import peak_mib
 
 from saft_hf.distributed import World
+from saft_hf.embed import Embedded, Features
+from saft_hf.embed.plan import KEY_BYTES, make_plan
 from saft_hf.embed.reduce import tree_reduce
-from saft_hf.score import Moments, principal_subspace
+from saft_hf.embed.store import Store
+from saft_hf.render import MEAN, START
+from saft_hf.score import Frame, Moments, fit_direction, principal_subspace
+from saft_hf.scorer.pool import Pool
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENS = 24
@@ -31,6 +40,33 @@ TOKENS = 24
 
 MODELS = {4096: (16, 11008), 8192: (40, 28672), 16384: (63, 53248)}
 """Hidden size -> blocks up to the middle layer and feed-forward width (Llama 2 7B, 2 70B, 3.1 405B)."""
+
+
+def learned(d: int, rows: int, shards: int) -> dict[str, float]:
+    """Seconds of learning from 100 labels, with random vectors in a store."""
+    features, draw = Features((1, 2), (START, MEAN)), np.random.default_rng(0)
+    spread = np.arange(1, d + 1, dtype=np.float32) ** -0.5
+    keys, lengths = draw.integers(0, 256, (rows, KEY_BYTES), dtype=np.uint8), np.full(rows, shards, np.int32)
+    plan = make_plan(keys, lengths, np.ones(rows, bool), token_budget=rows, bytes_per_row=16 * d)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder), features.names)
+        for shard in range(plan.num_shards):
+            own = plan.shard_keys(shard)
+            vectors = {name: draw.standard_normal((len(own), d), dtype=np.float32) * spread for name in features.names}
+            store.write(shard, own, vectors)
+        clock = time.perf_counter()
+        pool = Pool.__new__(Pool)  # as it is once rows are embedded
+        pool.features, pool.world = features, World()
+        pool.embedded = Embedded(survey=None, plan=plan, store=store, world=pool.world, width=d)
+        frame = Frame.of(pool.components)
+        components = time.perf_counter() - clock
+        moments = pool.moments(features.names, frame.coordinates)
+        at = pool.embedded.compute(features.names, frame.coordinates, frame.size, only=np.arange(100))
+        coordinates = time.perf_counter() - clock - components
+        direction = fit_direction(frame, moments, at, at[:, 0] > 0, np.arange(100))
+        pool.scores(frame.score(direction.weights))
+        whole = time.perf_counter() - clock
+    return {"d": d, "rows": rows, "learned_s": whole, "components_s": components, "coordinates_s": coordinates}
 
 
 def measure(d: int, rows: int, shards: int, k: int, dense: bool) -> dict[str, float]:
@@ -91,7 +127,9 @@ def main() -> None:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
             work = (d, options.rows, options.shards, options.k, d <= options.dense_up_to)
             results.append(alone.submit(measure, *work).result())
-        print("  ".join(f"{name} {value:,.4g}" for name, value in results[-1].items()), flush=True)
+            results.append(alone.submit(learned, d, options.rows, options.shards).result())
+        for result in results[-2:]:
+            print("  ".join(f"{name} {value:,.4g}" for name, value in result.items()), flush=True)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(results, indent=2))
 

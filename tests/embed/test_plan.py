@@ -102,6 +102,7 @@ def test_a_long_tail_of_lengths_wastes_under_five_percent(spread):
 
 
 def test_the_token_budget_shrinks_only_where_activations_are_huge():
-    assert token_budget_for(256, 688, 4) == 4096
+    assert token_budget_for(256, 688, 4) == 32768
     assert token_budget_for(4096, 11008, 2) == 8192
+    assert token_budget_for(256, 688, 4, on_cpu=True) == 512
     assert token_budget_for(65536, 262144, 4) < 8192
