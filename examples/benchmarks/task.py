@@ -97,8 +97,5 @@ class Task:
 
 def alone(work: Any, *args: Any) -> Any:
     """Run in a fresh process, and give its answer."""
-    # What all of them import is imported once; none of it starts a thread or touches a device.
-    fresh = multiprocessing.get_context("forkserver")
-    fresh.set_forkserver_preload(["transformers", "datasets", "trl", "peft", "saft_hf"])
-    with ProcessPoolExecutor(1, mp_context=fresh) as pool:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *args).result()
