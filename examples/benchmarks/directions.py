@@ -60,7 +60,7 @@ def learned(d: int, rows: int, shards: int) -> dict[str, float]:
         pool.embedded = Embedded(survey=None, plan=plan, store=store, world=pool.world, width=d)
         frame = Frame.of(pool.components)
         components = time.perf_counter() - clock
-        moments = pool.moments(features.names, frame.coordinates)
+        moments = pool.moments(features.names, frame.block_coordinates)
         at = pool.embedded.compute(features.names, frame.coordinates, frame.size, only=np.arange(100))
         coordinates = time.perf_counter() - clock - components
         direction = fit_direction(frame, moments, at, at[:, 0] > 0, np.arange(100))

@@ -210,6 +210,18 @@ class Frame:
         ]
         return np.concatenate(parts, axis=1)
 
+    def block_coordinates(self, vectors: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+        """`coordinates` by matrix products, several times as fast; last bits depend on the rows that stand together."""
+        derived, columns = difference_features(tuple(self.subspaces)), self.columns
+        rows = {name: np.asarray(vectors[name], dtype=np.float64) for name in self.subspaces if name not in derived}
+        parts = np.empty((len(next(iter(rows.values()))), self.size))
+        for feature, subspace in self.subspaces.items():
+            directions = subspace.directions.T / self.scales[feature]
+            one, *other = derived.get(feature, (feature,))
+            part = rows[one] @ directions - subspace.mean @ directions
+            parts[:, columns[feature]] = part - rows[other[0]] @ directions if other else part
+        return parts
+
     def score(self, weights: NDArray[np.float64]) -> LinearScore:
         """A direction in coordinates, [q], as a score of the stored vectors, measured from the pool's mean."""
         columns = self.columns

@@ -89,12 +89,10 @@ def test_vectors_of_a_card_are_those_of_the_cpu(
         assert distance(in_16_bits[name], expected) < 3e-2, name  # eight bits of mantissa, four blocks
 
 
-def run(
-    out: Path, *, dtype: str = "float32", vector_dtype: str = "float32", workers: int = 0, **environment: str
-) -> Any:
+def run(out: Path, *, vector_dtype: str = "float32", workers: int = 0, **environment: str) -> Any:
     """Fit, score and filter the demo in one process."""
     out.mkdir()
-    words = [sys.executable, str(SCRIPT), str(out), dtype, vector_dtype, str(workers)]
+    words = [sys.executable, str(SCRIPT), str(out), vector_dtype, str(workers)]
     done = subprocess.run(words, env={**os.environ, **environment}, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-3000:]
     return np.load(out / "rank0.npz")

@@ -210,3 +210,13 @@ def test_what_does_not_fit_is_named() -> None:
         LinearScore(("a",), np.zeros((1, 2)), np.array([[np.nan, 0.0]]))
     with pytest.raises(SAFTInputError, match="one row for each of 2 features"):
         LinearScore(("a", "b"), np.zeros((1, 2)), np.zeros((1, 2)))
+
+
+@given(seeds)
+@settings(max_examples=10)
+def test_coordinates_by_products_are_those_of_single_rows(seed: int) -> None:
+    x, _ = pool(seed, n=60)
+    stored = {"4.response_mean": x["a"], "4.response_start": x["b"], "6.response_mean": x["a"] - x["b"] ** 2}
+    features = with_differences(stored)
+    frame = Frame.of({name: principal_subspace(Moments.of(rows), 5) for name, rows in features.items()})
+    np.testing.assert_allclose(frame.block_coordinates(stored), frame.coordinates(stored), atol=1e-9)

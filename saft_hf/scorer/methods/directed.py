@@ -45,7 +45,7 @@ def fit_labels(spec: FitSpec, pool: Pool, labelled: Labelled, fixed: LinearScore
         check_f1(spec)
     stored = pool.features.names
     frame = Frame.of(pool.components)
-    moments = pool.moments(stored, frame.coordinates)
+    moments = pool.moments(stored, frame.block_coordinates)
     coordinates = labelled.compute(stored, frame.coordinates, frame.size)
     usable = np.asarray(~np.isnan(coordinates).any(axis=1))
     if not usable.any():
