@@ -12,6 +12,7 @@ from datasets import Dataset, concatenate_datasets
 from scorer_kit import Forwards
 
 from saft_hf import SAFTScorer
+from saft_hf.assets import reference_columns
 from saft_hf.embed import extract
 from saft_hf.render import Renderer
 
