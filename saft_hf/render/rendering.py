@@ -36,8 +36,10 @@ class RenderConfig:
     text_field: str = "text"
 
     def __post_init__(self) -> None:
-        if self.max_length is not None and self.max_length < 1:
-            raise SAFTInputError(f"max_length is {self.max_length}; it must be at least 1, or None for no cut.")
+        if self.max_length is not None and not (isinstance(self.max_length, int) and self.max_length >= 1):
+            raise SAFTInputError(
+                f"max_length is {self.max_length!r}; it must be a whole number of at least 1, or None for no cut."
+            )
         if self.truncation_mode not in get_args(TruncationMode):
             raise SAFTInputError(f"truncation_mode is {self.truncation_mode!r}; expected 'keep_start' or 'keep_end'.")
         if not self.text_field:

@@ -15,7 +15,7 @@ from saft_hf.decide.certify import clopper_pearson
 from saft_hf.embed import Extractor, Features, readouts_of
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.render import READOUTS
-from saft_hf.scorer.inputs import check_choice, why_unread
+from saft_hf.scorer.inputs import check_choice, check_number, why_unread
 from saft_hf.scorer.labels import LabelledRows, LabelSet
 from saft_hf.scorer.methods import METHODS, FitSpec, Method, MethodFit
 from saft_hf.scorer.methods.reference import agreement
@@ -32,6 +32,9 @@ _KEPT_AT_LEAST = 0.01
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
+_WHOLE = ("layer", "k")
+
+
 def choose_method(scorer: SAFTScorer, has_labels: bool, aim: str | None) -> Method:
     """The method of a fit: `auto` with labels and `reference` without, unless one is named.
 
@@ -42,6 +45,8 @@ def choose_method(scorer: SAFTScorer, has_labels: bool, aim: str | None) -> Meth
     """
     check_choice("method", scorer.method, (None, *METHODS))
     check_choice("readout", scorer.readout, (None, *READOUTS))
+    for name in ("threshold", "contamination", *_WHOLE):
+        check_number(name, getattr(scorer, name), whole=name in _WHOLE)
     if scorer.threshold is not None and not np.isfinite(scorer.threshold):
         raise SAFTInputError(f"`threshold` must be a finite number, not {scorer.threshold}.")
     if scorer.contamination is not None and not 0 < scorer.contamination < 1:

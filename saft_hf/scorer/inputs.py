@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,17 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
     """
     if value not in choices:
         raise SAFTInputError(f"`{name}` must be one of {list(choices)}, not {value!r}.")
+
+
+def check_number(name: str, value: Any, *, whole: bool = False) -> None:
+    """Refuse what is no number, such as text from a file of settings; None is no value.
+
+    Raises:
+        SAFTInputError: it is of another type.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Integral if whole else Real)):
+        what = "a whole number" if whole else "a number"
+        raise SAFTInputError(f"`{name}` must be {what}, not {value!r} ({type(value).__name__}).")
 
 
 def as_pool(pool: Any, fit_rows: int | None) -> Dataset:

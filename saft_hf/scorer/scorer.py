@@ -490,6 +490,7 @@ class SAFTScorer:
             return {"scorer": self._state(), **told, "dataset": dataset.select_columns(read) if read else None}
 
         self._check_ranks(given)
+        inputs.check_number("threshold", threshold)
         if label_column is None:
             refuse_idle(told.get, [BY_NAME["harmful_value"]], "without `label_column`")
         fit = self._fitted
@@ -630,6 +631,7 @@ class SAFTScorer:
         """
         options = {"uniform": uniform, "informative": informative, "kept_only": kept_only, "threshold": threshold}
         self._check_ranks(lambda: {**options, "seed": seed})
+        inputs.check_number("threshold", threshold)
         if threshold is not None and not (np.isfinite(threshold) and (kept_only or informative)):
             raise SAFTInputError(
                 f"`threshold`={threshold} must be a finite number, for `kept_only` or `informative` rows: others are "
@@ -711,6 +713,7 @@ class SAFTScorer:
 
         self._check_ranks(given)
         inputs.check_choice("on_error", on_error, ("exclude", "keep"))
+        inputs.check_number("threshold", threshold)
         if threshold is not None and not np.isfinite(threshold):
             raise SAFTInputError(f"`threshold` must be a finite number, not {threshold}.")
         alpha = certifying.check_alpha(alpha, stratify_by)

@@ -66,6 +66,12 @@ def test_pools_that_cannot_be_fitted_on(
         ({"method": "magic"}, "`method` must be one of .*'saft'.*'magic'"),
         ({"contamination": 25}, "`contamination` must be between 0 and 1, not 25"),
         ({"threshold": float("nan")}, "threshold"),
+        ({"threshold": "0.5"}, r"`threshold` must be a number, not '0\.5' \(str\)"),
+        ({"contamination": "0.1"}, "`contamination` must be a number"),
+        ({"contamination": True}, "`contamination` must be a number"),
+        ({"layer": "2"}, "`layer` must be a whole number"),
+        ({"k": 1.5}, "`k` must be a whole number"),
+        ({"max_length": "512"}, "max_length is '512'; it must be a whole number"),
         ({"max_length": 0}, "max_length is 0"),
         ({"revision": None, "dtype": "float31"}, "float31"),
         ({"processing_class": 7}, "`processing_class` must be a tokenizer"),
@@ -199,3 +205,14 @@ def test_what_a_formatting_func_returns_is_scored(new_scorer: Any, pool: Dataset
         ours.score_dataset(bare)["saft_score"][:]
         == new_scorer(**options).fit(plain).score_dataset(plain)["saft_score"][:]
     )
+
+
+def test_a_threshold_that_is_text_is_refused_wherever_it_is_given(scorer: SAFTScorer, pool: Dataset) -> None:
+    fresh = pool.select(range(5))
+
+    def certify(rows: Dataset, **options: Any) -> Any:
+        return scorer.certify(rows, fresh, alpha=0.1, **options)
+
+    for call in (scorer.filter, scorer.suggest_labels, certify):
+        with pytest.raises(SAFTInputError, match=r"`threshold` must be a number, not '0\.5' \(str\)"):
+            call(pool, threshold="0.5")
