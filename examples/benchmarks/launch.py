@@ -7,17 +7,24 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
-def start(words: Sequence[Sequence[object]], *, threads: int = 1, log: Path | None = None) -> list[subprocess.Popen]:
+def start(
+    words: Sequence[Sequence[object]],
+    *,
+    threads: int = 1,
+    log: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> list[subprocess.Popen]:
     """Start one Python process for each list of words.
 
     Args:
         words: script and arguments of each rank.
         threads: torch threads of each.
         log: file for what they say; nowhere by default.
+        environment: variables, before all others.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -31,14 +38,15 @@ def start(words: Sequence[Sequence[object]], *, threads: int = 1, log: Path | No
         "ACCELERATE_USE_CPU": "true",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
+        **(environment or {}),
     }
     started = []
     for rank, own in enumerate(words):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": len(words), "LOCAL_WORLD_SIZE": len(words)}
-        environment = common | ({name: str(value) for name, value in place.items()} if len(words) > 1 else {})
+        variables = common | ({name: str(value) for name, value in place.items()} if len(words) > 1 else {})
         said = subprocess.DEVNULL if log is None else log.open("a")
         command = [sys.executable, *map(str, own)]
-        started.append(subprocess.Popen(command, env=environment, stdout=said, stderr=said))
+        started.append(subprocess.Popen(command, env=variables, stdout=said, stderr=said))
     return started
 
 
