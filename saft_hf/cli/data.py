@@ -135,6 +135,12 @@ class NamedDataset:
         options: dict[str, Any] = {"split": self.split, "streaming": self.streaming}
         if self.is_on_hub:
             return load_dataset(self.name, self.config, revision=self.revision, **options)
+        saved = any((self.path / name).exists() for name in ("state.json", "dataset_dict.json"))
+        of_hub = {"dataset_revision": self.revision}
+        if saved or not self.path.is_dir():  # a folder of data files may have configurations
+            of_hub["dataset_config"] = self.config
+        if idle := [f"`--{name}`" for name, value in of_hub.items() if value is not None]:
+            raise SAFTInputError(f"{', '.join(idle)}: without effect on {self.name}, which is on this machine.")
         if not self.path.is_dir():
             files = self._files()
             reader, how = _reader(files)
@@ -146,7 +152,7 @@ class NamedDataset:
             if reader == "csv" and self.split == "train" and (rows := _laid_out(files[0], how.get("sep", ","))):
                 return rows
             return load_dataset(reader, data_files=[glob.escape(file) for file in files], **how, **options)
-        if not any((self.path / name).exists() for name in ("state.json", "dataset_dict.json")):
+        if not saved:
             return load_dataset(str(self.path), self.config, **options)
         loaded = load_from_disk(str(self.path))
         if isinstance(loaded, Dataset):

@@ -251,6 +251,14 @@ def words_without(basics: list[str], name: str) -> list[str]:
         (lambda words: [*words, "--labelled_name", "x.csv"], "not both"),
         (lambda words: [*words, "--model_name_or_path", "/no/such/model"], "/no/such/model"),
         (lambda words: [*words, "--label_column", "verdict"], "'verdict' is not in"),
+        (
+            lambda words: [*words, "--dataset_revision", "v1", "--dataset_config", "x"],
+            "`--dataset_revision`, `--dataset_config`: without effect on",
+        ),
+        (
+            lambda words: [*words, "--dataset_name", "DICT", "--dataset_config", "x"],
+            "`--dataset_config`: without effect",
+        ),
         (lambda words: [*words, "--readout", "middle"], "`readout` must be one of"),
         (lambda words: [*words, "--layer", "99"], "layer=99"),
         (lambda words: [*words, "--on_error", "shrug"], "on_error must be"),

@@ -145,7 +145,7 @@ def test_removed_beside_a_running_fit_ends_it_with_a_clear_error_or_not_at_all(
     outcomes = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, method, removed_meanwhile)
-        for at in range(1, 20):
+        for at in (1, 2, 3, 5):
             calls["n"] = at
             try:
                 outcomes.append(fit(cache) == known)
