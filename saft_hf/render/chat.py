@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, TypeVar
 
 import numpy as np
 from jinja2 import TemplateError, TemplateSyntaxError
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from saft_hf.errors import SAFTInputError
+from saft_hf.render import find_turns
 from saft_hf.render.readouts import Span, Spans
 from saft_hf.render.rendering import TokenIds
 from saft_hf.render.rows import Chat, Message, Rejected, Tokens, runs
@@ -25,6 +28,8 @@ ROW_ERRORS = (
     *(TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
     *(MemoryError, RecursionError),
 )
+_LONG = 4
+"""From so many responses on, their places are told in few renderings; below, to render each turn costs no more."""
 _GENERATION_MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -86,7 +91,16 @@ class ChatEncoder:
         # Python tokenizers cannot say which token a character went to, so markers do not help there.
         if not chats[0].completion and _GENERATION_MARKER.search(template) and self.tokenizer.is_fast:
             return self._render(conversations, options, self._marked)
-        fulls = self._render(conversations, options, self._ids)
+        placed = self._long(chats, options)
+        rest = [chat for row, chat in enumerate(chats) if row not in placed]
+        placed |= zip(
+            [row for row in range(len(chats)) if row not in placed], self._turn_by_turn(rest, options), strict=True
+        )
+        return [placed[row] for row in range(len(chats))]
+
+    def _turn_by_turn(self, chats: list[Chat], options: dict[str, Any]) -> list[Tokens | Rejected]:
+        """Responses by rendering what stands before and up to each of them: n turns are rendered n times."""
+        fulls = self._render([chat.messages for chat in chats], options, self._ids)
         heads = {(row, i): chat.messages[:i] for row, chat in enumerate(chats) for i in chat.turns if i > 0}
         tails = {
             (row, i): chat.messages[: i + 1]
@@ -101,6 +115,30 @@ class ChatEncoder:
             _respond(full, [(head_ids.get((row, i)), tail_ids.get((row, i))) for i in chats[row].turns])
             for row, full in enumerate(fulls)
         ]
+
+    def _long(self, chats: list[Chat], options: dict[str, Any]) -> dict[int, Tokens | Rejected]:
+        """Conversations of many turns, by number, where the places of their responses can be told in few renderings."""
+        if chats[0].completion or not self.tokenizer.is_fast:
+            return {}
+        long = {row: chat for row, chat in enumerate(chats) if len(chat.turns) >= _LONG and find_turns.can_mark(chat)}
+        if not long:
+            return {}
+        texts = partial(self._render, encode=self._texts)
+        prompted = {**options, "add_generation_prompt": True}
+        found = find_turns.find_turns(
+            list(long.values()), lambda some: texts(some, options), lambda some: texts(some, prompted)
+        )
+        known = {row: turns for row, turns in zip(long, found, strict=True) if turns is not None}
+        tokens = encode_each(self._with_offsets, [turns.text for turns in known.values()], RowStatus.TEMPLATE_ERROR)
+        placed: dict[int, Tokens | Rejected] = {}
+        for (row, turns), encoded in zip(known.items(), tokens, strict=True):
+            if isinstance(encoded, Rejected):
+                placed[row] = encoded
+                continue
+            ids, ends = encoded
+            at = np.searchsorted(ends, np.array(turns.spans), side="right")
+            placed[row] = _tokens(ids, tuple((int(a), int(b)) for a, b in at if a < b))
+        return placed
 
     def _template(self, options: dict[str, Any]) -> str:
         try:
@@ -128,6 +166,19 @@ class ChatEncoder:
     def _ids(self, conversations: list[list[Message]], options: dict[str, Any]) -> list[TokenIds]:
         out = self.tokenizer.apply_chat_template(conversations, tokenize=True, return_dict=True, **options)
         return [np.array(ids, np.int32) for ids in out["input_ids"]]
+
+    def _texts(self, conversations: list[list[Message]], options: dict[str, Any]) -> list[str]:
+        return list(self.tokenizer.apply_chat_template(conversations, tokenize=False, **options))
+
+    def _with_offsets(self, texts: list[str]) -> list[tuple[TokenIds, NDArray[np.int64]]]:
+        """Tokens of rendered conversations, and where in the text each of them ends."""
+        out = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        ends = [np.array([end for _, end in offsets], np.int64) for offsets in out["offset_mapping"]]
+        # A token may be reported with less of the text than it covers: the ends never fall.
+        return [
+            (np.array(ids, np.int32), np.maximum.accumulate(end))
+            for ids, end in zip(out["input_ids"], ends, strict=True)
+        ]
 
     def _marked(self, conversations: list[list[Message]], options: dict[str, Any]) -> list[Tokens | Rejected]:
         out = self.tokenizer.apply_chat_template(

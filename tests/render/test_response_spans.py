@@ -14,13 +14,16 @@ from render_kit import (
     INST,
     MARKED,
     TURNS,
+    UNMARKED,
     dialogue,
     make_tokenizer,
+    same,
     tool_dialogue,
     without_markers,
 )
 
-from saft_hf.render import MEAN, READOUTS, START, Renderer
+from saft_hf.render import MEAN, READOUTS, START, RenderConfig, Renderer
+from saft_hf.render import chat as chat_module
 from saft_hf.render.chat import common_prefix
 from saft_hf.render.rows import runs
 from saft_hf.status import RowStatus
@@ -116,3 +119,42 @@ def test_common_prefix(one: list[int], other: list[int]) -> None:
     n = common_prefix(np.array(one, np.int32), np.array(other, np.int32))
     assert one[:n] == other[:n]
     assert n in (len(one), len(other)) or one[n] != other[n]
+
+
+@pytest.mark.parametrize("name", UNMARKED)
+@settings(max_examples=25, deadline=None)
+@given(seeds=st.lists(st.integers(0, 10**6), min_size=1, max_size=3))
+def test_long_dialogues_have_the_spans_that_each_turn_gives(name: str, seeds: list[int]) -> None:
+    def long(seed: int) -> list[dict[str, Any]]:
+        rng = random.Random(seed)
+        answers = {"system": rng.random() < 0.5, "think": rng.random() < 0.3}
+        messages: list[dict[str, Any]] = list(dialogue(rng, turns=rng.randint(4, 7), **answers))
+        if rng.random() < 0.3:
+            messages[-1]["content"] = f"  {messages[-1]['content']}\n"
+        return messages if rng.random() < 0.7 else [*messages, {"role": "user", "content": "And then?"}]
+
+    renderer, batch = Renderer(make_tokenizer(UNMARKED[name])), {"messages": [long(seed) for seed in seeds]}
+    found = renderer(batch)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chat_module, "_LONG", 1000)
+        each = renderer(batch)
+    for one, other in zip(found, each, strict=True):
+        assert same(one, other)
+
+
+def test_a_dialogue_of_many_turns_costs_few_renderings(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = make_tokenizer(without_markers(MARKED["chatml"]))
+    rendered: list[int] = []
+    apply = tokenizer.apply_chat_template
+
+    def counted(conversations: Any, **options: Any) -> Any:
+        rendered.extend(map(len, conversations))
+        return apply(conversations, **options)
+
+    monkeypatch.setattr(tokenizer, "apply_chat_template", counted)
+    for turns in (20, 80):
+        rendered.clear()
+        messages = dialogue(random.Random(0), turns=turns)
+        renderer = Renderer(tokenizer, RenderConfig(max_length=None))
+        assert len(renderer({"messages": [messages]})[0].spans) == turns
+        assert sum(rendered) <= 4.2 * len(messages)
