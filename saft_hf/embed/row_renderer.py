@@ -20,6 +20,8 @@ RENDER_ROWS = 1024
 """Rows that are rendered together: enough to keep all threads of a tokenizer busy."""
 _WORKER_ROWS = 256
 """Rows that a worker is given at a time: small, so that all end about together."""
+_WINDOW_BYTES = 32 * 2**20
+"""Bytes of rows that are rendered together at most, on average: as Python values they take several times as many."""
 _MOST_WORKERS = 8
 """A template runs at 3,000 rows a second and core or faster: eight are ahead of any model on one device."""
 _ROWS_PER_WORKER = 512
@@ -51,9 +53,10 @@ def row_renderer(
     def work(window: Window) -> T:
         return then(renderer(rows[window]))
 
+    most = max(1, int(_WINDOW_BYTES / max(1.0, rows.mean_bytes)))
     workers = min(_cores(), _MOST_WORKERS, expected // _ROWS_PER_WORKER)
     if workers < 4:  # the threads of a fast tokenizer fill two or three cores
-        yield lambda numbers: ((window, work(window)) for window in _windows(numbers, RENDER_ROWS))
+        yield lambda numbers: ((window, work(window)) for window in _windows(numbers, min(RENDER_ROWS, most)))
         return
 
     # Forked: a spawned worker would need all that rows are rendered with pickled, a `formatting_func` too.
@@ -62,7 +65,7 @@ def row_renderer(
 
     def side_by_side(numbers: Iterable[int]) -> Iterator[tuple[Window, T]]:
         ahead: deque[tuple[Window, Future[T]]] = deque()
-        for window in _windows(numbers, _WORKER_ROWS):
+        for window in _windows(numbers, min(_WORKER_ROWS, most)):
             ahead.append((window, executor.submit(_work, window)))
             if len(ahead) > _AHEAD * workers:
                 done, result = ahead.popleft()

@@ -96,3 +96,13 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path, demo_model: str) -> No
     while any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers):
         assert time.monotonic() < deadline, "a worker outlived its parent"
         time.sleep(0.05)
+
+
+def test_rows_of_many_bytes_are_rendered_few_at_a_time(monkeypatch: pytest.MonkeyPatch, demo_model: str) -> None:
+    monkeypatch.setattr(row_renderer, "_WINDOW_BYTES", 10_000)
+    renderer = Renderer(AutoTokenizer.from_pretrained(demo_model))
+    rows = renderer.reads(Dataset.from_dict({"text": ["word " * 200] * 30, "unread": ["x" * 10**6] * 30}))
+    with row_renderer.row_renderer(rows, renderer, 30, len) as render:
+        sizes = [count for _, count in render(range(30))]
+    assert sum(sizes) == 30
+    assert max(sizes) == 9
