@@ -85,7 +85,7 @@ class Rows:
     def mean_bytes(self) -> float:
         """Bytes of a row on average, in the columns that are read."""
         table = self._dataset.data
-        return table.nbytes / max(1, table.num_rows)
+        return float(table.nbytes / max(1, table.num_rows))
 
     def __getitem__(self, rows: slice | range | list[int]) -> Columns:
         return Columns(self._dataset[rows])
