@@ -12,6 +12,7 @@ import fcntl
 import glob
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's fcntl.h
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 @contextmanager
@@ -89,7 +91,8 @@ def replacing_folder(path: Path, names: Sequence[str] | None = None) -> Iterator
     def forget(draft: Path) -> None:
         """Delete a draft, or what it was exchanged for; folders that are not replaced go back to where they were."""
         for entry in draft.iterdir():
-            if names is not None and entry.name not in names and _is_folder(entry):
+            of_others = names is not None and entry.name not in names and not _DRAFT.fullmatch(entry.name)
+            if of_others and _is_folder(entry):
                 entry.rename(path / entry.name)
         shutil.rmtree(draft, ignore_errors=True)  # what is in use now, the next one deletes
 

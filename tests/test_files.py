@@ -248,3 +248,29 @@ def test_where_there_are_no_locks_it_works_and_deletes_nothing_of_others(
     with replacing_folder(tmp_path / "folder") as folder:
         (folder / "file").write_bytes(b"whole")
     assert sorted(path.name for path in tmp_path.rglob("*")) == [".file.0123abcd.tmp", "file", "file", "folder"]
+
+
+def test_killed_in_a_folder_within_a_folder_leaves_nothing_hidden_after_the_next(tmp_path: Path) -> None:
+    """As where a scorer is saved into the folder of a result."""
+    out = tmp_path / "out"
+
+    def save(text: str) -> None:
+        with replacing_folder(out, ("a", "scorer")) as draft:
+            (draft / "a").write_text(text)
+            with replacing_folder(draft / "scorer", ("x",)) as inner, replacing(inner / "x") as [file]:
+                file.write(text.encode())
+
+    def found() -> dict[str, str]:
+        return {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+
+    save("old")
+    (out / "mine").mkdir()
+    (out / "mine" / "x").write_text("mine")
+    at = 1
+    while killed(lambda: save("new"), at):
+        save("old")
+        assert found() == {"out/a": "old", "out/scorer/x": "old", "out/mine/x": "mine"}
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        at += 1
+    assert at > 8
+    assert found() == {"out/a": "new", "out/scorer/x": "new", "out/mine/x": "mine"}

@@ -19,7 +19,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,8 +107,9 @@ class Job:
         for folder, _, names in os.walk(self.folder):
             for name in names:
                 path = os.path.join(folder, name)  # noqa: PTH118 - thousands of times a second
-                if name != "log" and os.path.exists(path):  # noqa: PTH110 - likewise
-                    found[os.path.relpath(path, self.folder)] = os.stat(path).st_mtime_ns  # noqa: PTH116
+                with suppress(FileNotFoundError):  # gone since it was listed
+                    if name != "log":
+                        found[os.path.relpath(path, self.folder)] = os.stat(path).st_mtime_ns  # noqa: PTH116 - likewise
         return found
 
     def run(self, size: int, die_at: int | None, draw: random.Random) -> int | None:
