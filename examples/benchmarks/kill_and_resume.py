@@ -146,7 +146,7 @@ class Job:
 
     def left_over(self) -> list[str]:
         """What no run should leave: anything hidden, and pushes that are done."""
-        mine = [name for name in self.files() if not name.startswith("pushed/")]
+        mine = [name for name in self.files() if not name.startswith(("pushed/", "home/hub/"))]  # locks of the client
         hidden = [name for name in mine if any(part.startswith(".") for part in Path(name).parts)]
         return hidden + [name for name in mine if name.startswith("home/saft/pushes/")]
 

@@ -59,10 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(command: str, words: Sequence[str]) -> None:
     """Run a command, and leave the process group that it may have joined."""
     from accelerate import PartialState  # a second or more to import: not for `--help`
+    from torch.distributed import is_initialized
 
     try:
         import_module(f"saft_hf.cli.{command.replace('-', '_')}").run(words)
-        if PartialState._shared_state:
+        if is_initialized():  # a trainer may have left already
             # A process that leaves while another still talks to it can take that one down with it.
             PartialState().wait_for_everyone()
     finally:
