@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saft_hf import SAFTScorer
-from saft_hf.errors import SAFTInputError, SAFTUndecidedError
+from saft_hf.distributed import World
+from saft_hf.errors import SAFTError, SAFTInputError, SAFTUndecidedError
 from saft_hf.scorer.fitting import degenerate
+from saft_hf.scorer.methods import reference
 from saft_hf.summary import LabelCounts
 
 
@@ -276,3 +279,22 @@ def test_a_filter_that_would_take_more_than_half_is_warned_of(
         found = [text for text in summary.warnings if "more than half of them: check the threshold" in text]
         assert len(found) == warned
         assert found == [text for text in found if text in caplog.messages]
+
+
+class OfTwo(World):
+    """One of two processes; the other one has just failed, in words that are no error of ours."""
+
+    size = 2  # type: ignore[assignment]
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, "OSError: no space left"]
+
+
+def test_no_process_goes_on_alone_where_the_check_of_labels_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise SAFTError("embedding failed on process 1 of 2: OSError: no space left")
+
+    monkeypatch.setattr(reference, "learn", fail)
+    pool: Any = SimpleNamespace(world=OfTwo())
+    with pytest.raises(SAFTError, match="process 1 of 2: OSError"):
+        reference.agreement(pool, pool)

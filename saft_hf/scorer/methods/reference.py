@@ -125,10 +125,14 @@ def agreement(pool: Pool, labelled: Labelled) -> float | None:
     Returns:
         The AUROC; None where the model does not tell the reference rows apart, or the labels are of one class.
     """
-    try:
-        learned = learn(None, pool)
-    except SAFTError as error:  # a check beside the fit, which can do without
-        logger.info("The labels are not compared with the reference set: %s.", error)
+    learned = None
+    # What is no error of ours on one process is one of ours on the others: none of them may go on alone.
+    with pool.world.sync_errors("comparing labels with the reference set"):
+        try:
+            learned = learn(None, pool)
+        except SAFTError as error:  # a check beside the fit, which can do without
+            logger.info("The labels are not compared with the reference set: %s.", error)
+    if learned is None:
         return None
     score = learned.score
     values = labelled.compute(score.features, lambda vectors: score(vectors)[:, None], 1)[:, 0]
