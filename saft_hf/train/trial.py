@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import warnings
 from typing import Any
 
@@ -21,6 +22,7 @@ from saft_hf.train.config import setting
 logger = logging.getLogger(__name__)
 
 _REFUSALS = (ValueError, TypeError, ImportError, RuntimeError, OSError)
+_OF_META = re.compile(r"\bmeta\b(?![-/])", re.IGNORECASE)  # the device, not metadata or Meta's models
 
 
 def refuse_early(trainer_class: type[Trainer], given: dict[str, Any]) -> None:
@@ -57,7 +59,7 @@ def refuse_early(trainer_class: type[Trainer], given: dict[str, Any]) -> None:
             trial(**{**given, **copied, "args": args, "model": model, "callbacks": None})
     except Exception as error:
         # Others, and those about the meta device, may come of the missing weights: in earnest they will tell.
-        if isinstance(error, _REFUSALS) and "meta" not in str(error).lower():
+        if isinstance(error, _REFUSALS) and not _OF_META.search(str(error)):
             raise
         logger.debug("The trial of the trainer ended early.", exc_info=True)
     finally:

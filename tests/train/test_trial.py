@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -113,3 +114,19 @@ def test_a_model_that_cannot_be_copied_is_not_tried_out(tmp_path: Path) -> None:
     trainer = SAFTSFTTrainer(**given, args=make_args(tmp_path))
     assert trainer.saft_result is not None
     assert len(trainer.saft_result.removed) == 10
+
+
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [("meta-llama/Llama-2-7b has no such module", True), ("no metadata", True), ("Tensor on device meta", False)],
+)
+def test_only_errors_of_the_missing_weights_are_passed_over(
+    said: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError(said)
+
+    monkeypatch.setattr(SFTTrainer, "__init__", fail)
+    given = {"model": make_model(), "args": make_args(tmp_path), "processing_class": make_tokenizer()}
+    with pytest.raises(ValueError, match=said) if refused else nullcontext():
+        refuse_early(SFTTrainer, given)
