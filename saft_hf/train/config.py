@@ -10,9 +10,9 @@ from typing import Any
 
 from trl import SFTConfig
 
-from saft_hf.errors import SAFTInputError
 from saft_hf.hub import redact
 from saft_hf.names import names_checked
+from saft_hf.scorer.inputs import check_choice
 from saft_hf.scorer.options import BY_NAME
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -149,8 +149,7 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise SAFTInputError(f"`{name}` must be one of {list(choices)}, not {getattr(self, name)!r}.")
+            check_choice(name, getattr(self, name), choices)
 
     def __str__(self) -> str:
         # TRL's hides the fields that are tokens, in `str` alone; the model's own token stands in a field of options.
