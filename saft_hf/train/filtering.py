@@ -292,15 +292,16 @@ def _counts(result: FilterResult, mode: str) -> EvalCounts:
 def _fitted(args: FilterArgs, rows: Dataset, world: World) -> SAFTScorer:
     """The scorer that was given, or one that is made for the model; fitted."""
     scorer = args.scorer
-    if isinstance(scorer, str | Path):
-        scorer = _load(args)
-    elif scorer is None:
-        scorer = _new(args, world)
-    elif scorer.fit_ is not None:
-        # The user's object stays as it is; a copy reads rows as they are trained on.
-        name = inputs.model_name(scorer.model)
-        same = scorer.model is args.model or (name is not None and name == inputs.model_name(args.model))
-        scorer = _render_as_trained(copy.copy(scorer), args, same)
+    with world.sync_errors("making the scorer"):
+        if isinstance(scorer, str | Path):
+            scorer = _load(args)
+        elif scorer is None:
+            scorer = _new(args, world)
+        elif scorer.fit_ is not None:
+            # The user's object stays as it is; a copy reads rows as they are trained on.
+            name = inputs.model_name(scorer.model)
+            same = scorer.model is args.model or (name is not None and name == inputs.model_name(args.model))
+            scorer = _render_as_trained(copy.copy(scorer), args, same)
     if isinstance(args.scorer, SAFTScorer) and args.get("cache_dir") is not None:
         scorer.cache_dir = args.get("cache_dir")
     if scorer.fit_ is None:

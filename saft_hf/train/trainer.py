@@ -75,19 +75,18 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
         # Here and not later: TRL tokenises, drops and packs rows before `Trainer.__init__`, and then no row is left
         # to tell. Other kinds of `train_dataset` are for TRL to refuse.
         if setting(config, "saft_enabled") and isinstance(given.get("train_dataset"), Dataset | IterableDataset):
-            used = dict(given)
-            if used.get("processing_class") is None:  # once for the trial and for scoring
-                used["processing_class"] = processing_class_of(given["model"], config)
-            filter_args = FilterArgs(
-                **{name: value for name, value in used.items() if name in FilterArgs.__dataclass_fields__},
-                labelled=saft_labelled,
-                scorer=saft_scorer if saft_scorer is not None else setting(config, "saft_scorer"),
-                fresh_labels=saft_fresh_labels,
-            )
-            world = World()
+            used, world = dict(given), World()
             with rng_untouched(world.device), progress_bars(not config.disable_tqdm):
                 with world.sync_errors("checking the arguments"):
+                    if used.get("processing_class") is None:  # once for the trial and for scoring
+                        used["processing_class"] = processing_class_of(given["model"], config)
                     refuse_early(type(self).__mro__[type(self).__mro__.index(SAFTMixin) + 1], used)
+                filter_args = FilterArgs(
+                    **{name: value for name, value in used.items() if name in FilterArgs.__dataclass_fields__},
+                    labelled=saft_labelled,
+                    scorer=saft_scorer if saft_scorer is not None else setting(config, "saft_scorer"),
+                    fresh_labels=saft_fresh_labels,
+                )
                 self._saft = record = filter_rows(filter_args, world)
             given |= {"train_dataset": record.dataset, "eval_dataset": record.eval_dataset}
             if record.summary.filtered:
