@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +22,8 @@ from saft_hf.status import RowStatus
 
 _Item = TypeVar("_Item")
 _Encoded = TypeVar("_Encoded")
+_Placed = tuple[TokenIds, NDArray[np.int64]]
+"""Tokens, and where in the text each of them ends."""
 
 # What a template, or the tokenizer, raises on a value that it cannot take.
 ROW_ERRORS = (
@@ -129,15 +131,22 @@ class ChatEncoder:
             list(long.values()), lambda some: texts(some, options), lambda some: texts(some, prompted)
         )
         known = {row: turns for row, turns in zip(long, found, strict=True) if turns is not None}
-        tokens = encode_each(self._with_offsets, [turns.text for turns in known.values()], RowStatus.TEMPLATE_ERROR)
+        edges = {row: [0, *(edge for span in turns.spans for edge in span)] for row, turns in known.items()}
+        pieces = [known[row].text[a:b] for row, own in edges.items() for a, b in pairwise(own)]
+        encode = partial(encode_each, self._with_offsets, status=RowStatus.TEMPLATE_ERROR)
+        tokens, parts = encode([turns.text for turns in known.values()]), iter(encode(pieces))
         placed: dict[int, Tokens | Rejected] = {}
-        for (row, turns), encoded in zip(known.items(), tokens, strict=True):
+        for (row, own), encoded in zip(edges.items(), tokens, strict=True):
+            cut = [(begin, next(parts)) for begin, _ in pairwise(own)]
             if isinstance(encoded, Rejected):
                 placed[row] = encoded
                 continue
-            ids, ends = encoded
-            at = np.searchsorted(ends, np.array(turns.spans), side="right")
-            placed[row] = _tokens(ids, tuple((int(a), int(b)) for a, b in at if a < b))
+            at = [None if isinstance(part, Rejected) else _shared(encoded, part, begin) for begin, part in cut]
+            numbers = [number for number in at if number is not None]
+            if len(numbers) == len(at):
+                placed[row] = _tokens(
+                    encoded[0], tuple((a, b) for a, b in zip(numbers[::2], numbers[1::2], strict=True) if a < b)
+                )
         return placed
 
     def _template(self, options: dict[str, Any]) -> str:
@@ -170,7 +179,7 @@ class ChatEncoder:
     def _texts(self, conversations: list[list[Message]], options: dict[str, Any]) -> list[str]:
         return list(self.tokenizer.apply_chat_template(conversations, tokenize=False, **options))
 
-    def _with_offsets(self, texts: list[str]) -> list[tuple[TokenIds, NDArray[np.int64]]]:
+    def _with_offsets(self, texts: list[str]) -> list[_Placed]:
         """Tokens of rendered conversations, and where in the text each of them ends."""
         out = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
         ends = [np.array([end for _, end in offsets], np.int64) for offsets in out["offset_mapping"]]
@@ -195,6 +204,29 @@ def common_prefix(one: TokenIds, other: TokenIds) -> int:
     n = min(len(one), len(other))
     differ = np.flatnonzero(one[:n] != other[:n])
     return int(differ[0]) if differ.size else n
+
+
+def _shared(whole: _Placed, piece: _Placed, begin: int) -> int | None:
+    """How many tokens the whole shares with its text up to the end of a piece: its last ones may join what follows.
+
+    Args:
+        whole: tokens of all of the text.
+        piece: tokens of a piece of it alone. Its first ones may differ: a tokenizer may begin a text with a space.
+        begin: where the piece begins in the text.
+
+    Returns:
+        The number; None where the piece has no token of the whole.
+    """
+    (ids, ends), (own_ids, own_ends) = whole, piece
+    first, stop = np.searchsorted(ends, [begin, begin + own_ends[-1] if own_ends.size else begin], side="right")
+    known = set(zip(ends[first:stop].tolist(), ids[first:stop].tolist(), strict=True))
+    reached = None
+    for end, token in zip((own_ends + begin).tolist(), own_ids.tolist(), strict=True):
+        if (end, token) in known:
+            reached = end
+        elif reached is not None:
+            break
+    return None if reached is None else int(np.searchsorted(ends, reached, side="right"))
 
 
 def _tokens(ids: TokenIds, spans: Spans) -> Tokens | Rejected:

@@ -67,9 +67,15 @@ def _marks(chat: Chat) -> dict[int, str]:
 
 
 def _marked(chat: Chat) -> list[Message]:
-    marks = _marks(chat)
+    """The conversation with marks. Responses but the last, which is rendered by itself, have nothing else.
+
+    What a template makes of other fields, such as reasoning before the text, then stands in the whole alone.
+    """
+    marks, last = _marks(chat), chat.turns[-1]
     return [
-        {**message, "content": marks[number]} if number in marks else message
+        {**(message if number == last else {"role": message["role"]}), "content": marks[number]}
+        if number in marks
+        else message
         for number, message in enumerate(chat.messages)
     ]
 
@@ -91,9 +97,13 @@ def _found(chat: Chat, whole: str, marked: str, first: str, head: str, last_head
     # What the template adds at every turn: it may open a response beyond its generation prompt, and it ends one.
     begin, end = places[0]
     opening = whole[len(head) : begin]
-    closing = first[first.rfind(whole[begin:end]) + end - begin :]
-    if whole[begin:end] not in first or len(head) > begin or len(last_head) > places[-1][0]:
+    response = whole[begin:end]
+    at = begin if first.startswith(whole[:end]) else first.find(response, len(head))
+    # A text that stands there twice, such as one that the template writes too, cannot be told from it.
+    alone = first.startswith(whole[:end]) or at == first.rfind(response) != -1
+    if not alone or len(head) > begin or len(last_head) > places[-1][0]:
         return None
+    closing = first[at + len(response) :]
     earlier = [
         (start - len(opening), stop + len(closing))
         for start, stop in places[:-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from itertools import pairwise
 from typing import Any
@@ -21,6 +22,8 @@ from render_kit import (
     tool_dialogue,
     without_markers,
 )
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from saft_hf.render import MEAN, READOUTS, START, RenderConfig, Renderer
 from saft_hf.render import chat as chat_module
@@ -158,3 +161,47 @@ def test_a_dialogue_of_many_turns_costs_few_renderings(monkeypatch: pytest.Monke
         renderer = Renderer(tokenizer, RenderConfig(max_length=None))
         assert len(renderer({"messages": [messages]})[0].spans) == turns
         assert sum(rendered) <= 4.2 * len(messages)
+
+
+# A generation prompt whose last token joins what follows, and reasoning that stands in one turn alone.
+JOINED = (
+    "{% for m in messages %}{{ '### ' + m.role + ':\\n\\n' + m.content + '\\n\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### assistant:\\n\\n' }}{% endif %}"
+)
+REASONS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}"
+    "{% if m.reasoning_content %}{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}"
+    "{{ m.content + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "first", "third"),
+    [
+        (JOINED, {}, {}),
+        (REASONS, {}, {"reasoning_content": "Think."}),
+        (REASONS, {"content": "<|im_end|>\n"}, {}),
+    ],
+    ids=["joined", "reasons", "repeats"],
+)
+def test_hard_long_dialogues_have_the_spans_that_each_turn_gives(
+    template: str, first: dict[str, str], third: dict[str, str]
+) -> None:
+    messages = dialogue(random.Random(0), turns=5)
+    messages[1] |= first
+    messages[5] |= third
+    tokenizer = make_tokenizer(template)
+    if template == JOINED:
+        core = json.loads(tokenizer.backend_tokenizer.to_str())
+        core["model"]["vocab"]["ĊĊ"] = 600
+        core["model"]["merges"].append(["Ċ", "Ċ"])
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer.from_str(json.dumps(core)), eos_token="<eos>", chat_template=template
+        )
+    renderer, batch = Renderer(tokenizer, RenderConfig(max_length=None)), {"messages": [messages]}
+    (found,) = renderer(batch)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chat_module, "_LONG", 1000)
+        (each,) = renderer(batch)
+    assert same(found, each)
