@@ -34,7 +34,7 @@ from saft_hf import SAFTScorer
 from saft_hf.assets import demo_folder, demo_rows_path
 
 KILLS_IN_A_ROUND = 5
-ROUNDING = 1e-3
+ROUNDING = 1e-5
 """Largest difference of a weight that was trained on another number of processes: sums in another order."""
 REPOSITORY, TOKEN = "alice/kept", "hf_alice_write"
 _OF_THIS_RUN = {"provenance", "seconds", "dataset_repo"}
@@ -78,7 +78,9 @@ class Job:
                 "max_steps": 6,
                 "save_steps": 2,
                 "per_device_train_batch_size": 4 // size,
-                "learning_rate": 1e-3,
+                # Adam turns the rounding of a gradient near zero into a whole step, one way or the other.
+                "optim": "sgd",
+                "learning_rate": 0.1,
                 "report_to": "none",
                 "use_cpu": True,
             },
