@@ -34,8 +34,9 @@ from saft_hf import SAFTScorer
 from saft_hf.assets import demo_folder, demo_rows_path
 
 KILLS_IN_A_ROUND = 5
-ROUNDING = 1e-5
-"""Largest difference of a weight that was trained on another number of processes: sums in another order."""
+ROUNDING = 2e-4
+"""Largest difference of a weight that was trained on another number of processes: sums in another order, in 16 bits.
+SFTTrainer's own, resumed on two processes in place of one without a kill, differ by 5e-5."""
 REPOSITORY, TOKEN = "alice/kept", "hf_alice_write"
 _OF_THIS_RUN = {"provenance", "seconds", "dataset_repo"}
 """Fields of a summary with times, paths, and digests of files that hold these."""
