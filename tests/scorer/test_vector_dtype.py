@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from saft_hf import SAFTScorer
+from saft_hf.assets import reference_columns
 from saft_hf.errors import SAFTInputError
 
 
@@ -38,7 +39,8 @@ def test_the_store_takes_half_of_the_bytes(half: SAFTScorer, demo_pool: Dataset)
     files = list(half._cache_dir().rglob("[0-9]*.safetensors"))
     vectors = [load_file(path)["2.response_start"] for path in files]
     assert {found.dtype for found in vectors} == {np.dtype(np.float16)}
-    assert sum(map(len, vectors)) <= len(demo_pool)
+    # The rows of the reference set that labels are compared with stand beside the pool.
+    assert sum(map(len, vectors)) <= len(demo_pool) + len(reference_columns()["prompt"])
 
 
 def test_a_row_has_one_score_however_it_is_scored(half: SAFTScorer, demo_pool: Dataset, tmp_path: Path) -> None:
