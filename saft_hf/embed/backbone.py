@@ -230,13 +230,16 @@ class Backbone:
         To be used while this one is `reading`.
 
         Returns:
-            The reader, or `None` where accelerate moves the weights about.
+            The reader, or `None` where accelerate moves the weights about, or the model holds what cannot be copied.
         """
         model = unwrap(self._open)
         if any(hasattr(module, "_hf_hook") for module in model.modules()):
             return None
         shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-        copied = copy.deepcopy(model, cast(Any, shared))
+        try:
+            copied = copy.deepcopy(model, cast(Any, shared))
+        except TypeError:  # it holds what cannot be copied, such as a lock: there is one reader
+            return None
         text, blocks = (copied.get_submodule(path_of(model, part)) for part in (self._text, self._blocks))
         replica = type(self)(copied, text, cast(nn.ModuleList, blocks), self.layers)
         replica._is_reading = self._is_reading
