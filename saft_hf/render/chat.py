@@ -30,6 +30,8 @@ ROW_ERRORS = (
     *(TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
     *(MemoryError, RecursionError),
 )
+_ROUND = 8
+"""Turns of a dialogue that are rendered before it is seen whether later ones matter."""
 _LONG = 4
 """From so many responses on, their places are told in few renderings; below, to render each turn costs no more."""
 _GENERATION_MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -70,11 +72,13 @@ class ChatEncoder:
     Args:
         tokenizer: its chat template renders the conversations. Not changed.
         chat_template: a template, or the name of one, in place of the tokenizer's own.
+        limit: only responses that begin among so many tokens need be found; None for all.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None, limit: int | None = None) -> None:
         self.tokenizer = tokenizer
         self.chat_template = chat_template
+        self.limit = limit
 
     def __call__(self, chats: Sequence[Chat]) -> list[Tokens | Rejected]:
         """Encode conversations, those with equal template arguments together."""
@@ -101,22 +105,36 @@ class ChatEncoder:
         return [placed[row] for row in range(len(chats))]
 
     def _turn_by_turn(self, chats: list[Chat], options: dict[str, Any]) -> list[Tokens | Rejected]:
-        """Responses by rendering what stands before and up to each of them: n turns are rendered n times."""
+        """Responses by rendering what stands before and up to each of them: n turns are rendered n times.
+
+        Some turns at a time, and none behind `limit`: a dialogue without end costs what is left of it.
+        """
         fulls = self._render([chat.messages for chat in chats], options, self._ids)
-        heads = {(row, i): chat.messages[:i] for row, chat in enumerate(chats) for i in chat.turns if i > 0}
-        tails = {
-            (row, i): chat.messages[: i + 1]
-            for row, chat in enumerate(chats)
-            for i in chat.turns
-            if not chat.completion and i + 1 < len(chat.messages)
-        }
-        prompted = {**options, "add_generation_prompt": True}
-        head_ids = dict(zip(heads, self._render(list(heads.values()), prompted, self._ids), strict=True))
-        tail_ids = dict(zip(tails, self._render(list(tails.values()), options, self._ids), strict=True))
-        return [
-            _respond(full, [(head_ids.get((row, i)), tail_ids.get((row, i))) for i in chats[row].turns])
-            for row, full in enumerate(fulls)
-        ]
+        parts: list[_Parts] = [[] for _ in chats]
+        placed = [_respond(full, []) for full in fulls]
+        for first in range(0, max((len(chat.turns) for chat in chats), default=0), _ROUND):
+            going = [row for row, found in enumerate(placed) if self._goes_on(fulls[row], found, parts[row])]
+            turns = [(row, i) for row in going for i in chats[row].turns[first : first + _ROUND]]
+            heads = {(row, i): chats[row].messages[:i] for row, i in turns if i > 0}
+            tails = {
+                (row, i): chats[row].messages[: i + 1]
+                for row, i in turns
+                if not chats[row].completion and i + 1 < len(chats[row].messages)
+            }
+            prompted = {**options, "add_generation_prompt": True}
+            head_ids = dict(zip(heads, self._render(list(heads.values()), prompted, self._ids), strict=True))
+            tail_ids = dict(zip(tails, self._render(list(tails.values()), options, self._ids), strict=True))
+            for row, i in turns:
+                parts[row].append((head_ids.get((row, i)), tail_ids.get((row, i))))
+            for row in going:
+                placed[row] = _respond(fulls[row], parts[row])
+        return placed
+
+    def _goes_on(self, full: TokenIds | Rejected, found: Tokens | Rejected, parts: _Parts) -> bool:
+        """Whether later turns of a row may matter."""
+        if isinstance(full, Rejected) or any(isinstance(ids, Rejected) for pair in parts for ids in pair):
+            return False
+        return isinstance(found, Rejected) or self.limit is None or found.spans[-1][0] < self.limit
 
     def _long(self, chats: list[Chat], options: dict[str, Any]) -> dict[int, Tokens | Rejected]:
         """Conversations of many turns, by number, where the places of their responses can be told in few renderings."""
@@ -235,9 +253,10 @@ def _tokens(ids: TokenIds, spans: Spans) -> Tokens | Rejected:
     return Tokens(ids, spans, boundary=True)
 
 
-def _respond(
-    full: TokenIds | Rejected, turns: list[tuple[TokenIds | Rejected | None, TokenIds | Rejected | None]]
-) -> Tokens | Rejected:
+_Parts = list[tuple[TokenIds | Rejected | None, TokenIds | Rejected | None]]
+
+
+def _respond(full: TokenIds | Rejected, turns: _Parts) -> Tokens | Rejected:
     """Place each response in the whole row's tokens.
 
     Args:

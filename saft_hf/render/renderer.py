@@ -104,7 +104,9 @@ class Renderer:
         encoded: dict[int, Tokens | Rejected] = {}
         chats = {i: row for i, row in enumerate(rows) if isinstance(row, Chat)}
         plain = {i: row for i, row in enumerate(rows) if isinstance(row, Plain)}
-        encoded |= zip(chats, ChatEncoder(self.tokenizer, self.chat_template)(list(chats.values())), strict=True)
+        limit = self.config.max_length if self.config.truncation_mode == "keep_start" else None
+        encoder = ChatEncoder(self.tokenizer, self.chat_template, limit)
+        encoded |= zip(chats, encoder(list(chats.values())), strict=True)
         encoded |= zip(plain, self._encode_plain(list(plain.values())), strict=True)
         encoded |= {i: row for i, row in enumerate(rows) if isinstance(row, Tokens | Rejected)}
         return [self._finish(encoded[i]) for i in range(len(rows))]

@@ -205,3 +205,24 @@ def test_hard_long_dialogues_have_the_spans_that_each_turn_gives(
         patch.setattr(chat_module, "_LONG", 1000)
         (each,) = renderer(batch)
     assert same(found, each)
+
+
+@pytest.mark.parametrize("name", UNMARKED)
+def test_turns_behind_the_cut_are_not_looked_for_and_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = make_tokenizer(UNMARKED[name])
+    monkeypatch.setattr(chat_module, "_LONG", 1000)
+    rendered: list[int] = []
+    apply = tokenizer.apply_chat_template
+
+    def counted(conversations: Any, **options: Any) -> Any:
+        rendered.append(len(conversations))
+        return apply(conversations, **options)
+
+    monkeypatch.setattr(tokenizer, "apply_chat_template", counted)
+    messages = dialogue(random.Random(1), turns=60, think=True)
+    whole = Renderer(tokenizer, RenderConfig(max_length=None))({"messages": [messages]})[0]
+    rendered.clear()
+    cut = Renderer(tokenizer, RenderConfig(max_length=200))({"messages": [messages]})[0]
+    assert sum(rendered) <= 1 + 2 * 3 * 8
+    assert cut.input_ids.tolist() == whole.input_ids[:200].tolist()
+    assert cut.spans == tuple((start, min(end, 200)) for start, end in whole.spans if start < 200)
