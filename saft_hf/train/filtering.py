@@ -71,7 +71,7 @@ def decide_rows(args: FilterArgs, world: World) -> Record:
     if inputs.has_images(args):  # and may keep them
         return _unfiltered(args, "the rows have images, and SAFT scores text only")
     if args.get("trust_scores"):
-        return _by_trusted_scores(args)
+        return _by_trusted_scores(args, world)
     rows = args.train_dataset
     if args.streams:
         rows = first_rows(rows, args.get("fit_rows") or STREAM_FIT_ROWS, world)
@@ -109,7 +109,7 @@ def _public(error: Exception, model: Any) -> str:
 # -- other ways to decide ----------------------------------------------------------------------------------------------
 
 
-def _by_trusted_scores(args: FilterArgs) -> Record:
+def _by_trusted_scores(args: FilterArgs, world: World) -> Record:
     """By the scores that the data brings; no model is loaded."""
     if args.labelled is not None:
         raise SAFTInputError(
@@ -122,7 +122,8 @@ def _by_trusted_scores(args: FilterArgs) -> Record:
             f"`saft_trust_scores=True`, but `train_dataset` has no column {missing[0]!r} (found: {columns}). Score it "
             "first (`saft-hf score`, or `dataset.map(scorer, batched=True)`)."
         )
-    scorer = _load(args) if isinstance(args.scorer, str | Path) else args.scorer
+    with world.sync_errors("loading the scorer"):
+        scorer = _load(args) if isinstance(args.scorer, str | Path) else args.scorer
     threshold = args.get("threshold") if scorer is None else scorer.threshold_
     if args.streams:
         if threshold is None:
