@@ -98,10 +98,8 @@ class ChatEncoder:
         if not chats[0].completion and _GENERATION_MARKER.search(template) and self.tokenizer.is_fast:
             return self._render(conversations, options, self._marked)
         placed = self._long(chats, options)
-        rest = [chat for row, chat in enumerate(chats) if row not in placed]
-        placed |= zip(
-            [row for row in range(len(chats)) if row not in placed], self._turn_by_turn(rest, options), strict=True
-        )
+        rest = [row for row in range(len(chats)) if row not in placed]
+        placed |= zip(rest, self._turn_by_turn([chats[row] for row in rest], options), strict=True)
         return [placed[row] for row in range(len(chats))]
 
     def _turn_by_turn(self, chats: list[Chat], options: dict[str, Any]) -> list[Tokens | Rejected]:
@@ -112,8 +110,13 @@ class ChatEncoder:
         fulls = self._render([chat.messages for chat in chats], options, self._ids)
         parts: list[_Parts] = [[] for _ in chats]
         placed = [_respond(full, []) for full in fulls]
+        prompted = {**options, "add_generation_prompt": True}
         for first in range(0, max((len(chat.turns) for chat in chats), default=0), _ROUND):
-            going = [row for row, found in enumerate(placed) if self._goes_on(fulls[row], found, parts[row])]
+            going = [
+                row
+                for row, chat in enumerate(chats)
+                if first < len(chat.turns) and self._goes_on(fulls[row], placed[row], parts[row])
+            ]
             turns = [(row, i) for row in going for i in chats[row].turns[first : first + _ROUND]]
             heads = {(row, i): chats[row].messages[:i] for row, i in turns if i > 0}
             tails = {
@@ -121,7 +124,6 @@ class ChatEncoder:
                 for row, i in turns
                 if not chats[row].completion and i + 1 < len(chats[row].messages)
             }
-            prompted = {**options, "add_generation_prompt": True}
             head_ids = dict(zip(heads, self._render(list(heads.values()), prompted, self._ids), strict=True))
             tail_ids = dict(zip(tails, self._render(list(tails.values()), options, self._ids), strict=True))
             for row, i in turns:

@@ -120,7 +120,7 @@ class Pool:
     def components(self) -> dict[str, Subspace]:
         """The principal components of every feature, stored or derived, in which directions are sought.
 
-        Those of a few thousand rows: learned directions do not gain from more, and what is computed stays the same for
+        Those of `SAMPLED_ROWS` rows: learned directions do not gain from more, and what is computed stays the same for
         any number of rows. The mean is that of the whole pool.
 
         Raises:
