@@ -8,14 +8,14 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, disable_progress_bars, load_from_disk
+from datasets import Dataset, disable_progress_bars, enable_progress_bars, load_from_disk
 
 from saft_hf import FilterResult
 from saft_hf.decide import decide, row_digest
@@ -82,8 +82,10 @@ def killed(work: Callable[[], Any], at: int) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> None:
+def quiet() -> Iterator[None]:
     disable_progress_bars()
+    yield
+    enable_progress_bars()
 
 
 @pytest.mark.smoke
