@@ -72,7 +72,7 @@ class Job:
                 "model_name_or_path": demo_folder(),
                 "dataset_name": demo_rows_path(),
                 "output_dir": self.out,
-                "saft_labelled_rows": 100,
+                "labelled_rows": 100,
                 "saft_method": "saft",
                 "saft_layer": 2,
                 "saft_cache_dir": self.folder / "store",

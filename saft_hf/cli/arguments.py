@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any, TypeVar, get_type_hints
 
-from trl import TrlParser
 from yaml import YAMLError
 
 from saft_hf.errors import SAFTInputError
@@ -45,20 +44,13 @@ class Arguments:
 
     model_name_or_path: str | None = _flag(_FIT, "Hub id or folder of the model that will be tuned.")
     model_revision: str | None = _flag(_FIT, "Commit, branch or tag of the model.", beside=("model_name_or_path",))
-
-    dataset_name: str | None = _flag(_FIT, "Hub id, folder, or json, jsonl, csv or parquet file (or a pattern).")
+    scorer: str | None = _flag(_SCORER, "Folder or Hub id of a fitted scorer, in place of fitting one.")
+    dataset_name: str | None = _flag(_FIT, "Hub id, folder or file (json, jsonl, csv, parquet).")
     dataset_config: str | None = _flag(_FIT, "Configuration of a Hub dataset.")
     dataset_revision: str | None = _flag(_FIT, "Commit, branch or tag of a Hub dataset.")
     dataset_train_split: str = _flag(_FIT, "Split to score.", "train")
     dataset_streaming: bool = _flag(_FIT, "Read a Hub dataset row by row: its files are not fetched first.", False)
-    labelled_name: str | None = _flag(_FIT, "Rows that people labelled: named like `dataset_name`.")
-    labelled_rows: int | None = _flag(_FIT, "Draw this many of the dataset's rows that have a label.")
-    seed: int = _flag(_FIT, "Of the draw of rows.", 0, beside=("labelled_rows", "uniform"))
 
-    scorer: str | None = _flag(_SCORER, "Folder or Hub id of a fitted scorer, in place of fitting one.")
-    trust_labels: bool = _flag(
-        ("filter", *_CERTIFY), "Let labels in the file of `scorer` decide their rows.", False, beside=("scorer",)
-    )
     layer: int | None = _option("layer")
     readout: str | None = _option("readout")
     method: str | None = _option("method")
@@ -71,9 +63,17 @@ class Arguments:
     max_length: int = _option("max_length")
     cache_dir: str | None = _option("cache_dir")
     trust_remote_code: bool = _option("trust_remote_code")
+
+    labelled_name: str | None = _flag(_FIT, "Rows that people labelled, named likewise.")
+    labelled_rows: int | None = _flag(_FIT, "Or draw this many of the rows that have a label.")
+    seed: int = _flag(_FIT, "Of the draw of rows.", 0, beside=("labelled_rows", "uniform"))
+    trust_labels: bool = _flag(
+        ("filter", *_CERTIFY), "Let labels in the file of `scorer` decide their rows.", False, beside=("scorer",)
+    )
     label_column: str | None = _option("label_column")
     harmful_value: str | None = _option("harmful_value")
     label_sampling: str = _option("label_sampling")
+
     aim: str | None = _option("aim")
     fit_rows: int | None = _option("fit_rows")
     on_undecided: str | None = _option("on_undecided")
@@ -102,6 +102,7 @@ class Arguments:
         (*_ROWS, *_CERTIFY), "Write into a folder that holds other files: those of the same names go.", False
     )
     output_format: str = _flag((*_ROWS, *_CERTIFY), "`arrow` (for `datasets.load_from_disk`) or `parquet`.", "arrow")
+
     folder: str | None = _flag(("push",), "Folder that a failed push kept.")
     push_to_hub: str | None = _flag(_PUSH, "Push to this Hub repository, `user/name`.")
     hub_repo_type: str = _flag(("push",), "`dataset` or `model`.", "dataset")
@@ -117,6 +118,29 @@ class Arguments:
         _FILTER, "Push the removed rows too; only to a private repository.", False, beside=_REPOSITORIES[:1]
     )
     hub_scorer: str | None = _flag(_ROWS, "Push the scorer to this Hub repository.")
+
+
+GROUPS = {
+    "model_name_or_path": "Model",
+    "dataset_name": "Rows",
+    "layer": "Score",
+    "dtype": "How the model is read",
+    "labelled_name": "Labels",
+    "aim": "Decision",
+    "fresh_labels": "Certificate",
+    "uniform": "Rows to label",
+    "output_dir": "Results",
+    "folder": "Hub",
+}
+"""Option that begins a group of `--help` -> title: a new option belongs to the group that it stands in."""
+
+COMMON = (
+    *("model_name_or_path", "scorer", "dataset_name", "method", "threshold", "contamination"),
+    *("labelled_name", "labelled_rows", "label_column", "aim"),
+    *("fresh_labels", "alpha", "looks", "uniform", "informative", "kept_only"),
+    *("output_dir", "folder", "push_to_hub", "hub_repo_type", "hub_scorer"),
+)
+"""Options that `--help` shows; `--help_all` shows the others too."""
 
 
 def parse(command: str, argv: Sequence[str], defaults: dict[str, Any] | None = None) -> Arguments:
@@ -162,7 +186,9 @@ def parse_known(
     kinds: tuple[type, ...], command: str, argv: Sequence[str], defaults: dict[str, Any] | None = None
 ) -> tuple[Any, ...]:
     """As `parse_as`, for several dataclasses: these, and what of the YAML and of the words is in none of them."""
-    parser = TrlParser(kinds, prog=f"saft-hf {command}")
+    from trl import TrlParser  # seconds to import: not for `--help`
+
+    parser = TrlParser(kinds, prog=f"saft-hf {command}", add_help=False, allow_abbrev=False)
     parser.set_defaults(**(defaults or {}))
     try:
         parsed: tuple[Any, ...] = parser.parse_args_and_config(

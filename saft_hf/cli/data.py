@@ -264,7 +264,6 @@ def labelled_of(
     seed: int,
     label_column: str | None = None,
     split: str = "train",
-    prefix: str = "",
 ) -> Dataset | None:
     """The labelled rows: those of the dataset `name`, or `count` of all rows that have a label, drawn at random.
 
@@ -275,28 +274,24 @@ def labelled_of(
         SAFTInputError: both are asked for, or more than there are; or no column holds labels.
     """
     if name and count:
-        raise SAFTInputError(f"give `--{prefix}labelled_name` or `--{prefix}labelled_rows`, not both.")
+        raise SAFTInputError("give `--labelled_name` or `--labelled_rows`, not both.")
     if name:
         return labels_in(name, split)
     if not count:
         return None
     if not isinstance(rows, Dataset):
         raise SAFTInputError(
-            f"`--{prefix}labelled_rows`={count}: a stream has no rows to draw from. Name labelled rows with "
-            f"`--{prefix}labelled_name`."
+            f"`--labelled_rows`={count}: a stream has no rows to draw from. Name labelled rows with `--labelled_name`."
         )
     have = labelled_rows(rows, resolve_label_column(rows.column_names, label_column))
     if not 0 < count <= len(have):
-        raise SAFTInputError(
-            f"`--{prefix}labelled_rows` must be 1 to {len(have)}, the rows that have a label, not {count}."
-        )
+        raise SAFTInputError(f"`--labelled_rows` must be 1 to {len(have)}, the rows that have a label, not {count}.")
     if len(have) < len(rows):
         logger.warning(
-            "Only %d of %d rows have a label to draw from. Unless they were drawn at random, say "
-            "`--%slabel_sampling other`.",
+            "Only %d of %d rows have a label to draw from. Unless they were drawn at random, say `--label_sampling "
+            "other` (`saft-hf sft`: `--saft_label_sampling other`).",
             len(have),
             len(rows),
-            prefix,
         )
     drawn = rows.select(have).shuffle(seed=seed).select(range(count))
     return cast(Dataset, drawn)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from saft_hf.cli.arguments import parse_as
+from saft_hf.cli.experiment import COMMON as COMMON
+from saft_hf.cli.experiment import GROUPS as GROUPS
 from saft_hf.cli.experiment import load_source
 from saft_hf.cli.pipeline import print_table
 from saft_hf.evaluate.config import EvaluationConfig
@@ -14,6 +16,8 @@ from saft_hf.evaluate.metrics import EVALUATION_FILE, ModelEvaluation, summarise
 from saft_hf.evaluate.tuning import load
 from saft_hf.files import write_json
 from saft_hf.records import to_plain
+
+KINDS = (EvaluationConfig,)
 
 
 def run(argv: Sequence[str]) -> None:

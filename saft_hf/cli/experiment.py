@@ -12,6 +12,21 @@ from saft_hf.evaluate.experiment import Experiment
 from saft_hf.evaluate.pools import Dialogue, ExperimentRows, read_rows
 from saft_hf.evaluate.report import write_report
 
+KINDS = (ExperimentConfig,)
+GROUPS = {
+    "model_name_or_path": "Model",
+    "output_dir": "Results",
+    "labelled_name": "Rows",
+    "judges": "Questions",
+    "pools": "Pools and arms",
+    "training": "Training",
+}
+COMMON = (
+    *("model_name_or_path", "output_dir", "labelled_name", "label_column", "benign_name", "safe_prompts_name"),
+    *("judges", "pools", "shares", "rows", "labels", "seeds", "arms"),
+    *("training", "keep_models"),
+)
+
 
 def run(argv: Sequence[str]) -> None:
     """Do the runs that are not there yet, then write the report.

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib import import_module
+from typing import Any
 
+from saft_hf.cli import arguments
+from saft_hf.cli.arguments import Arguments
+from saft_hf.cli.help import screen, titled
 from saft_hf.errors import SAFTError
 from saft_hf.version import __version__
 
@@ -32,9 +38,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; by default those of the shell.
 
     Returns:
-        Exit status: 0, or 2 where the input, or the system, does not allow the command.
+        Exit status: 0, or 2 where the input, or the system, does not allow the command; as shells have them, 130 where
+        it was stopped, and 141 where nobody reads what it prints.
     """
-    command, *words = (sys.argv[1:] if argv is None else argv) or [""]
+    try:
+        status = _main(*((sys.argv[1:] if argv is None else argv) or [""]))
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python says so when it ends
+        return 141
+    return status
+
+
+def _main(command: str, *words: str) -> int:
     if command in ("", "-h", "--help"):
         print(_usage())
         return 0 if command else 2
@@ -44,9 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"saft-hf: there is no command {command!r}.\n\n{_usage()}", file=sys.stderr)
         return 2
+    if command != "cache" and (asked := {"-h", "--help", "--help_all"}.intersection(words)):
+        print(_help(command, everything="--help_all" in asked))
+        return 0
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     try:
         _run(command, words)
+    except BrokenPipeError:
+        raise
     except (SAFTError, OSError) as error:
         print(f"saft-hf {command}: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
@@ -71,6 +92,16 @@ def _run(command: str, words: Sequence[str]) -> None:
             PartialState().destroy_process_group()
 
 
+def _help(command: str, *, everything: bool) -> str:
+    """What a command does, and its options: those of the common table, or of its module where that has its own."""
+    table: Any = arguments
+    options = [each for each in titled(fields(Arguments), table.GROUPS) if command in each[1].metadata["commands"]]
+    if not options:
+        table = import_module(f"saft_hf.cli.{command}")
+        options = titled([each for kind in table.KINDS for each in fields(kind)], table.GROUPS)
+    return screen(command, COMMANDS[command], options, table.COMMON, everything=everything)
+
+
 def _usage() -> str:
     commands = "\n".join(f"  {name:<14} {about}" for name, about in COMMANDS.items())
     return f"""usage: saft-hf COMMAND [--options] [--config file.yaml]
@@ -79,4 +110,4 @@ def _usage() -> str:
 commands:
 {commands}
 
-saft-hf COMMAND --help lists the options of a command."""
+saft-hf COMMAND --help shows the options of a command."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from accelerate.commands.launch import launch_command, launch_command_parser
@@ -33,19 +33,32 @@ logger = logging.getLogger(__name__)
 class LabelArguments:
     """The rows that people labelled."""
 
-    saft_labelled_name: str | None = field(
-        default=None, metadata={"help": "Labelled rows: a Hub id, folder, or json, jsonl, csv or parquet file."}
+    labelled_name: str | None = field(default=None, metadata={"help": "Rows that people labelled, named likewise."})
+    labelled_rows: int | None = field(
+        default=None, metadata={"help": "Or draw this many of the rows that have a label."}
     )
-    saft_fresh_labels_name: str | None = field(
-        default=None, metadata={"help": "Rows labelled afterwards, to certify `--saft_alpha` with; named likewise."}
-    )
-    saft_labelled_rows: int | None = field(
-        default=None, metadata={"help": "Draw this many labelled rows from the training rows, which have the labels."}
+    fresh_labels: str | None = field(
+        default=None, metadata={"help": "Rows labelled afterwards, to certify `--saft_alpha` with."}
     )
 
 
-_KINDS = (ScriptArguments, SAFTSFTConfig, ModelConfig, DatasetMixtureConfig, LabelArguments)
+KINDS = (ModelConfig, ScriptArguments, DatasetMixtureConfig, LabelArguments, SAFTSFTConfig)
 """The options of `trl sft`, those of the filter, and where the labels are."""
+
+GROUPS = {
+    "model_name_or_path": "Model",
+    "use_peft": "Adapter and quantisation",
+    "dataset_name": "Rows",
+    "datasets": "Several datasets",
+    "labelled_name": "Labels",
+    next(each.name for each in fields(SAFTSFTConfig)): "Training",
+    "saft_enabled": "Filter",
+}
+COMMON = (
+    *("model_name_or_path", "use_peft", "dataset_name", "dataset_train_split"),
+    *("labelled_name", "labelled_rows", "fresh_labels", "output_dir", "num_train_epochs", "learning_rate"),
+    *("saft_enabled", "saft_scorer", "saft_method", "saft_threshold", "saft_contamination", "saft_aim", "saft_alpha"),
+)
 
 
 def run(argv: Sequence[str]) -> None:
@@ -58,12 +71,12 @@ def run(argv: Sequence[str]) -> None:
     # A process that was launched reads the same YAML, and must not launch again. Asked before the options are parsed:
     # some versions of transformers set the second variable then.
     launched = "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
-    *arguments, from_yaml, from_words = parse_known(_KINDS, "sft", words)
+    *arguments, from_yaml, from_words = parse_known(KINDS, "sft", words)
     options = resolve_accelerate_config_argument(from_yaml + from_words)
     _, unknown = launch_command_parser().parse_known_args([*options, "saft_hf"])
-    reject("sft", [word for word in unknown if word.startswith("--")], _KINDS)
+    reject("sft", [word for word in unknown if word.startswith("--")], KINDS)
     if launched:  # options of the launcher stay in the YAML
-        reject("sft", from_words, _KINDS)
+        reject("sft", from_words, KINDS)
     elif options:
         left = list(from_words)  # stand in `words` in the same order
         own = [word for word in words if not (left and word == left[0] and [left.pop(0)])]
@@ -72,15 +85,15 @@ def run(argv: Sequence[str]) -> None:
     train(*arguments)
 
 
-def train(script: Any, args: SAFTSFTConfig, model: Any, mixture: Any, labels: LabelArguments) -> SAFTSFTTrainer:
+def train(model: Any, script: Any, mixture: Any, labels: LabelArguments, args: SAFTSFTConfig) -> SAFTSFTTrainer:
     """Load, filter, train, save, and push where that was asked for.
 
     Args:
-        script: which dataset and splits, as for `trl sft`.
-        args: of the trainer.
         model: which model, quantisation and adapters.
+        script: which dataset and splits, as for `trl sft`.
         mixture: several datasets in one, in place of `script.dataset_name`.
         labels: which rows are labelled.
+        args: of the trainer.
 
     Returns:
         The trainer, after training.
@@ -106,16 +119,15 @@ def train(script: Any, args: SAFTSFTConfig, model: Any, mixture: Any, labels: La
         peft_config=get_peft_config(model),
         saft_labelled=labelled_of(
             rows,
-            labels.saft_labelled_name,
-            labels.saft_labelled_rows,
+            labels.labelled_name,
+            labels.labelled_rows,
             seed=args.seed,
             label_column=args.saft_label_column,
-            prefix="saft_",
         ),
-        saft_fresh_labels=NamedDataset(fresh).load() if (fresh := labels.saft_fresh_labels_name) else None,
+        saft_fresh_labels=NamedDataset(fresh).load() if (fresh := labels.fresh_labels) else None,
     )
     if named and (record := trainer._saft) is not None:
-        record.extend(**input_of(record.summary, named, args.seed if labels.saft_labelled_rows else None))
+        record.extend(**input_of(record.summary, named, args.seed if labels.labelled_rows else None))
         if trainer.is_world_process_zero():
             write_summary(record.summary, args.output_dir)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)

@@ -44,7 +44,7 @@ OPTIONS = (
     Option("method", None, "`saft` (published), `directed`, `auto` (the default with labels), `reference` (without)."),
     Option("k", None, "Directions to sum; by default chosen from 1 to 4 on the labels."),
     Option("threshold", None, "Remove rows with a score above it."),
-    Option("contamination", None, "Remove this share of the rows, those with the highest scores."),
+    Option("contamination", None, "Remove this share of the rows, the highest scores."),
     Option("reference", None, "Labelled rows of other sources.", travels=False, in_shell=False, in_trainer=False),
     Option(
         "dtype",

@@ -320,14 +320,6 @@ def test_help_version_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -
     assert "there is no command 'bake'" in capsys.readouterr().err
 
 
-def test_help_loads_no_heavy_package() -> None:
-    script = "import sys; from saft_hf.cli.main import main; main(['--help']); print(*sys.modules)"
-    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    modules = set(shown.splitlines()[-1].split())
-    assert "saft_hf.cli.main" in modules
-    assert not {"torch", "numpy", "accelerate", "transformers", "datasets", "trl"} & modules
-
-
 def test_ctrl_c_ends_quietly(
     basics: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

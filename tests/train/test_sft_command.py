@@ -69,21 +69,21 @@ def test_labels_from_the_rows_or_from_a_file(config: dict[str, Any], tmp_path: P
     del config["saft_contamination"]
     path = written(tmp_path, config)
     summaries = []
-    rows = ["--saft_labelled_rows", "24", "--saft_method", "saft"]
-    for words in (rows, ["--saft_labelled_name", config["dataset_name"], "--saft_method", "auto"]):
+    rows = ["--labelled_rows", "24", "--saft_method", "saft"]
+    for words in (rows, ["--labelled_name", config["dataset_name"], "--saft_method", "auto"]):
         sft.run(["--config", path, *words])
         summaries.append(json.loads((tmp_path / "out" / "saft_summary.json").read_text()))
         known = json.loads((tmp_path / "out" / "_saft" / "summary.json").read_text())["provenance"]
         assert (known["input"], known["seed"]) == (
             config["dataset_name"],
-            42 if "--saft_labelled_rows" in words else None,
+            42 if "--labelled_rows" in words else None,
         )
         assert summaries[-1]["provenance"]["input"] is None  # what is pushed names no folder of this machine
     assert [summary["threshold_from"] for summary in summaries] == ["f1", "fpr=0.05"]
     with pytest.raises(SAFTInputError, match="not both"):
-        sft.run(["--config", path, "--saft_labelled_rows", "24", "--saft_labelled_name", "x"])
-    with pytest.raises(SAFTInputError, match="`--saft_labelled_rows` must be 1 to 40"):
-        sft.run(["--config", path, "--saft_labelled_rows", "41"])
+        sft.run(["--config", path, "--labelled_rows", "24", "--labelled_name", "x"])
+    with pytest.raises(SAFTInputError, match="`--labelled_rows` must be 1 to 40"):
+        sft.run(["--config", path, "--labelled_rows", "41"])
 
 
 def test_options_of_accelerate_launch_go_to_it(
@@ -127,7 +127,7 @@ def test_one_file_is_not_trained_and_evaluated_on_alike(config: dict[str, Any], 
     [
         ("saft_contaminaton", "Did you mean `saft_contamination` of `saft-hf sft`"),
         ("aim", "Did you mean `saft_aim` of `saft-hf sft`"),
-        ("saft_labeled_rows", "Did you mean `saft_labelled_rows` of `saft-hf sft`"),
+        ("saft_labelled_rows", "Did you mean `labelled_rows` of `saft-hf sft`"),
         ("lerning_rate", "Did you mean `learning_rate` of `saft-hf sft`"),
     ],
 )
