@@ -10,9 +10,9 @@ import math
 import os
 import re
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
-from saft_hf.records import Count, Name, Share, to_plain
+from saft_hf.records import Count, Digest, Matching, Name, Share, to_plain
 
 # -- what a fit finds: this part travels in a saved scorer -----------------------------------------------------------
 
@@ -156,6 +156,36 @@ class ThresholdEffect:
     fpr: Share
     recall: Share
     attainable: bool = True
+
+
+SourceName = Annotated[str, Matching(r"[\w ./,()+-]{1,96}")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceInfo:
+    """One source of a reference set: what may be told of it, no text of a row.
+
+    Attributes:
+        name: Hub id, the name of a file, or what the user calls it.
+        digest: SHA-256 of the rows that are fitted on and their labels.
+        rows: all that were read: those below together.
+        harmful: harmful rows that are fitted on.
+        benign: benign rows that are fitted on.
+        unlabelled: rows without a label, left out.
+        duplicates: rows that are left out because an equal one stands for them, or is labelled the other way.
+        revision: commit of a Hub dataset.
+        licence: as the user gave it.
+    """
+
+    name: SourceName
+    digest: Digest
+    rows: Count
+    harmful: Count
+    benign: Count
+    unlabelled: Count = 0
+    duplicates: Count = 0
+    revision: Annotated[str, Matching(r"[\w./-]{1,100}")] | None = None
+    licence: Annotated[str, Matching(r"[\w ./,()+-]{1,80}")] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Sequence
 
 from saft_hf.cli.arguments import parse_as
-from saft_hf.cli.data import NamedDataset
 from saft_hf.evaluate.config import EvaluationConfig, ExperimentConfig
 from saft_hf.evaluate.experiment import Experiment
 from saft_hf.evaluate.pools import Dialogue, ExperimentRows, read_rows
 from saft_hf.evaluate.report import write_report
+from saft_hf.named import NamedDataset
 
 KINDS = (ExperimentConfig,)
 GROUPS = {

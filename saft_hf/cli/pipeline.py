@@ -11,9 +11,10 @@ from typing import Any
 from datasets import Dataset
 
 from saft_hf.cli.arguments import Arguments
-from saft_hf.cli.data import NamedDataset, labelled_of
+from saft_hf.cli.data import labelled_of
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
+from saft_hf.named import NamedDataset
 from saft_hf.result import RESULT, SCORER, FilterResult, check_folder, saving
 from saft_hf.scorer import SAFTScorer
 from saft_hf.scorer.options import BY_NAME, OPTIONS, Option, refuse_idle

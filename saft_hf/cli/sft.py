@@ -20,9 +20,10 @@ from trl import (
 from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
 from saft_hf.cli.arguments import parse_known, reject
-from saft_hf.cli.data import NamedDataset, labelled_of
+from saft_hf.cli.data import labelled_of
 from saft_hf.cli.pipeline import input_of
 from saft_hf.errors import SAFTInputError
+from saft_hf.named import NamedDataset
 from saft_hf.train import SAFTSFTConfig, SAFTSFTTrainer
 from saft_hf.train.record import write_summary
 

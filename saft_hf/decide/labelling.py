@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from saft_hf.errors import SAFTInputError
 
+ROW, PURPOSE, LABEL = "saft_row", "saft_purpose", "is_harmful"
+"""Columns of rows that are laid out to be labelled; only the last is for people to fill in."""
+
 _UP_TO = " up to "
 _WINDOW = 4  # times their number: the rows next to the threshold that the informative ones are spread over
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from saft_hf.decide import Decisions
 from saft_hf.decide.certify import Certificate, FreshLabels, RowsInUse
 from saft_hf.decide.certify.shares import check_chance
-from saft_hf.decide.labelling import Drawn, Purpose, suggest_rows
+from saft_hf.decide.labelling import LABEL, PURPOSE, ROW, Drawn, Purpose, suggest_rows
 from saft_hf.embed import Survey, find_keys
 from saft_hf.errors import SAFTInputError
 from saft_hf.scorer.fit import Fit
 from saft_hf.scorer.inputs import with_columns
-from saft_hf.scorer.labels import LABEL, PURPOSE, ROW, Suggested, without_labels
+from saft_hf.scorer.labels import Suggested, without_labels
 
 _SHOWN = 5
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from saft_hf.decide import read_labels, resolve_label_column
 from saft_hf.decide.audit import row_digest
-from saft_hf.decide.labelling import Drawn, Purpose
+from saft_hf.decide.labelling import PURPOSE, Drawn, Purpose
 from saft_hf.decide.labels import LABEL_COLUMNS, plain_labels
 from saft_hf.embed import KEY_BYTES, Survey, find_keys
 from saft_hf.errors import SAFTInputError
@@ -22,9 +22,6 @@ from saft_hf.scorer.inputs import check_choice, check_dataset
 from saft_hf.summary import LabelCounts
 
 logger = logging.getLogger(__name__)
-
-ROW, PURPOSE, LABEL = "saft_row", "saft_purpose", "is_harmful"
-"""Columns that `suggest_labels` writes; only the last is for people to fill in."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from datasets import Dataset, load_from_disk
 
 from saft_hf import SAFTScorer
 from saft_hf.assets import demo_rows_path
-from saft_hf.cli.data import NamedDataset
 from saft_hf.cli.main import main
+from saft_hf.named import NamedDataset
 
 
 @pytest.fixture(autouse=True)

@@ -20,9 +20,10 @@ from datasets import ClassLabel, Dataset, DatasetDict, load_from_disk
 
 from saft_hf import SAFTScorer, __version__
 from saft_hf.assets import demo_rows_path
-from saft_hf.cli.data import NamedDataset, labelled_of
+from saft_hf.cli.data import labelled_of
 from saft_hf.cli.main import main
 from saft_hf.errors import SAFTInputError
+from saft_hf.named import NamedDataset
 from saft_hf.scorer.labels import LabelSet
 
 

@@ -20,11 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saft_hf import SAFTScorer
-from saft_hf.cli.data import NamedDataset, labels_in, neutral, restored
+from saft_hf.cli.data import labels_in
 from saft_hf.cli.main import main
 from saft_hf.cli.sft import run as sft
 from saft_hf.cli.suggest_labels import _write
 from saft_hf.errors import SAFTInputError
+from saft_hf.named import NamedDataset, neutral, restored
 
 ROWS = [{"text": f"row {number}", "number": number} for number in range(30)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)

@@ -1,0 +1,306 @@
+"""Reference sets as users name them: datasets, Hub ids, files, lists of these, or a scorer fitted on some."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from datasets import Dataset
+from huggingface_hub import constants, try_to_load_from_cache
+from numpy.typing import NDArray
+
+from saft_hf.decide import resolve_label_column, row_digest
+from saft_hf.distributed import World
+from saft_hf.embed import Embedded, rows_digest
+from saft_hf.errors import SAFTInputError
+from saft_hf.hub import Repository, with_retries
+from saft_hf.named import NamedDataset
+from saft_hf.names import did_you_mean
+from saft_hf.render.rows import CHAT_COLUMNS, FORMATTED_COLUMN, OPTION_COLUMNS, TOKEN_COLUMNS, check_columns
+from saft_hf.scorer.artifact import TENSORS_FILE
+from saft_hf.scorer.inputs import check_dataset
+from saft_hf.scorer.labels import labelled_rows, read_column
+from saft_hf.summary import SourceInfo
+
+_CONTENT = (*CHAT_COLUMNS, *TOKEN_COLUMNS, *OPTION_COLUMNS, FORMATTED_COLUMN)
+_MAPPED = ("prompt", "completion", "messages", "text")
+_HUB_SECONDS = 30.0
+_UNSHOWN = re.compile(r"[^\w ./,()+-]")
+
+
+@dataclass(frozen=True)
+class ReferenceSource:
+    """Labelled rows of one source, for `reference=`.
+
+    In the shell, and wherever a string will do, it is `PATH,key=value,...`, such as
+    `PKU-Alignment/BeaverTails,split=30k_train`; there `completion=answer` says that the column `answer` is the
+    completion.
+
+    Attributes:
+        path (`str` or `Dataset`): Hub id, folder or file, or the rows themselves.
+        name (`str`, *optional*): for cards and summaries; by default the Hub id, or the name of the file.
+        config (`str`, *optional*): configuration of a Hub dataset.
+        split (`str`, *optional*, defaults to `train`): which split.
+        revision (`str`, *optional*): commit, branch or tag of a Hub dataset, or of a fitted scorer.
+        label_column (`str`, *optional*): as in `SAFTScorer.fit`.
+        harmful_value (*optional*): as in `SAFTScorer.fit`.
+        harmful (`bool`, *optional*): what every row is, where no column says so.
+        columns (`dict`, *optional*): columns of the source -> `prompt`, `completion`, `messages` or `text`. Other
+            columns that rows are read from are dropped then. Beside a `prompt`, a `response` is the completion.
+        licence (`str`, *optional*): for cards.
+
+    Example:
+        >>> ReferenceSource("PKU-Alignment/BeaverTails", split="30k_train", licence="cc-by-nc-4.0").split
+        '30k_train'
+    """
+
+    path: str | Path | Dataset
+    name: str | None = None
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    label_column: str | None = None
+    harmful_value: str | int | bool | None = None
+    harmful: bool | None = None
+    columns: Mapping[str, str] | None = None
+    licence: str | None = None
+
+    @classmethod
+    def of(cls, given: Any) -> Self:
+        """A source from what a user may give.
+
+        Raises:
+            SAFTInputError: it is nothing that rows can be read from, or an option is unknown.
+        """
+        if isinstance(given, cls):
+            return given
+        if isinstance(given, Dataset | Path):
+            return cls(given)
+        if isinstance(given, str):
+            given = _options(given)
+        if not isinstance(given, Mapping) or not isinstance(given.get("path"), str | Path | Dataset):
+            raise SAFTInputError(
+                "`reference` must be a Dataset, a Hub id, a folder, a file, a `ReferenceSource`, a mapping with `path`,"
+                f" or a list of these; found {type(given).__name__}."
+            )
+        known = [each.name for each in fields(cls)]
+        if unknown := [str(key) for key in given if key not in (*known, *_MAPPED)]:
+            hint = did_you_mean(unknown[0], {"a source of `reference`": [*known, *_MAPPED]})
+            raise SAFTInputError(
+                f"`reference` {given['path']}: there is no option {unknown[0]!r}; there are {known}, and {_MAPPED} for "
+                f"columns. {hint}".strip()
+            )
+        options = {key: value for key, value in given.items() if key in known}
+        mapped = {str(given[ours]): ours for ours in _MAPPED if ours in given}
+        if mapped:
+            options["columns"] = {**(options.get("columns") or {}), **mapped}
+        if isinstance(harmful := options.get("harmful"), str):
+            if harmful not in ("true", "false"):
+                raise SAFTInputError(f"`reference` {given['path']}: `harmful` must be true or false, not {harmful!r}.")
+            options["harmful"] = harmful == "true"
+        return cls(**options)
+
+    def __str__(self) -> str:
+        return self.name or ("a Dataset" if isinstance(self.path, Dataset) else str(self.path))
+
+
+@dataclass(frozen=True)
+class FittedReference:
+    """A saved scorer that was named as the reference, for `SAFTScorer.from_pretrained`."""
+
+    path: str
+    revision: str | None
+
+
+@dataclass(frozen=True)
+class ReferenceRows:
+    """Labelled rows of other sources, in the user's order; unlabelled and repeated ones are left out.
+
+    Attributes:
+        sources: what may be told of each source.
+        parts: the rows of each, as they are, without the label column.
+        harmful: `bool [m]` for each.
+    """
+
+    sources: tuple[SourceInfo, ...]
+    parts: tuple[Dataset, ...]
+    harmful: tuple[NDArray[np.bool_], ...]
+
+
+def read_reference(reference: Any, world: World, *, token: str | None = None) -> ReferenceRows | FittedReference:
+    """Read a reference set. Collective: every process must be given the same, and reads the same.
+
+    Args:
+        reference: a `Dataset`, a Hub id, a folder or file, a `ReferenceSource` (or a mapping or string of its options),
+            or a list of these; or a folder or Hub id of a fitted scorer.
+        world: the processes.
+        token: for private repositories.
+
+    Raises:
+        SAFTInputError: a source cannot be read, or its labels cannot; or all rows are harmful, or all benign. The
+            message names the source.
+        SAFTHubError: there is no such repository, no access to it, or no way to the Hub.
+    """
+    with world.sync_errors("reading the reference"):
+        given = reference if isinstance(reference, list | tuple) else [reference]
+        sources = [ReferenceSource.of(each) for each in given]
+        fitted = [source for source in sources if _is_scorer(source, token)]
+        if fitted and len(sources) > 1:
+            raise SAFTInputError(f"`reference` {fitted[0]} is a fitted scorer: it stands alone, without other sources.")
+        read = FittedReference(str(fitted[0].path), fitted[0].revision) if fitted else _read(sources, token)
+    digests = [source.digest for source in read.sources] if isinstance(read, ReferenceRows) else []
+    world.same_on_all_ranks(lambda: {"reference": digests})
+    return read
+
+
+def outside(reference: Embedded, pool: Embedded) -> NDArray[np.bool_]:
+    """Reference rows whose tokens, responses too, are those of no row of the pool, `bool [m]`."""
+    seen = {key.tobytes() for key in pool.survey.identities[pool.survey.usable]}
+    own = reference.survey
+    return np.array([not (ok and key.tobytes() in seen) for key, ok in zip(own.identities, own.usable, strict=True)])
+
+
+class _Named(NamedDataset):
+    shown: ClassVar[Mapping[str, str]] = {name: f"`{name}`" for name in ("config", "revision", "split")}
+
+
+def _options(text: str) -> dict[str, Any]:
+    """The options in `PATH,key=value,...`; the name of a file may have commas."""
+    if Path(text).expanduser().exists():
+        return {"path": text}
+    path, *options = text.split(",")
+    pairs = [option.partition("=") for option in options]
+    if wrong := [option for option, pair in zip(options, pairs, strict=True) if not pair[1]]:
+        raise SAFTInputError(
+            f"`reference` {path}: options are `key=value`, with commas between them, found {wrong[0]!r}"
+        )
+    return {"path": path, **{key.strip(): value for key, _, value in pairs}}
+
+
+def _is_scorer(source: ReferenceSource, token: str | None) -> bool:
+    """Whether a saved scorer is there, and no rows."""
+    if isinstance(source.path, Dataset):
+        return False
+    named = _Named(str(source.path))
+    if named.path.is_dir():
+        return (named.path / TENSORS_FILE).is_file()
+    if not named.is_on_hub:
+        return False
+    if constants.HF_HUB_OFFLINE:
+        return isinstance(try_to_load_from_cache(named.name, TENSORS_FILE, revision=source.revision), str)
+    where = Repository(named.name, "model", source.revision, token)
+    look = lambda: where.api.file_exists(named.name, TENSORS_FILE, revision=source.revision)  # noqa: E731
+    return with_retries(look, where, seconds=_HUB_SECONDS)
+
+
+def _read(sources: Sequence[ReferenceSource], token: str | None) -> ReferenceRows:
+    loaded = [_load(source, token) for source in sources]
+    votes: dict[str, Counter[bool]] = {}
+    for part in loaded:
+        for key, harmful in zip(part.keys, part.harmful.tolist(), strict=True):
+            votes.setdefault(key, Counter())[harmful] += 1
+    infos, rows, labels = [], [], []
+    for part, name in zip(loaded, _unique([part.name for part in loaded]), strict=True):
+        kept, harmful = [], []
+        for row, key in enumerate(part.keys):
+            vote = votes.pop(key, Counter())
+            if vote[True] != vote[False]:  # the first of equal rows stands for all; none where labels are at odds
+                kept.append(row)
+                harmful.append(vote[True] > vote[False])
+        if not kept:
+            raise SAFTInputError(
+                f"`reference` {name}: each of its {part.read} rows has no label, or stands in a source before it, or "
+                "equal rows are labelled the other way as often. Leave it out."
+            )
+        rows.append(part.rows.select(kept))
+        labels.append(np.array(harmful, dtype=np.bool_))
+        infos.append(
+            SourceInfo(
+                name=name,
+                digest=hashlib.sha256(rows_digest(rows[-1]).encode() + labels[-1].tobytes()).hexdigest(),
+                rows=part.read,
+                harmful=sum(harmful),
+                benign=len(harmful) - sum(harmful),
+                unlabelled=part.read - len(part.rows),
+                duplicates=len(part.rows) - len(kept),
+                revision=part.revision,
+                licence=part.licence,
+            )
+        )
+    if not all(sum(getattr(info, kind) for info in infos) for kind in ("harmful", "benign")):
+        found = "; ".join(f"{info.name}: {info.harmful} harmful, {info.benign} benign" for info in infos)
+        raise SAFTInputError(
+            f"`reference` needs harmful rows and benign ones ({found}): add a source of the other kind, or see whether "
+            "its labels are read the right way round (`label_column`, `harmful_value`)."
+        )
+    return ReferenceRows(tuple(infos), tuple(rows), tuple(labels))
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The labelled rows of one source, repeated ones too, with digests of what they hold."""
+
+    name: str
+    revision: str | None
+    licence: str | None
+    read: int
+    rows: Dataset
+    harmful: NDArray[np.bool_]
+    keys: list[str]
+
+
+def _load(source: ReferenceSource, token: str | None) -> _Loaded:
+    rows, revision, name = source.path, None, "rows"
+    if isinstance(rows, Dataset):
+        if idle := [key for key in ("config", "split", "revision") if getattr(source, key) is not None]:
+            raise SAFTInputError(f"`reference` {source}: `{idle[0]}`: without effect on rows that are loaded already.")
+    else:
+        named = _Named(str(rows), source.split or "train", source.config, source.revision, token=token).pinned()
+        rows, revision = named.load(), named.revision
+        name = named.name if named.is_on_hub else named.path.name  # its folder is nobody else's
+    try:
+        check_dataset(rows)
+        read, rows = len(rows), rows.with_format(None)
+        if source.harmful is None:
+            column = resolve_label_column(rows.column_names, source.label_column)
+            rows = rows.select(labelled_rows(rows, column))
+            harmful = read_column(rows, column, source.harmful_value)
+            rows = rows.remove_columns(column)
+        elif source.label_column is None and source.harmful_value is None:
+            harmful = np.full(read, source.harmful)
+        else:
+            raise SAFTInputError("`harmful` is for all rows, beside it no column is read: leave one of them out.")
+        rows = _mapped(rows, source.columns)
+        check_columns(rows.column_names, FORMATTED_COLUMN, formatted=False)
+        keys = [row_digest(row) for row in rows.select_columns([n for n in rows.column_names if n in _CONTENT])]
+    except SAFTInputError as error:
+        raise SAFTInputError(f"`reference` {source}: {error}") from error
+    return _Loaded(source.name or name, revision, source.licence, read, rows, harmful, keys)
+
+
+def _mapped(rows: Dataset, columns: Mapping[str, str] | None) -> Dataset:
+    """The rows with their columns named as SFTTrainer names them."""
+    names = rows.column_names
+    if not columns:
+        response = "prompt" in names and "completion" not in names and "response" in names
+        return rows.rename_column("response", "completion") if response else rows
+    if missing := [name for name in columns if name not in names]:
+        raise SAFTInputError(f"there is no column {missing[0]!r}; found {names}.")
+    if wrong := [ours for ours in columns.values() if ours not in _MAPPED]:
+        raise SAFTInputError(f"columns can be named {', '.join(_MAPPED)}, not {wrong[0]!r}.")
+    others = [name for name in names if name in _CONTENT and name not in columns]
+    return rows.remove_columns(others).rename_columns(dict(columns))
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Names that a card can show, different ones."""
+    shown = [re.sub(_UNSHOWN, "_", name)[-80:] for name in names]
+    return [
+        name if shown.count(name) == 1 else f"{name} ({shown[: at + 1].count(name)})" for at, name in enumerate(shown)
+    ]
