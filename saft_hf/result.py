@@ -11,18 +11,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from datasets import Dataset
 from huggingface_hub import CommitInfo
 from numpy.typing import NDArray
 
-from saft_hf.decide import AuditDigests, Decisions, write_audit
+from saft_hf.decide import AuditDigests, Decisions, RowLabel, read_audit, row_digest, write_audit
 from saft_hf.errors import SAFTInputError
 from saft_hf.files import replacing_folder, write_json
 from saft_hf.hub import PRIVATE, Destination, PushedSplit, push_files
-from saft_hf.records import to_plain
+from saft_hf.records import from_plain, to_plain
 from saft_hf.summary import Provenance, Summary
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class FilterResult:
         statuses: the status of each row, [N].
         decisions: the decision and the reason for each row.
         summary: of the fit; what became of the rows is added to it.
+        labels: row -> what people said of it, whether that decided it or not.
 
     Example:
         >>> result = scorer.filter(train)  # doctest: +SKIP
@@ -62,8 +63,10 @@ class FilterResult:
         statuses: list[str],
         decisions: Decisions,
         summary: Summary,
+        labels: Mapping[int, RowLabel] | None = None,
     ) -> None:
         self._dataset = dataset
+        self.labels = labels or {}
         self.scores = scores
         self.statuses = statuses
         self.decisions = decisions
@@ -75,6 +78,40 @@ class FilterResult:
             errored=len(decisions.errored),
             reasons=decisions.reason_counts(),
         )
+
+    @classmethod
+    def load(cls, folder: str | Path, dataset: Dataset) -> Self:
+        """Load what `save` saved, beside the rows that were filtered.
+
+        Args:
+            folder (`str` or `Path`): holds `audit.parquet` and `saft_summary.json`.
+            dataset (`Dataset`): the rows, in the order in which they were filtered.
+
+        Returns:
+            The result.
+
+        Raises:
+            SAFTInputError: the files are damaged, or these are not the rows that were filtered.
+            OSError: a file is missing, or cannot be read.
+        """
+        folder = Path(folder)
+        audit, text = read_audit(folder / AUDIT_FILE), (folder / SUMMARY_FILE).read_text(encoding="utf-8")
+        try:
+            summary = from_plain(Summary, json.loads(text))
+        except ValueError as error:
+            raise SAFTInputError(f"{folder / SUMMARY_FILE} is damaged ({error}): filter again.") from error
+        on_error = summary.provenance.options.get("on_error") if summary.provenance else None
+        decisions = replace(audit.decisions, train_on_errored=on_error == "keep")
+        result = cls(dataset, audit.scores, audit.statuses, decisions, summary, audit.labels)
+        found = [row_digest(row) for batch in result._batches() for row in batch]
+        if found != audit.digests:
+            other = next((i for i, (a, b) in enumerate(zip(found, audit.digests, strict=False)) if a != b), None)
+            what = f"{len(found)} rows" if other is None else f"another row {other} (of {len(found)} rows)"
+            raise SAFTInputError(
+                f"{folder / AUDIT_FILE} is about {len(audit.digests)} rows, and the dataset has {what}: give the rows "
+                "that were filtered, in the same order and with the same columns."
+            )
+        return result
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{word}={count}" for word, count in self.decisions.counts().items())
@@ -136,8 +173,8 @@ class FilterResult:
 
         Args:
             folder (`str` or `Path`): made where it is missing. `kept/` holds the dataset for `load_from_disk` (or
-                `kept.parquet`), `audit.parquet` a line for each input row (index, SHA-256, score, status, decision,
-                reason; no text), `saft_summary.json` the counts, and the digests of the others.
+                `kept.parquet`), `audit.parquet` a line for each input row (see `saft_hf.decide.write_audit`; no text),
+                `saft_summary.json` the counts, and the digests of the others.
             file_format (`str`, *optional*, defaults to `arrow`): `arrow` or `parquet`.
             overwrite (`bool`, *optional*, defaults to `False`): replace these four in a folder that is not empty and
                 holds no result. A former result is replaced in any case, and other files stay.
@@ -160,7 +197,7 @@ class FilterResult:
         write_json(folder / SUMMARY_FILE, self.summary.to_dict())
 
     def save_audit(self, path: str | Path) -> AuditDigests:
-        """Write the audit alone: a line for each input row (index, SHA-256, score, status, decision, reason; no text).
+        """Write the audit alone: a line for each input row, see `saft_hf.decide.write_audit`; no text.
 
         Its digest and those of the rows go into `summary.provenance`, and the provenance into the file's metadata.
 
@@ -258,7 +295,8 @@ class FilterResult:
             # The file's own digest cannot be in it.
             return {"saft_hf": json.dumps(to_plain(described(digests)), sort_keys=True)} if known else {}
 
-        digests = write_audit(path, self._batches(), self.scores, self.statuses, self.decisions, metadata=metadata)
+        columns = (self.scores, self.statuses, self.decisions, self.labels)
+        digests = write_audit(path, self._batches(), *columns, metadata=metadata)
         with path.open("rb") as file:
             audit = hashlib.file_digest(file, "sha256").hexdigest()
         return digests, replace(summary, provenance=described(digests, audit))

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from saft_hf.decide.filtering import Decisions
+from saft_hf.decide.filtering import CODES, Decisions
+from saft_hf.decide.labels import RowLabel
 from saft_hf.errors import SAFTInputError
 from saft_hf.files import replacing
 
@@ -26,7 +27,12 @@ _ADDED = "saft_"  # columns that saft_hf adds start so; they are no part of a ro
 
 _TYPES = {"row_index": pa.int64(), "sha256": pa.string(), "saft_score": pa.float32()}
 _TYPES |= dict.fromkeys(("saft_status", "decision", "reason"), pa.string())
-_SCHEMA = pa.schema([pa.field(name, kind, nullable=name == "saft_score") for name, kind in _TYPES.items()])
+_MAYBE = {"threshold": pa.float64(), "distance": pa.float64(), "rank": pa.int64()}
+_MAYBE |= dict.fromkeys(("label", "label_from"), pa.string())
+_SCHEMA = pa.schema(
+    [pa.field(name, kind, nullable=name == "saft_score") for name, kind in _TYPES.items()]
+    + [pa.field(name, kind) for name, kind in _MAYBE.items()]
+)
 _CHUNK_ROWS = 16_384
 
 
@@ -51,13 +57,17 @@ def write_audit(
     scores: ArrayLike,
     status: Sequence[str],
     decisions: Decisions,
+    labels: Mapping[int, RowLabel] | None = None,
     *,
     metadata: Callable[[AuditDigests], Mapping[str, str]] | None = None,
 ) -> AuditDigests:
     """Write the audit file, parquet, in chunks: memory does not grow with what the rows hold.
 
     Columns: `row_index` (position in the input), `sha256` (`row_digest` of the row), `saft_score` (null where there is
-    none), `saft_status`, `decision` (kept, removed, errored), `reason`. The text of rows is not in it.
+    none), `saft_status`, `decision` (kept, removed, errored), `reason`; and where there are such: the `threshold` of
+    the row, its `distance` to it (the score less the threshold), its `rank` among the scores (1 is the highest; equal
+    ones share one), and the `label` that people gave it (harmful, harmless, both) with `label_from` (fit, column,
+    mark). The text of rows is not in it.
 
     Args:
         path: the file; its folder must exist. An existing file is replaced when the new one is whole.
@@ -65,6 +75,7 @@ def write_audit(
         scores: scores, [N], NaN where there is none.
         status: statuses, [N].
         decisions: the decisions for the same N rows.
+        labels: row -> what people said of it, whether that decided it or not.
         metadata: the digests -> what goes into the parquet schema's metadata, key -> text.
 
     Raises:
@@ -75,7 +86,9 @@ def write_audit(
     if values.shape != (total,) or len(status) != total:
         both = f"{values.shape} and {len(status)}"
         raise SAFTInputError(f"{total} decisions need as many scores and statuses; found {both}")
-    stream = _one_by_one(rows)
+    stream, labels = _one_by_one(rows), labels or {}
+    limits = np.full(total, np.nan) if decisions.threshold is None else np.broadcast_to(decisions.threshold, total)
+    ranks = _ranks(values)
     trained = np.isin(np.arange(total), decisions.train_rows())
     of_input, of_kept = hashlib.sha256(), hashlib.sha256()
     # Without Arrow's own copy of the schema, which is written first and would hide metadata that come last.
@@ -87,6 +100,7 @@ def write_audit(
                 raise SAFTInputError(f"the data has {start + len(digests)} rows, the decisions {total}")
             of_input.update("".join(digests).encode())
             of_kept.update("".join(compress(digests, trained[start:stop])).encode())
+            given = [labels.get(row) for row in range(start, stop)]
             columns = [
                 pa.array(np.arange(start, stop)),
                 pa.array(digests),
@@ -94,6 +108,11 @@ def write_audit(
                 pa.array([str(each) for each in status[start:stop]]),
                 pa.array(decisions.words(start, stop)),
                 pa.array(list(decisions.reasons[start:stop])),
+                _nullable(limits[start:stop]),
+                _nullable(values[start:stop] - limits[start:stop]),
+                pa.array(ranks[start:stop], mask=ranks[start:stop] == 0),
+                pa.array([None if label is None else str(label) for label in given], pa.string()),
+                pa.array([None if label is None else label.source.value for label in given], pa.string()),
             ]
             writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
         if next(stream, None) is not None:
@@ -103,6 +122,70 @@ def write_audit(
         if metadata is not None:  # in the footer, which is written last: the rows are known by then
             writer.add_key_value_metadata(dict(metadata(digests_of_all)))
     return digests_of_all
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Audit:
+    """What an audit file says of each row.
+
+    Attributes:
+        digests: `row_digest` of each, [N].
+        scores: `float32 [N]`, NaN where there is none.
+        statuses: [N].
+        decisions: as they were written, but for `train_on_errored`, which is not in the file.
+        labels: row -> what people said of it.
+    """
+
+    digests: list[str]
+    scores: NDArray[np.float32]
+    statuses: list[str]
+    decisions: Decisions
+    labels: dict[int, RowLabel]
+
+
+def read_audit(path: str | Path) -> Audit:
+    """Read what `write_audit` wrote.
+
+    Raises:
+        SAFTInputError: the file is damaged, or another one.
+        OSError: it cannot be read.
+    """
+    try:
+        table = pq.read_table(path, schema=_SCHEMA)
+        columns = {name: table[name].to_pylist() for name in ("sha256", "saft_status", "reason", "label", "label_from")}
+        codes = {word.value: code for code, word in enumerate(CODES)}
+        limits = table["threshold"].to_numpy()
+        one = None if np.isnan(limits).all() else float(limits[0]) if (limits == limits[0]).all() else limits
+        return Audit(
+            digests=columns["sha256"],
+            scores=table["saft_score"].to_numpy(),
+            statuses=columns["saft_status"],
+            decisions=Decisions(
+                np.array([codes[word] for word in table["decision"].to_pylist()], dtype=np.int8),
+                columns["reason"],
+                threshold=one,
+            ),
+            labels={
+                row: RowLabel.parse(word, source)
+                for row, (word, source) in enumerate(zip(columns["label"], columns["label_from"], strict=True))
+                if word is not None
+            },
+        )
+    except (pa.ArrowInvalid, ValueError, KeyError) as error:
+        raise SAFTInputError(
+            f"{path} is no audit file of this version of saft_hf, or damaged ({error}): filter again."
+        ) from error
+
+
+def _ranks(values: NDArray[np.float32]) -> NDArray[np.int64]:
+    """How many rows have a higher score, and one more; 0 where a row has no score."""
+    ordered = np.sort(values[~np.isnan(values)])
+    ranks = 1 + ordered.size - np.searchsorted(ordered, values, side="right")
+    return np.where(np.isnan(values), 0, ranks)
+
+
+def _nullable(values: NDArray[np.floating[Any]]) -> pa.Array:
+    return pa.array(np.asarray(values, dtype=np.float64), mask=np.isnan(values))
 
 
 def _one_by_one(rows: Iterable[Mapping[str, Any] | Iterable[Mapping[str, Any]]]) -> Iterator[Mapping[str, Any]]:

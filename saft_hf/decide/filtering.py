@@ -34,7 +34,7 @@ class Reason(StrEnum):
     NO_DECISION = "no_decision"
 
 
-_CODES = (Decision.KEPT, Decision.REMOVED, Decision.ERRORED)
+CODES = (Decision.KEPT, Decision.REMOVED, Decision.ERRORED)
 _STATUS: dict[str, str] = {status.value: status.value for status in RowStatus}
 
 
@@ -46,11 +46,13 @@ class Decisions:
         codes: int8 [N]: 0 kept, 1 removed, 2 errored.
         reasons: a `Reason`, or the status of an errored row, [N].
         train_on_errored: whether errored rows are trained on all the same.
+        threshold: that decided: one for all rows, or one for each, [N]; None where none did.
     """
 
     codes: NDArray[np.int8]
     reasons: Sequence[str]
     train_on_errored: bool = False
+    threshold: float | NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         counts = self.counts()
@@ -83,15 +85,15 @@ class Decisions:
 
     def words(self, start: int = 0, stop: int | None = None) -> list[str]:
         """The decisions of rows start to stop: kept, removed, errored."""
-        return [_CODES[code].value for code in self.codes[start:stop]]
+        return [CODES[code].value for code in self.codes[start:stop]]
 
     def counts(self) -> dict[str, int]:
         """Rows of each decision, all three named even where there is none."""
-        return {each.value: int(np.count_nonzero(self.codes == code)) for code, each in enumerate(_CODES)}
+        return {each.value: int(np.count_nonzero(self.codes == code)) for code, each in enumerate(CODES)}
 
     def reason_counts(self) -> dict[str, dict[str, int]]:
         """Rows of each reason within each decision, commonest first."""
-        table: dict[str, dict[str, int]] = {each.value: {} for each in _CODES}
+        table: dict[str, dict[str, int]] = {each.value: {} for each in CODES}
         for (decision, reason), count in Counter(zip(self.words(), self.reasons, strict=True)).most_common():
             table[decision][reason] = count
         return table
@@ -144,7 +146,7 @@ def decide(
         if not 0 <= row < len(codes):
             raise SAFTInputError(f"labels name row {row}; the data has rows 0 to {len(codes) - 1}")
         codes[row], reasons[row] = int(harmful), Reason.LABEL.value
-    decisions = Decisions(codes, reasons, train_on_errored=on_error == "keep")
+    decisions = Decisions(codes, reasons, train_on_errored=on_error == "keep", threshold=threshold)
     if on_error == "raise" and decisions.errored.size:
         counts = decisions.reason_counts()[Decision.ERRORED]
         raise SAFTInputError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,45 @@ _HARMFUL = {"safe": False, "harmless": False, "benign": False, "unsafe": True, "
 _TRUTH = {**dict.fromkeys(("true", "yes", "1", "1.0"), True), **dict.fromkeys(("false", "no", "0", "0.0"), False)}
 _SHOWN = 5
 _SHOWN_LENGTH = 24
+
+
+class LabelSource(StrEnum):
+    """Where the label of a row comes from."""
+
+    FIT = "fit"
+    """The scorer was fitted on it."""
+    COLUMN = "column"
+    """A column of the rows that were filtered."""
+    MARK = "mark"
+    """A review."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowLabel:
+    """What people said of a row.
+
+    Attributes:
+        harmful: whether it is; None where equal rows were labelled as both.
+        source: where the label comes from.
+    """
+
+    harmful: bool | None
+    source: LabelSource
+
+    def __str__(self) -> str:
+        return "both" if self.harmful is None else "harmful" if self.harmful else "harmless"
+
+    @classmethod
+    def parse(cls, word: str, source: str) -> RowLabel:
+        """Read what `str` wrote.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        words = {"both": None, "harmful": True, "harmless": False}
+        if word not in words:
+            raise ValueError(f"{word!r} is none of {list(words)}")
+        return cls(words[word], LabelSource(source))
 
 
 def resolve_label_column(column_names: Sequence[str], label_column: str | None = None) -> str:

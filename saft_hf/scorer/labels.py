@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -11,7 +11,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 from numpy.typing import NDArray
 
-from saft_hf.decide import read_labels, resolve_label_column
+from saft_hf.decide import LabelSource, RowLabel, read_labels, resolve_label_column
 from saft_hf.decide.audit import row_digest
 from saft_hf.decide.labelling import PURPOSE, Drawn, Purpose
 from saft_hf.decide.labels import LABEL_COLUMNS, plain_labels
@@ -82,6 +82,11 @@ class LabelledRows:
         positions = find_keys(self.identities, identities)
         labels = {row: int(self.harmful[positions[row]]) for row in np.flatnonzero(positions >= 0).tolist()}
         return {row: label == 1 for row, label in labels.items() if label >= 0}
+
+    def known(self, identities: NDArray[np.uint8]) -> dict[int, RowLabel]:
+        """Row -> label, for those of the given rows (`uint8 [N, 16]`) that were labelled, as both too."""
+        both = dict.fromkeys(self.used(identities).tolist())
+        return {row: RowLabel(harmful, LabelSource.FIT) for row, harmful in (both | self.among(identities)).items()}
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,12 @@ def labels_by_row(dataset: Dataset, column: str, harmful_value: str | int | bool
     rows = labelled_rows(dataset, resolve_label_column(dataset.column_names, column))
     harmful = read_column(dataset.select(rows), column, harmful_value)
     return dict(zip(rows.tolist(), harmful.tolist(), strict=True))
+
+
+def labels_of(harmful: Mapping[int, bool], source: LabelSource, known: Mapping[int, RowLabel]) -> dict[int, RowLabel]:
+    """Labels that replace known ones. A row that the scorer was fitted on stays one, whoever labels it again."""
+    fitted = {row for row, label in known.items() if label.source is LabelSource.FIT}
+    return {row: RowLabel(label, LabelSource.FIT if row in fitted else source) for row, label in harmful.items()}
 
 
 def identities_of(dataset: Dataset, survey: Survey, renderer: Renderer) -> NDArray[np.uint8]:

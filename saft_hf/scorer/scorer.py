@@ -22,7 +22,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from saft_hf.decide import (
+    LabelSource,
     OnError,
+    RowLabel,
     ThresholdAim,
     check_outcome,
     decide,
@@ -55,7 +57,7 @@ from saft_hf.result import FilterResult
 from saft_hf.scorer import certifying, diagnostics, fitting, inputs, saving
 from saft_hf.scorer.fit import Fit
 from saft_hf.scorer.inputs import SCORE, STATUS
-from saft_hf.scorer.labels import LabelSet, identities_of, labels_by_row, read_fresh
+from saft_hf.scorer.labels import LabelSet, identities_of, labels_by_row, labels_of, read_fresh
 from saft_hf.scorer.methods import FitSpec
 from saft_hf.scorer.options import BY_NAME, LOCAL, OPTIONS, TRAVELLING, refuse_idle
 from saft_hf.scorer.pool import scores_of
@@ -519,8 +521,12 @@ class SAFTScorer:
         names = None if by is None else value_names(by, diagnostics.values_of(dataset, by))
         scored = self._score(dataset)
         labels: dict[int, bool] = {}
-        if limits is not None and len(fit.labelled.harmful):
-            labels = self._labels_that_decide(scored, identities_of(dataset, scored.survey, scored.renderer))
+        known: dict[int, RowLabel] = {}
+        if len(fit.labelled.harmful):
+            identities = identities_of(dataset, scored.survey, scored.renderer)
+            known = fit.labelled.known(identities)
+            if limits is not None:
+                labels = self._labels_that_decide(scored, identities)
         if labels and not self._trust_labels:
             logger.warning(
                 "%d of the %d rows have a label in the file of the scorer. A file's labels decide no row: scores do. "
@@ -530,7 +536,9 @@ class SAFTScorer:
             )
             labels = {}
         if label_column is not None:
-            labels |= labels_by_row(dataset, label_column, harmful_value)
+            of_column = labels_by_row(dataset, label_column, harmful_value)
+            labels |= of_column
+            known |= labels_of(of_column, LabelSource.COLUMN, known)
         decisions = decide(scored.scores, scored.statuses, limits, on_error=on_error, labels=labels)
         if keep and limits is not None and len(decisions.kept) == 0:
             at = "the thresholds" if threshold is None else f"the threshold {threshold:.6g}"
@@ -563,7 +571,7 @@ class SAFTScorer:
             certificate=None if certificate is None else certificate.used(decisions).summary(trained_on=True),
             provenance=self._provenance({"on_error": on_error, "refusal_column": refusal_column, "by": by}),
         )
-        result = FilterResult(dataset, scored.scores, scored.statuses, decisions, summary)
+        result = FilterResult(dataset, scored.scores, scored.statuses, decisions, summary, known)
         if World().is_main:
             result.log_warnings()
         return result

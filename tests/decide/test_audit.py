@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import subprocess
 import sys
 import tracemalloc
@@ -21,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saft_hf.decide import audit, decide, row_digest, write_audit
+from saft_hf.decide import LabelSource, RowLabel, audit, decide, read_audit, row_digest, write_audit
 from saft_hf.errors import SAFTInputError
 
 NAN = float("nan")
@@ -44,8 +45,13 @@ def test_every_row_is_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(audit, "_CHUNK_ROWS", chunk)
     rows, scores, status = case(14)
     decisions = decide(scores, status, 2.0, labels={0: True})
+    labels = {
+        0: RowLabel(True, LabelSource.FIT),
+        5: RowLabel(None, LabelSource.FIT),
+        9: RowLabel(False, LabelSource.MARK),
+    }
     path = tmp_path / "audit.parquet"
-    write_audit(path, [rows[:5], rows[5:]] if batched else iter(rows), scores, status, decisions)
+    write_audit(path, [rows[:5], rows[5:]] if batched else iter(rows), scores, status, decisions, labels)
     table = pq.read_table(path)
     assert [(field.name, str(field.type)) for field in table.schema] == [
         ("row_index", "int64"),
@@ -54,6 +60,11 @@ def test_every_row_is_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("saft_status", "string"),
         ("decision", "string"),
         ("reason", "string"),
+        ("threshold", "double"),
+        ("distance", "double"),
+        ("rank", "int64"),
+        ("label", "string"),
+        ("label_from", "string"),
     ]
     found = table.to_pydict()
     assert found["row_index"] == list(range(14))
@@ -62,7 +73,51 @@ def test_every_row_is_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found["saft_status"] == status
     assert found["decision"] == decisions.words()
     assert found["reason"] == list(decisions.reasons)
+    assert found["threshold"] == [2.0] * 14
+    assert found["distance"] == [None if np.isnan(score) else float(score) - 2.0 for score in scores]
+    assert [found["label"][row] for row in (0, 5, 9, 1)] == ["harmful", "both", "harmless", None]
+    assert [found["label_from"][row] for row in (0, 5, 9, 1)] == ["fit", "fit", "mark", None]
     assert names_in(tmp_path) == ["audit.parquet"]
+
+
+@given(scores=st.lists(st.sampled_from([0.0, 0.5, 0.5, 1.0, NAN, -3.0]), min_size=1, max_size=12), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_an_audit_is_read_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, scores: list[float], data: st.DataObject
+) -> None:
+    n, status = len(scores), ["packed" if np.isnan(score) else "ok" for score in scores]
+    one = st.sampled_from([-0.5, 0.5, -math.inf])
+    limit = data.draw(st.one_of(st.none(), st.just(0.5), st.lists(one, min_size=n, max_size=n).map(np.array)))
+    harmful = data.draw(st.dictionaries(st.integers(0, n - 1), st.sampled_from([True, False, None])))
+    labels = {row: RowLabel(word, LabelSource.COLUMN) for row, word in harmful.items()}
+    deciding = {row: word for row, word in harmful.items() if word is not None}
+    decisions = decide(scores, status, limit, labels=deciding)
+    path = tmp_path_factory.mktemp("audit") / "audit.parquet"
+    write_audit(path, ({"n": i} for i in range(n)), scores, status, decisions, labels)
+    got = read_audit(path)
+    assert np.array_equal(got.scores, np.float32(scores), equal_nan=True)
+    assert (got.statuses, got.labels, got.digests) == (status, labels, [row_digest({"n": i}) for i in range(n)])
+    assert got.decisions.codes.tolist() == decisions.codes.tolist()
+    assert list(got.decisions.reasons) == list(decisions.reasons)
+    limits = [np.broadcast_to(np.nan if each is None else each, n) for each in (limit, got.decisions.threshold)]
+    assert np.array_equal(*limits, equal_nan=True)
+    found = pq.read_table(path)["rank"].to_pylist()
+    assert found == [None if np.isnan(score) else 1 + sum(other > score for other in scores) for score in scores]
+
+
+@pytest.mark.parametrize("spoil", ["text", "column", "word"])
+def test_another_file_is_no_audit(tmp_path: Path, spoil: str) -> None:
+    path = tmp_path / "audit.parquet"
+    write_audit(path, [{"n": 1}], [0.0], ["ok"], decide([0.0], ["ok"], 1.0))
+    table = pq.read_table(path)
+    if spoil == "text":
+        path.write_text("nothing")
+    else:
+        index = table.schema.get_field_index("decision")
+        other = table.drop_columns("decision") if spoil == "column" else table.set_column(index, "decision", [["lost"]])
+        pq.write_table(other, path)
+    with pytest.raises(SAFTInputError, match="no audit file of this version"):
+        read_audit(path)
 
 
 @pytest.mark.parametrize("on_error", ["keep", "exclude"])
