@@ -18,6 +18,7 @@ from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 from datasets.load import infer_module_for_data_files_list
 
+from saft_hf.columns import AS_IS, Columns
 from saft_hf.decide.labelling import LABEL, PURPOSE, ROW
 from saft_hf.errors import SAFTInputError
 from saft_hf.hub import Repository, redact, with_retries
@@ -37,6 +38,7 @@ class NamedDataset:
         revision: of a Hub dataset.
         streaming: read row by row, in place of fetching files first.
         token: for private datasets of the Hub.
+        columns: what columns of other names or kinds are.
 
     Raises:
         SAFTInputError: the name is a URL.
@@ -48,6 +50,7 @@ class NamedDataset:
     revision: str | None = None
     streaming: bool = False
     token: str | None = field(default=None, repr=False)
+    columns: Columns = AS_IS
 
     shown: ClassVar[Mapping[str, str]] = {
         "config": "`--dataset_config`",
@@ -108,7 +111,7 @@ class NamedDataset:
                 the split.
         """
         with self._explained():
-            rows = self._open()
+            rows = self.columns.apply(self._open())
             if isinstance(rows, Dataset):
                 return rows
             loaded = Dataset.from_generator(
@@ -124,7 +127,7 @@ class NamedDataset:
             SAFTInputError: as `load`; what is damaged further on is found when it is read.
         """
         with self._explained():
-            rows = replace(self, streaming=True)._open()
+            rows = self.columns.apply(replace(self, streaming=True)._open())
             return rows.to_iterable_dataset() if isinstance(rows, Dataset) else rows
 
     @contextmanager

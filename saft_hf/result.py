@@ -365,7 +365,7 @@ def check_folder(folder: Path, names: Sequence[str], file_format: str, *, overwr
     if strange or not ours:
         raise SAFTInputError(
             f"{folder} holds files that are no result of saft_hf ({', '.join((strange or found)[:3])}): name another "
-            f"folder, or say `overwrite=True` (`--overwrite`), which replaces {', '.join(names)} and leaves the rest."
+            f"folder, or say `overwrite=True`, which replaces {', '.join(names)} and leaves the rest."
         )
 
 

@@ -16,6 +16,7 @@ from saft_hf.scorer.options import BY_NAME
 T = TypeVar("T")
 
 _FIT = ("score", "filter", "suggest-labels", "certify", "demo")
+_DATA = (*_FIT, "sft")  # which takes those of `trl sft` and `SAFTSFTConfig` beside these
 _SCORER = _FIT[:-1]
 _FILTER = ("filter", "demo")
 _ROWS = ("score", *_FILTER)
@@ -50,6 +51,9 @@ class Arguments:
     dataset_revision: str | None = _flag(_FIT, "Commit, branch or tag of a Hub dataset.")
     dataset_train_split: str = _flag(_FIT, "Split to score.", "train")
     dataset_streaming: bool = _flag(_FIT, "Read a Hub dataset row by row: its files are not fetched first.", False)
+    prompt_column: str | None = _flag(_DATA, "Column of prompts: `instruction`; `instruction,input` are joined.")
+    response_column: str | None = _flag(_DATA, "Column of responses, such as `response` or `output`.")
+    parse_json: bool = _flag(_DATA, "Dialogues, such as in `messages`, are JSON text.", False)
 
     layer: int | None = _option("layer")
     readout: str | None = _option("readout")
@@ -64,8 +68,8 @@ class Arguments:
     cache_dir: str | None = _option("cache_dir")
     trust_remote_code: bool = _option("trust_remote_code")
 
-    labelled_name: str | None = _flag(_FIT, "Rows that people labelled, named likewise.")
-    labelled_rows: int | None = _flag(_FIT, "Or draw this many of the rows that have a label.")
+    labelled_name: str | None = _flag(_DATA, "Rows that people labelled, named likewise.")
+    labelled_rows: int | None = _flag(_DATA, "Or draw this many of the rows that have a label.")
     seed: int = _flag(_FIT, "Of the draw of rows.", 0, beside=("labelled_rows", "uniform"))
     trust_labels: bool = _flag(
         ("filter", *_CERTIFY), "Let labels in the file of `scorer` decide their rows.", False, beside=("scorer",)
@@ -81,7 +85,7 @@ class Arguments:
     refusal_column: str | None = _option("refusal_column", _FILTER)
     by: str | None = _option("by", _FILTER)
 
-    fresh_labels: str | None = _flag(_CERTIFY, "Rows labelled after the fit, which `saft-hf suggest-labels` drew.")
+    fresh_labels: str | None = _flag((*_CERTIFY, "sft"), "Rows labelled after the fit, drawn by `suggest-labels`.")
     alpha: str = _flag(
         _CERTIFY,
         "Largest harmful share of what is kept; one for each value of `stratify_by`: `refusal=0.2,other=0.05`.",
@@ -135,7 +139,16 @@ GROUPS = {
 """Option that begins a group of `--help` -> title: a new option belongs to the group that it stands in."""
 
 COMMON = (
-    *("model_name_or_path", "scorer", "dataset_name", "method", "threshold", "contamination"),
+    *(
+        "model_name_or_path",
+        "scorer",
+        "dataset_name",
+        "prompt_column",
+        "response_column",
+        "method",
+        "threshold",
+        "contamination",
+    ),
     *("labelled_name", "labelled_rows", "label_column", "aim"),
     *("fresh_labels", "alpha", "looks", "uniform", "informative", "kept_only"),
     *("output_dir", "folder", "push_to_hub", "hub_repo_type", "hub_scorer"),
@@ -158,20 +171,27 @@ def parse(command: str, argv: Sequence[str], defaults: dict[str, Any] | None = N
         SAFTInputError: the command does not take an option, an option has no effect without another, or the YAML
             cannot be read.
     """
-    types, own = get_type_hints(Arguments), [each for each in fields(Arguments) if command in each.metadata["commands"]]
-    kind = make_dataclass(
-        "Own",
-        [
-            (each.name, types[each.name], field(default=each.default, metadata={"help": each.metadata["help"]}))
-            for each in own
-        ],
-    )
-    given = vars(parse_as(kind, command, argv, defaults))
-    for each in own:
+    given = vars(parse_as(dataclass_of(command), command, argv, defaults))
+    for each in fields(Arguments):
+        if each.name not in given:
+            continue
         beside = [name for name in each.metadata["beside"] if name in given]
         if beside and given[each.name] != each.default and not any(given[name] for name in beside):
             raise SAFTInputError(f"`--{each.name}`: without effect without `--{'` or `--'.join(beside)}`.")
     return Arguments(**given)
+
+
+def dataclass_of(command: str) -> type[Any]:
+    """A dataclass of the options that a command takes."""
+    types = get_type_hints(Arguments)
+    return make_dataclass(
+        "Own",
+        [
+            (each.name, types[each.name], field(default=each.default, metadata={"help": each.metadata["help"]}))
+            for each in fields(Arguments)
+            if command in each.metadata["commands"]
+        ],
+    )
 
 
 def parse_as(kind: type[T], command: str, argv: Sequence[str], defaults: dict[str, Any] | None = None) -> T:

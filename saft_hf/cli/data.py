@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from datasets import Dataset
 
+from saft_hf.columns import AS_IS, Columns
 from saft_hf.decide import resolve_label_column
 from saft_hf.errors import SAFTInputError
 from saft_hf.named import NamedDataset
@@ -24,6 +25,7 @@ def labelled_of(
     seed: int,
     label_column: str | None = None,
     split: str = "train",
+    columns: Columns = AS_IS,
 ) -> Dataset | None:
     """The labelled rows: those of the dataset `name`, or `count` of all rows that have a label, drawn at random.
 
@@ -36,7 +38,7 @@ def labelled_of(
     if name and count:
         raise SAFTInputError("give `--labelled_name` or `--labelled_rows`, not both.")
     if name:
-        return labels_in(name, split)
+        return labels_in(name, split, columns)
     if not count:
         return None
     if not isinstance(rows, Dataset):
@@ -57,7 +59,7 @@ def labelled_of(
     return cast(Dataset, drawn)
 
 
-def labels_in(name: str, split: str) -> Dataset:
-    """Labelled rows by name: of the split that the pool is of, where there are several."""
-    named = NamedDataset(name)
+def labels_in(name: str, split: str, columns: Columns = AS_IS) -> Dataset:
+    """Labelled rows by name, with the columns of the pool: of its split, too, where there are several."""
+    named = NamedDataset(name, columns=columns)
     return (named if named.is_one_table else replace(named, split=split)).load()

@@ -7,11 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import cache
 from importlib import import_module
 from typing import Any
 
 from saft_hf.cli import arguments
 from saft_hf.cli.arguments import Arguments
+from saft_hf.cli.flags import ShellFormatter, flags_of, in_flags
 from saft_hf.cli.help import screen, titled
 from saft_hf.errors import SAFTError
 from saft_hf.version import __version__
@@ -29,6 +31,9 @@ COMMANDS = {
     "experiment": "compare filters by the models that are tuned on what they keep, and write a report",
     "demo": "score and filter the rows that ship with the package, offline, in a minute",
 }
+
+OWN_OPTIONS = ("sft", "evaluate", "experiment")
+"""Commands with options of their own, `KINDS` of their modules."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,15 +66,19 @@ def _main(command: str, *words: str) -> int:
         print(f"saft-hf: there is no command {command!r}.\n\n{_usage()}", file=sys.stderr)
         return 2
     if command != "cache" and (asked := {"-h", "--help", "--help_all"}.intersection(words)):
-        print(_help(command, everything="--help_all" in asked))
+        table, options = _options(command)
+        print(screen(command, COMMANDS[command], options, table.COMMON, everything="--help_all" in asked))
         return 0
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    flags = cache(lambda: flags_of(option.name for _, option in _options(command)[1]))
+    handler = logging.StreamHandler()
+    handler.setFormatter(ShellFormatter(flags))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     try:
         _run(command, words)
     except BrokenPipeError:
         raise
     except (SAFTError, OSError) as error:
-        print(f"saft-hf {command}: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"saft-hf {command}: {type(error).__name__}: {in_flags(str(error), flags())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"saft-hf {command}: stopped. Start it again to go on where it was.", file=sys.stderr)
@@ -92,14 +101,13 @@ def _run(command: str, words: Sequence[str]) -> None:
             PartialState().destroy_process_group()
 
 
-def _help(command: str, *, everything: bool) -> str:
-    """What a command does, and its options: those of the common table, or of its module where that has its own."""
-    table: Any = arguments
-    options = [each for each in titled(fields(Arguments), table.GROUPS) if command in each[1].metadata["commands"]]
-    if not options:
+def _options(command: str) -> tuple[Any, list[tuple[str, Any]]]:
+    """The module with the tables of a command's help, and its options with the titles of their groups."""
+    if command in OWN_OPTIONS:
         table = import_module(f"saft_hf.cli.{command}")
-        options = titled([each for kind in table.KINDS for each in fields(kind)], table.GROUPS)
-    return screen(command, COMMANDS[command], options, table.COMMON, everything=everything)
+        return table, titled([each for kind in table.KINDS for each in fields(kind)], table.GROUPS)
+    options = titled(fields(Arguments), arguments.GROUPS)
+    return arguments, [each for each in options if command in each[1].metadata["commands"]]
 
 
 def _usage() -> str:

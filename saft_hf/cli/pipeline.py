@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from saft_hf.cli.arguments import Arguments
 from saft_hf.cli.data import labelled_of
+from saft_hf.columns import Columns
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.named import NamedDataset
@@ -56,7 +57,7 @@ def load_and_fit(args: Arguments, *, read: Sequence[str] = ()) -> Fitted:
     if args.scorer is None and args.model_name_or_path is None:
         raise SAFTInputError("`--model_name_or_path` (to fit a scorer) or `--scorer` (to use a fitted one) is needed.")
     where = args.dataset_train_split, args.dataset_config, args.dataset_revision, args.dataset_streaming
-    rows = NamedDataset(args.dataset_name, *where).pinned()
+    rows = NamedDataset(args.dataset_name, *where, columns=columns_of(args)).pinned()
     pool = rows.load()
     labelled = labelled_of(
         pool,
@@ -65,8 +66,14 @@ def load_and_fit(args: Arguments, *, read: Sequence[str] = ()) -> Fitted:
         seed=args.seed,
         label_column=args.label_column,
         split=rows.split,
+        columns=rows.columns,
     )
     return Fitted(rows, pool, labelled, _scorer(args, pool, labelled))
+
+
+def columns_of(args: Any) -> Columns:
+    """What columns of the rows, and of those that people labelled, are."""
+    return Columns(args.prompt_column, args.response_column, args.parse_json)
 
 
 def options_of(args: Arguments, use: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 from accelerate.commands.launch import launch_command, launch_command_parser
@@ -19,9 +19,10 @@ from trl import (
 )
 from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
-from saft_hf.cli.arguments import parse_known, reject
+from saft_hf.cli.arguments import Arguments, dataclass_of, parse_known, reject
 from saft_hf.cli.data import labelled_of
-from saft_hf.cli.pipeline import input_of
+from saft_hf.cli.pipeline import columns_of, input_of
+from saft_hf.columns import Columns
 from saft_hf.errors import SAFTInputError
 from saft_hf.named import NamedDataset
 from saft_hf.train import SAFTSFTConfig, SAFTSFTTrainer
@@ -30,33 +31,20 @@ from saft_hf.train.record import write_summary
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class LabelArguments:
-    """The rows that people labelled."""
-
-    labelled_name: str | None = field(default=None, metadata={"help": "Rows that people labelled, named likewise."})
-    labelled_rows: int | None = field(
-        default=None, metadata={"help": "Or draw this many of the rows that have a label."}
-    )
-    fresh_labels: str | None = field(
-        default=None, metadata={"help": "Rows labelled afterwards, to certify `--saft_alpha` with."}
-    )
-
-
-KINDS = (ModelConfig, ScriptArguments, DatasetMixtureConfig, LabelArguments, SAFTSFTConfig)
-"""The options of `trl sft`, those of the filter, and where the labels are."""
+KINDS = (ModelConfig, ScriptArguments, DatasetMixtureConfig, dataclass_of("sft"), SAFTSFTConfig)
+"""The options of `trl sft`, those that all commands have for rows and labels, and those of the filter."""
 
 GROUPS = {
     "model_name_or_path": "Model",
     "use_peft": "Adapter and quantisation",
     "dataset_name": "Rows",
     "datasets": "Several datasets",
-    "labelled_name": "Labels",
+    "prompt_column": "Columns and labels",
     next(each.name for each in fields(SAFTSFTConfig)): "Training",
     "saft_enabled": "Filter",
 }
 COMMON = (
-    *("model_name_or_path", "use_peft", "dataset_name", "dataset_train_split"),
+    *("model_name_or_path", "use_peft", "dataset_name", "dataset_train_split", "prompt_column", "response_column"),
     *("labelled_name", "labelled_rows", "fresh_labels", "output_dir", "num_train_epochs", "learning_rate"),
     *("saft_enabled", "saft_scorer", "saft_method", "saft_threshold", "saft_contamination", "saft_aim", "saft_alpha"),
 )
@@ -86,14 +74,14 @@ def run(argv: Sequence[str]) -> None:
     train(*arguments)
 
 
-def train(model: Any, script: Any, mixture: Any, labels: LabelArguments, args: SAFTSFTConfig) -> SAFTSFTTrainer:
+def train(model: Any, script: Any, mixture: Any, told: Arguments, args: SAFTSFTConfig) -> SAFTSFTTrainer:
     """Load, filter, train, save, and push where that was asked for.
 
     Args:
         model: which model, quantisation and adapters.
         script: which dataset and splits, as for `trl sft`.
         mixture: several datasets in one, in place of `script.dataset_name`.
-        labels: which rows are labelled.
+        told: what columns are, and which rows are labelled.
         args: of the trainer.
 
     Returns:
@@ -101,9 +89,10 @@ def train(model: Any, script: Any, mixture: Any, labels: LabelArguments, args: S
     """
     if model.model_name_or_path is None:
         raise SAFTInputError("`--model_name_or_path` is needed: the model to tune.")
-    named = _named(script, mixture)
+    columns = columns_of(told)
+    named = _named(script, mixture, columns)
     source = named.source if named else None
-    rows, eval_rows = _datasets(script, args, mixture, named)
+    rows, eval_rows = _datasets(script, args, mixture, named, columns)
     args.model_init_kwargs = {
         "revision": model.model_revision,
         "trust_remote_code": args.trust_remote_code,
@@ -120,15 +109,16 @@ def train(model: Any, script: Any, mixture: Any, labels: LabelArguments, args: S
         peft_config=get_peft_config(model),
         saft_labelled=labelled_of(
             rows,
-            labels.labelled_name,
-            labels.labelled_rows,
+            told.labelled_name,
+            told.labelled_rows,
             seed=args.seed,
             label_column=args.saft_label_column,
+            columns=columns,
         ),
-        saft_fresh_labels=NamedDataset(fresh).load() if (fresh := labels.fresh_labels) else None,
+        saft_fresh_labels=NamedDataset(fresh, columns=columns).load() if (fresh := told.fresh_labels) else None,
     )
     if named and (record := trainer._saft) is not None:
-        record.extend(**input_of(record.summary, named, args.seed if labels.labelled_rows else None))
+        record.extend(**input_of(record.summary, named, args.seed if told.labelled_rows else None))
         if trainer.is_world_process_zero():
             write_summary(record.summary, args.output_dir)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
@@ -143,26 +133,29 @@ def train(model: Any, script: Any, mixture: Any, labels: LabelArguments, args: S
     return trainer
 
 
-def _named(script: Any, mixture: Any) -> NamedDataset | None:
+def _named(script: Any, mixture: Any, columns: Columns) -> NamedDataset | None:
     """The rows to train on, pinned to a commit; None for a mixture."""
     if mixture.datasets:
         if script.dataset_name:
-            logger.warning("`datasets` and `dataset_name` are both given: `dataset_name` is not used.")
+            logger.warning("`dataset_name` is not used beside several datasets of the YAML.")
         for each in mixture.datasets:
             NamedDataset(each.path)  # refuses URLs
         return None
     if not script.dataset_name:
-        raise SAFTInputError("`--dataset_name`, or `datasets` in the YAML, is needed: the rows to train on.")
-    return NamedDataset(script.dataset_name, script.dataset_train_split, script.dataset_config).pinned()
+        raise SAFTInputError("`--dataset_name`, or datasets in the YAML, are needed: the rows to train on.")
+    where = script.dataset_name, script.dataset_train_split, script.dataset_config
+    return NamedDataset(*where, columns=columns).pinned()
 
 
-def _datasets(script: Any, args: SAFTSFTConfig, mixture: Any, named: NamedDataset | None) -> tuple[Any, Any]:
+def _datasets(
+    script: Any, args: SAFTSFTConfig, mixture: Any, named: NamedDataset | None, columns: Columns
+) -> tuple[Any, Any]:
     """The rows to train on, and those to evaluate on where that is asked for."""
     evaluates = args.eval_strategy != "no"
     splits = [script.dataset_train_split, *([script.dataset_test_split] if evaluates else [])]
     if named is None:
         mixed = get_dataset(mixture)
-        loaded = [mixed[split] for split in splits]
+        loaded = [columns.apply(mixed[split]) for split in splits]
     elif evaluates and named.is_one_table:
         raise SAFTInputError(
             f"{named.name} is one table, without a split {script.dataset_test_split!r} to evaluate on. Give a folder "

@@ -158,7 +158,7 @@ def _check_cut(cut: float, in_use: float | None, labelled: NDArray[np.float64]) 
     if in_use != cut:
         raise SAFTInputError(
             f"{drawn}, and the threshold in use is {in_use!r}: they tell of no other set. Certify with "
-            f"`threshold={cut!r}` (`--threshold`), or draw labels at the threshold in use."
+            f"`threshold={cut!r}`, or draw labels at the threshold in use."
         )
     if above := int((labelled > cut).sum()):
         raise SAFTInputError(

@@ -530,7 +530,7 @@ class SAFTScorer:
         if labels and not self._trust_labels:
             logger.warning(
                 "%d of the %d rows have a label in the file of the scorer. A file's labels decide no row: scores do. "
-                "If you trust them, load it with `trust_labels=True` (`--trust_labels` in the shell).",
+                "If you trust them, load it with `trust_labels=True`.",
                 len(labels),
                 len(dataset),
             )

@@ -95,11 +95,11 @@ def test_every_option_has_a_command_that_takes_it() -> None:
 @pytest.mark.parametrize(
     ("command", "name", "hint"),
     [
-        ("filter", "contaminaton", "Did you mean `contamination` of `saft-hf filter`?"),
-        ("filter", "saft_threshold", "Did you mean `threshold` of `saft-hf filter`?"),
+        ("filter", "contaminaton", "Did you mean `--contamination` of `saft-hf filter`?"),
+        ("filter", "saft_threshold", "Did you mean `--threshold` of `saft-hf filter`?"),
         ("filter", "alpha", "It goes to `saft-hf certify`."),
-        ("score", "datset-name", "Did you mean `dataset_name` of `saft-hf score`?"),
-        ("evaluate", "judgs", "Did you mean `judges` of `saft-hf evaluate`?"),
+        ("score", "datset-name", "Did you mean `--dataset_name` of `saft-hf score`?"),
+        ("evaluate", "judgs", "Did you mean `--judges` of `saft-hf evaluate`?"),
         ("push", "qqqqqq", "options.)"),
     ],
 )
