@@ -9,7 +9,7 @@ came later: `SAFTSFTTrainer(..., saft_scorer="filtered/scorer")`.
 
 import sys
 
-from datasets import load_dataset, load_from_disk
+from datasets import load_dataset
 from trl import SFTConfig, SFTTrainer
 
 from saft_hf import SAFTScorer
@@ -29,7 +29,8 @@ def score_and_filter() -> None:
 
 def train() -> None:
     """Train on the rows that were kept."""
-    SFTTrainer(MODEL, SFTConfig(output_dir="qwen-saft"), train_dataset=load_from_disk("filtered/kept")).train()
+    kept = load_dataset("filtered/kept", split="train")
+    SFTTrainer(MODEL, SFTConfig(output_dir="qwen-saft"), train_dataset=kept).train()
 
 
 if __name__ == "__main__":

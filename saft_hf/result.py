@@ -31,11 +31,13 @@ AUDIT_FILE = "audit.parquet"
 SUMMARY_FILE = "saft_summary.json"
 KEPT = "kept"
 SCORER = "scorer"
-RESULT = (SUMMARY_FILE, AUDIT_FILE, KEPT, f"{KEPT}.parquet")
+RESULT = (SUMMARY_FILE, AUDIT_FILE, KEPT)
 """What a saved result may consist of."""
 
 _AUDIT_ROWS = 1000
-_WRITTEN = re.compile(r".*\.arrow|state\.json|dataset_info\.json|config\.json|saft_scorer\.safetensors|README\.md")
+_WRITTEN = re.compile(
+    r".*\.arrow|train\.parquet|state\.json|dataset_info\.json|config\.json|saft_scorer\.safetensors|README\.md"
+)
 """What folders in an output folder hold: of a dataset, also those that `map` caches beside it, and of a scorer."""
 
 
@@ -167,15 +169,15 @@ class FilterResult:
             logger.warning("%s", warning)
 
     def save(
-        self, folder: str | Path, *, file_format: Literal["arrow", "parquet"] = "arrow", overwrite: bool = False
+        self, folder: str | Path, *, file_format: Literal["arrow", "parquet"] = "parquet", overwrite: bool = False
     ) -> Path:
         """Save the rows to train on, the audit and the summary, in one step: all of them, or what was there stays.
 
         Args:
-            folder (`str` or `Path`): made where it is missing. `kept/` holds the dataset for `load_from_disk` (or
-                `kept.parquet`), `audit.parquet` a line for each input row (see `saft_hf.decide.write_audit`; no text),
+            folder (`str` or `Path`): made where it is missing. `kept/` holds the dataset for `load_dataset`
+                (and `trl sft`), `audit.parquet` a line for each input row (see `saft_hf.decide.write_audit`; no text),
                 `saft_summary.json` the counts, and the digests of the others.
-            file_format (`str`, *optional*, defaults to `arrow`): `arrow` or `parquet`.
+            file_format (`str`, *optional*, defaults to `parquet`): of `kept/`; `arrow` is for `load_from_disk`.
             overwrite (`bool`, *optional*, defaults to `False`): replace these four in a folder that is not empty and
                 holds no result. A former result is replaced in any case, and other files stay.
 
@@ -190,7 +192,7 @@ class FilterResult:
             self.write(draft, file_format)
         return Path(folder)
 
-    def write(self, folder: Path, file_format: Literal["arrow", "parquet"] = "arrow") -> None:
+    def write(self, folder: Path, file_format: Literal["arrow", "parquet"] = "parquet") -> None:
         """Write what `save` saves into a new folder, file by file."""
         self.save_audit(folder / AUDIT_FILE)
         save_rows(self.train_rows(), folder / KEPT, file_format)
@@ -369,24 +371,20 @@ def check_folder(folder: Path, names: Sequence[str], file_format: str, *, overwr
         )
 
 
-def save_rows(rows: Dataset, path: Path, file_format: Literal["arrow", "parquet"]) -> str:
-    """Write a dataset to a path that is free.
+def save_rows(rows: Dataset, folder: Path, file_format: Literal["arrow", "parquet"]) -> None:
+    """Write a dataset into a new folder.
 
     Args:
         rows: the dataset.
-        path: without suffix; its folder must exist.
-        file_format: `arrow`: a folder for `datasets.load_from_disk`; `parquet`: a file with that suffix.
-
-    Returns:
-        The name of the file or folder.
+        folder: is made; the one above it must exist.
+        file_format: `parquet`: for `datasets.load_dataset`, as the split `train`; `arrow`: for `load_from_disk`.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
     if file_format == "arrow":
-        rows.save_to_disk(str(path))
-        return path.name
-    path = path.with_suffix(".parquet")
-    with path.open("wb") as file:
+        rows.save_to_disk(str(folder))
+        return
+    folder.mkdir()
+    with (folder / "train.parquet").open("wb") as file:
         rows.with_format(None).to_parquet(file)
-    return path.name

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from datasets import Dataset, disable_progress_bars, load_dataset, load_from_disk
+from datasets import Dataset, disable_progress_bars, load_dataset
 from launch import finish, kill, start
 from safetensors.numpy import load_file
 
@@ -172,13 +172,7 @@ def _content(path: Path, root: Path) -> Iterator[tuple[str, Any]]:
     """Name -> what it holds, in a form that two runs have in common; nothing for what is of one run."""
     name = path.relative_to(root).as_posix()
     inside = {parent.name for parent in path.relative_to(root).parents}
-    if (path / "dataset_info.json").exists():
-        yield name, load_from_disk(str(path)).to_list()
-    elif (
-        path.is_dir()
-        or inside & {"kept", "scored"}
-        or any(part.startswith((".", "checkpoint-")) for part in (name, *inside))
-    ):
+    if path.is_dir() or any(part.startswith((".", "checkpoint-")) for part in (name, *inside)):
         return
     elif path.suffix == ".parquet":
         yield name, pq.read_table(path).to_pylist()

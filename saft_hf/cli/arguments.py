@@ -105,7 +105,7 @@ class Arguments:
     overwrite: bool = _flag(
         (*_ROWS, *_CERTIFY), "Write into a folder that holds other files: those of the same names go.", False
     )
-    output_format: str = _flag((*_ROWS, *_CERTIFY), "`arrow` (for `datasets.load_from_disk`) or `parquet`.", "arrow")
+    output_format: str = _flag((*_ROWS, *_CERTIFY), "`parquet` (for `load_dataset`, `trl sft`) or `arrow`.", "parquet")
 
     folder: str | None = _flag(("push",), "Folder that a failed push kept.")
     push_to_hub: str | None = _flag(_PUSH, "Push to this Hub repository, `user/name`.")

@@ -22,7 +22,7 @@ def run(argv: Sequence[str]) -> None:
         SAFTInputError: scored rows are to go to a public repository.
     """
     args = parse("score", argv)
-    names = ("scored", "scored.parquet", SCORER)
+    names = ("scored", SCORER)
     folder = output_folder(args, names)
     if args.push_to_hub and args.hub_private is False:
         raise SAFTInputError(
@@ -37,8 +37,8 @@ def run(argv: Sequence[str]) -> None:
     def save() -> None:
         with saving(folder, names, args.output_format, overwrite=args.overwrite) as draft:
             scorer.save_pretrained(draft / SCORER)
-            name = save_rows(scored, draft / "scored", args.output_format)  # type: ignore[arg-type] # checked
-        print_summary(summary, dataset=folder / name, scorer=folder / SCORER)
+            save_rows(scored, draft / "scored", args.output_format)  # type: ignore[arg-type] # checked
+        print_summary(summary, dataset=folder / "scored", scorer=folder / SCORER)
 
     def push() -> None:
         push_scorer(scorer, args)

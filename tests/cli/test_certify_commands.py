@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 
 from saft_hf import SAFTScorer
 from saft_hf.assets import demo_rows_path
@@ -50,10 +50,10 @@ def test_suggest_then_certify(
     assert json.loads((tmp_path / "out" / "certificate.json").read_text()) == json.loads(json.dumps(expected.to_dict()))
     assert expected.says() in capsys.readouterr().out
     out = tmp_path / "out"
-    kept = load_from_disk(str(out / "kept"))
+    kept = NamedDataset(str(out / "kept")).load()
     assert kept.to_list() == scorer.filter(demo_pool, certificate=expected).train_rows().to_list()
     assert main(["filter", "--scorer", str(out / "scorer"), *basics[2:-1], str(tmp_path / "again")]) == 0
-    assert load_from_disk(str(tmp_path / "again" / "kept")).to_list() == kept.to_list()
+    assert NamedDataset(str(tmp_path / "again" / "kept")).load().to_list() == kept.to_list()
     told = json.loads((out / "saft_summary.json").read_text())
     assert (told["threshold"], told["threshold_from"]) == (expected.threshold, "certificate")
     assert told["certificate"]["trained_on"] is True

@@ -70,7 +70,7 @@ def test_columns_of_other_names_give_the_scores_of_renamed_ones(
     assert len(result.removed_indices)
     audit = pq.read_table(tmp_path / "out" / "audit.parquet")
     assert audit["saft_score"].to_pylist() == result.scores.tolist()
-    kept = Dataset.load_from_disk(str(tmp_path / "out" / "kept"))
+    kept = Dataset.from_parquet(str(tmp_path / "out" / "kept" / "train.parquet"))
     assert [{name: row[name] for name in expected[0]} for row in kept] == result.kept.to_list()
     # The result can be read again with the same words.
     assert main(["filter", *words, "--dataset_name", str(tmp_path / "out" / "kept")]) == 0
@@ -82,13 +82,13 @@ def test_json_text_is_parsed_and_a_broken_row_gets_a_status(
     rows = [{"messages": json.dumps(row["messages"]), "is_safe": row["is_safe"]} for row in demo_pool]
     words = ["score", "--dataset_name", written(rows, tmp_path / "rows.jsonl"), "--model_name_or_path", demo_model]
     words += ["--labelled_rows", "100", "--method", "saft", "--layer", "2", "--cache_dir", str(store_dir)]
-    words += ["--output_dir", str(tmp_path / "out"), "--output_format", "parquet"]
+    words += ["--output_dir", str(tmp_path / "out")]
     assert main(words) == 2
     assert "--parse_json" in capsys.readouterr().err
     rows[7]["messages"] = rows[7]["messages"][:-1]
     written(rows, tmp_path / "rows.jsonl")
     assert main([*words, "--parse_json", "true"]) == 0
-    scored = Dataset.from_parquet(str(tmp_path / "out" / "scored.parquet"))
+    scored = Dataset.from_parquet(str(tmp_path / "out" / "scored" / "train.parquet"))
     assert scored["saft_status"][7] == "bad_row"
     dialogues = scored["messages"][:]
     assert dialogues[7] is None

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from datasets import ClassLabel, Dataset, DatasetDict, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict
 
 from saft_hf import SAFTScorer, __version__
 from saft_hf.assets import demo_rows_path
@@ -54,7 +54,7 @@ def test_filter_is_the_filter_of_the_python_api(
 ) -> None:
     assert main(["filter", *basics]) == 0
     result = scorer.filter(demo_pool)  # fitted on the same 100 rows: seed 0
-    assert load_from_disk(str(tmp_path / "out" / "kept")).to_list() == result.kept.to_list()
+    assert NamedDataset(str(tmp_path / "out" / "kept")).load().to_list() == result.kept.to_list()
     ours = pq.read_table(tmp_path / "out" / "audit.parquet")
     assert ours.equals(pq.read_table(result.save(tmp_path / "api") / "audit.parquet"))
     ours, theirs = (json.loads((tmp_path / name / "saft_summary.json").read_text()) for name in ("out", "api"))
@@ -74,10 +74,8 @@ def test_score_is_the_score_of_the_python_api(
     basics: list[str], scorer: SAFTScorer, demo_pool: Dataset, tmp_path: Path, output_format: str
 ) -> None:
     assert main(["score", *basics, "--output_format", output_format]) == 0
-    if output_format == "arrow":
-        scored = load_from_disk(str(tmp_path / "out" / "scored"))
-    else:
-        scored = NamedDataset(str(tmp_path / "out" / "scored.parquet")).load()
+    assert (tmp_path / "out" / "scored" / "train.parquet").exists() == (output_format == "parquet")
+    scored = NamedDataset(str(tmp_path / "out" / "scored")).load()
     assert scored.to_list() == scorer.score_dataset(demo_pool).to_list()
 
 
@@ -88,13 +86,13 @@ def test_a_fitted_scorer_is_used_as_it_is(
     some = demo_pool.select(range(40, 80))
     some.to_json(tmp_path / "some.jsonl")
     words = ["--scorer", str(tmp_path / "scorer"), "--dataset_name", str(tmp_path / "some.jsonl")]
-    words += ["--output_dir", str(tmp_path / "out"), "--cache_dir", str(store_dir), "--output_format", "parquet"]
+    words += ["--output_dir", str(tmp_path / "out"), "--cache_dir", str(store_dir)]
     assert main(["filter", *words]) == 0
     expected = scorer.filter(some)
     audit = pq.read_table(tmp_path / "out" / "audit.parquet")
     assert audit["decision"].to_pylist() == expected.decisions.words()
     assert np.array_equal(audit["saft_score"].to_numpy(), expected.scores)
-    assert pq.read_table(tmp_path / "out" / "kept.parquet").num_rows == len(expected.kept_indices)
+    assert pq.read_table(tmp_path / "out" / "kept").num_rows == len(expected.kept_indices)
     for name in ("config.json", "saft_scorer.safetensors"):
         assert (tmp_path / "out" / "scorer" / name).read_bytes() == (tmp_path / "scorer" / name).read_bytes()
 
@@ -360,7 +358,7 @@ def test_two_launched_processes_filter_like_one(basics: list[str], tmp_path: Pat
     assert summaries[0] == summaries[1]
     for name in ("scorer/config.json", "scorer/saft_scorer.safetensors"):
         assert (two / name).read_bytes() == (one / name).read_bytes()
-    assert load_from_disk(str(two / "kept")).to_list() == load_from_disk(str(one / "kept")).to_list()
+    assert pq.read_table(two / "kept").equals(pq.read_table(one / "kept"))
     shards = [{path.name for path in (tmp_path / f"{name}-store").rglob("*.safetensors")} for name in ("one", "two")]
     assert shards[0] == shards[1]
 

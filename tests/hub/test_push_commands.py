@@ -53,7 +53,7 @@ found["public"] = run(
     "score", *basics, *source, "--output_dir", "x", "--push_to_hub", "alice/scored", "--hub_private", "false"
 )
 back = load_dataset("alice/filtered", "chat")
-kept = {split: datasets.load_from_disk(f"{split}/kept").to_list() for split in back}
+kept = {split: datasets.Dataset.from_parquet(f"{split}/kept/train.parquet").to_list() for split in back}
 found["equal"] = {split: back[split].to_list() == kept[split] for split in back}
 found["features"] = back["train"].features == rows.features
 found["columns"] = load_dataset("alice/scored", "chat", split="train").column_names
@@ -134,7 +134,7 @@ def test_scored_rows_go_to_a_private_repository_only(runs: Any, repo: Any) -> No
         ("split", "`--dataset_train_split` 'dev'. datasets said: ValueError: Unknown split"),
         ("split", "['train', 'part']"),
         ("revision", "the dataset repository alice/demo has no revision 'v9'"),
-        ("column", "'verdict' is not in"),
+        ("column", "--label_column verdict is not in"),
         ("missing", "the dataset repository alice/nothing is not there, or this token has no access to it"),
         ("gated", "gated"),
         ("push", "there is no folder nowhere with a card"),

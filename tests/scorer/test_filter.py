@@ -84,12 +84,11 @@ def test_what_is_saved_comes_back(
     result: FilterResult, mixed: Dataset, tmp_path: Path, file_format: Any, scorer: SAFTScorer
 ) -> None:
     folder = result.save(tmp_path / "a" / "b", file_format=file_format)
-    name = {"arrow": "kept", "parquet": "kept.parquet"}[file_format]
-    assert sorted(path.name for path in folder.iterdir()) == sorted(["audit.parquet", name, "saft_summary.json"])
+    assert sorted(path.name for path in folder.iterdir()) == ["audit.parquet", "kept", "saft_summary.json"]
     if file_format == "arrow":
-        kept = load_from_disk(str(folder / name))
-    else:
-        kept = load_dataset("parquet", data_files=str(folder / name), split="train", cache_dir=str(tmp_path / "cache"))
+        kept = load_from_disk(str(folder / "kept"))
+    else:  # as `trl sft` loads it
+        kept = load_dataset(str(folder / "kept"), split="train", cache_dir=str(tmp_path / "cache"))
     assert kept.to_list() == result.kept.to_list()
     assert kept.column_names == mixed.column_names
     assert json.loads((folder / "saft_summary.json").read_text()) == result.summary.to_dict()
@@ -136,7 +135,7 @@ def test_where_nothing_would_be_kept_every_row_is_and_the_summary_says_so(
     summary = json.loads((tmp_path / "saft_summary.json").read_text())
     assert (summary["filtered"], summary["removed"], summary["kept"]) == (False, 0, 15)
     assert "would keep none of 15 rows" in summary["undecided"]
-    assert pq.read_table(tmp_path / "kept.parquet").num_rows == 15
+    assert pq.read_table(tmp_path / "kept").num_rows == 15
 
 
 def test_a_given_threshold_that_labels_speak_against_decides_nothing(
