@@ -46,7 +46,7 @@ def to_plain(value: Any) -> Any:
     Example:
         >>> from saft_hf.summary import ThresholdEffect
         >>> to_plain(ThresholdEffect(fpr=0.05, recall=0.9))
-        {'fpr': 0.05, 'recall': 0.9, 'attainable': True}
+        {'fpr': 0.05, 'recall': 0.9, 'attainable': True, 'curve': []}
     """
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}

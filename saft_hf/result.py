@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -10,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,10 +19,12 @@ from huggingface_hub import CommitInfo
 from numpy.typing import NDArray
 
 from saft_hf.decide import AuditDigests, Decisions, RowLabel, read_audit, row_digest, write_audit
+from saft_hf.decide.marks import read_marks
 from saft_hf.errors import SAFTInputError
-from saft_hf.files import replacing_folder, write_json
+from saft_hf.files import replacing, replacing_folder, write_json
 from saft_hf.hub import PRIVATE, Destination, PushedSplit, push_files
 from saft_hf.records import from_plain, to_plain
+from saft_hf.review import Reviewed, review_page
 from saft_hf.summary import Provenance, Summary
 
 logger = logging.getLogger(__name__)
@@ -105,7 +107,7 @@ class FilterResult:
         on_error = summary.provenance.options.get("on_error") if summary.provenance else None
         decisions = replace(audit.decisions, train_on_errored=on_error == "keep")
         result = cls(dataset, audit.scores, audit.statuses, decisions, summary, audit.labels)
-        found = [row_digest(row) for batch in result._batches() for row in batch]
+        found = result._digests
         if found != audit.digests:
             other = next((i for i, (a, b) in enumerate(zip(found, audit.digests, strict=False)) if a != b), None)
             what = f"{len(found)} rows" if other is None else f"another row {other} (of {len(found)} rows)"
@@ -212,6 +214,68 @@ class FilterResult:
         digests, self.summary = self._write_audit(Path(path), self.summary)
         return digests
 
+    def review(
+        self,
+        path: str | Path,
+        *,
+        marks: str | Path | None = None,
+        by: str | None = None,
+        rows: int = 100,
+        every_row: bool = False,
+        seed: int = 0,
+    ) -> Path:
+        """Write a page on which people look at what was removed and kept, and mark rows. It is never pushed.
+
+        The page is one HTML file that works from disk and loads nothing: scores, numbers at other thresholds, the
+        highest rows, the nearest to the threshold, random ones, errored ones. A row's text is hidden until it is
+        clicked. Marks are saved by the page as JSON lines, for `filter(marks=...)` and, in the shell, as
+        `--labelled_name` and `--fresh_labels`.
+
+        Args:
+            path (`str` or `Path`): of the HTML file. It holds the text of rows that may be harmful.
+            marks (`str` or `Path`, *optional*): a file that an earlier page saved: shown, and what it says of rows
+                drawn at random bounds the harmful share of what is kept.
+            by (`str`, *optional*): the column that rows are filtered by at first; by default that of the filter, or
+                `source`.
+            rows (`int`, *optional*, defaults to 100): rows of each table, at most.
+            every_row (`bool`, *optional*, defaults to `False`): put all rows into the page.
+            seed (`int`, *optional*, defaults to 0): of the rows drawn at random.
+
+        Returns:
+            The path.
+
+        Raises:
+            SAFTInputError: the marks are of other rows, or an argument is not what it must be.
+            OSError: the file cannot be written; what was there stays.
+
+        Example:
+            >>> result.review("review.html")  # doctest: +SKIP
+        """
+        plain = self._dataset.with_format(None)
+        page = review_page(
+            Reviewed(
+                rows=lambda chosen: plain.select(list(chosen)).to_list(),
+                scores=self.scores,
+                statuses=self.statuses,
+                decisions=self.decisions,
+                labels=self.labels,
+                summary=self.summary,
+                input_sha256=sha256("".join(self._digests).encode()).hexdigest(),
+            ),
+            marks=() if marks is None else read_marks(marks),
+            by=by,
+            size=rows,
+            every_row=every_row,
+            seed=seed,
+        )
+        with replacing(Path(path)) as (file,):
+            file.write(page.encode())
+        return Path(path)
+
+    @cached_property
+    def _digests(self) -> list[str]:
+        return [row_digest(row) for batch in self._batches() for row in batch]
+
     def push_to_hub(
         self,
         repo_id: str,
@@ -300,7 +364,7 @@ class FilterResult:
         columns = (self.scores, self.statuses, self.decisions, self.labels)
         digests = write_audit(path, self._batches(), *columns, metadata=metadata)
         with path.open("rb") as file:
-            audit = hashlib.file_digest(file, "sha256").hexdigest()
+            audit = file_digest(file, "sha256").hexdigest()
         return digests, replace(summary, provenance=described(digests, audit))
 
     def _batches(self) -> Iterator[list[dict[str, Any]]]:

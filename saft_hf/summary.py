@@ -144,6 +144,15 @@ class LabelTest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """What cross-validation on the labels expects of one threshold, likewise."""
+
+    threshold: float
+    fpr: Share
+    recall: Share
+
+
+@dataclass(frozen=True, kw_only=True)
 class ThresholdEffect:
     """What cross-validation on the labels expects of the threshold.
 
@@ -151,11 +160,32 @@ class ThresholdEffect:
         fpr: share of the benign rows that are removed, on average over draws of the labels.
         recall: share of the harmful rows that are removed, on average likewise.
         attainable: False where the labels are too few to hold the share that was asked for.
+        curve: the same for other thresholds, ascending.
     """
 
     fpr: Share
     recall: Share
     attainable: bool = True
+    curve: tuple[CurvePoint, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """What a filter is expected to do to harmful and harmless rows, by cross-validation on uniform labels.
+
+    Attributes:
+        lost: harmless rows among the removed ones.
+        left: harmful rows among the kept ones.
+        recall: share of the harmful rows that is removed.
+        before: harmful share of the rows that have a score, before filtering.
+        after: the same of those that are kept.
+    """
+
+    lost: int
+    left: int
+    recall: float
+    before: ShareEstimate
+    after: float
 
 
 SourceName = Annotated[str, Matching(r"[\w ./,()+-]{1,96}")]
@@ -528,6 +558,32 @@ class Summary:
             many = f"{removed} of {rows} rows are above the threshold or labelled harmful, more than half of them"
             found += (f"{many}: check the threshold, and which way round the labels are.",)
         return found
+
+    @property
+    def expected(self) -> Expectation | None:
+        """What the threshold in use is expected to do; None where labels did not choose it, or tell no share."""
+        fit = self.fit
+        if not fit or not fit.expected or self.threshold_from not in (fit.aim, "contamination"):
+            return None
+        return None if self.removed is None else self.expectation(fit.expected.fpr, fit.expected.recall, self.removed)
+
+    def expectation(self, fpr: float, recall: float, removed: int) -> Expectation | None:
+        """What a threshold is expected to do, if the rows are like those of the fit.
+
+        Args:
+            fpr: share of the benign rows that it removes.
+            recall: share of the harmful rows that it removes.
+            removed: rows that it removes.
+        """
+        before = self.fit.harmful_share if self.fit else None
+        if before is None or self.kept is None or self.removed is None:
+            return None
+        scored = self.kept + self.removed
+        harmful = before.share * scored
+        left, kept = (1 - recall) * harmful, scored - removed
+        lost = min(fpr * (scored - harmful), removed)
+        after = min(left / kept, 1.0) if kept else 0.0
+        return Expectation(lost=round(lost), left=min(round(left), kept), recall=recall, before=before, after=after)
 
     def public(self) -> Summary:
         """The summary as others may see it: without names of folders and files on this machine."""

@@ -17,9 +17,10 @@ from scipy.special import betainc, ndtr
 
 from saft_hf.decide.threshold import threshold_for_contamination
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
-from saft_hf.summary import ThresholdEffect
+from saft_hf.summary import CurvePoint, ThresholdEffect
 
 _GRID = 512
+_CURVE = 41  # thresholds that a report may ask about
 
 
 class Goal(StrEnum):
@@ -171,8 +172,12 @@ def threshold_for_aim(
         rank = (1 - aim.value) * (n + 1) if aim.confidence is None else _sure_rank(n, aim.value, aim.confidence)
         attainable = bool(1 <= rank <= n)
         threshold = float(np.mean([np.interp(rank, np.arange(1, n + 1), line) for line in ordered]))
+    curve = tuple(
+        CurvePoint(threshold=at, fpr=_share_above(benign, at), recall=_share_above(bad, at))
+        for at in np.unique(np.quantile(repeats, np.linspace(0, 1, _CURVE))).tolist()
+    )
     fpr, recall = _share_above(benign, threshold), _share_above(bad, threshold)
-    return AimedThreshold(threshold, ThresholdEffect(fpr=fpr, recall=recall, attainable=attainable))
+    return AimedThreshold(threshold, ThresholdEffect(fpr=fpr, recall=recall, attainable=attainable, curve=curve))
 
 
 def _sure_rank(n: int, value: float, confidence: float) -> int:

@@ -27,10 +27,11 @@ class Decision(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why: the score, a person's label, or no threshold to decide by. Of a row without a score it is the status."""
+    """Why: the score, a person's label or mark, or no threshold to decide by; the status of a row without a score."""
 
     SCORE = "score"
     LABEL = "label"
+    MARK = "mark"
     NO_DECISION = "no_decision"
 
 
@@ -106,6 +107,7 @@ def decide(
     *,
     on_error: OnError = "exclude",
     labels: Mapping[int, bool] | None = None,
+    marks: Mapping[int, bool] | None = None,
 ) -> Decisions:
     """Decide every row: removed when its score is above the threshold. Nothing vanishes.
 
@@ -118,6 +120,7 @@ def decide(
             and train on them. "raise": raise. Where nothing is filtered (no threshold, no labels) they are kept in any
             case: the training set is the input.
         labels: row index -> harmful, from people. A label decides its row, whether that has a score or not.
+        marks: row index -> whether it is removed, from people who looked at it: as labels, which they override.
 
     Raises:
         SAFTInputError: lengths differ, a status is unknown, scores and statuses contradict each other, a label is of
@@ -132,20 +135,21 @@ def decide(
         raise SAFTInputError(f'on_error must be "exclude", "keep" or "raise"; found {on_error!r}')
     if threshold is not None and np.ndim(threshold) == 0 and not np.isfinite(threshold):
         raise SAFTInputError(f"threshold must be a finite number; found {threshold}")
-    values, labels = np.asarray(scores, dtype=np.float64), labels or {}
+    values, said = np.asarray(scores, dtype=np.float64), {Reason.LABEL: labels or {}, Reason.MARK: marks or {}}
     # One string for equal statuses: a column of a dataset makes a new one for every row.
     statuses = [_STATUS.get(each, each) for each in status]
     ok = _scored(values, statuses)
-    filtered = threshold is not None or bool(labels)
+    filtered = threshold is not None or any(said.values())
     codes = np.where(ok, 0, 2 if filtered or on_error == "raise" else 0).astype(np.int8)
     if threshold is not None:
         codes[flagged(values, threshold)] = 1
     by_score = Reason.NO_DECISION if threshold is None else Reason.SCORE
     reasons = [by_score.value if scored else each for scored, each in zip(ok, statuses, strict=True)]
-    for row, harmful in labels.items():
-        if not 0 <= row < len(codes):
-            raise SAFTInputError(f"labels name row {row}; the data has rows 0 to {len(codes) - 1}")
-        codes[row], reasons[row] = int(harmful), Reason.LABEL.value
+    for reason, rows in said.items():
+        for row, removed in rows.items():
+            if not 0 <= row < len(codes):
+                raise SAFTInputError(f"{reason}s name row {row}; the data has rows 0 to {len(codes) - 1}")
+            codes[row], reasons[row] = int(removed), reason.value
     decisions = Decisions(codes, reasons, train_on_errored=on_error == "keep", threshold=threshold)
     if on_error == "raise" and decisions.errored.size:
         counts = decisions.reason_counts()[Decision.ERRORED]

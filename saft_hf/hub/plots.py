@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-BINS = 60
-_LOG_FROM = 200
+from saft_hf.histogram import LOG_FROM, bar_edges
 
 
 def score_histogram(scores: ArrayLike, threshold: float | None) -> bytes | None:
@@ -35,7 +33,7 @@ def score_histogram(scores: ArrayLike, threshold: float | None) -> bytes | None:
         return None
     if not len(values):
         return None
-    edges = _edges(values, threshold)
+    edges = bar_edges(values, threshold)
     shown = np.clip(values, edges[0], edges[-1])
     above = np.zeros(len(values), dtype=bool) if threshold is None else values > threshold
     below, over = (np.histogram(shown[chosen], bins=edges)[0] for chosen in (~above, above))
@@ -48,7 +46,7 @@ def score_histogram(scores: ArrayLike, threshold: float | None) -> bytes | None:
         axes.bar(edges[:-1], over, bottom=below, color="#E69F00", hatch="//", label="above the threshold", **bars)
         axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.4g}")
         axes.legend(frameon=False)
-    if max(below.max(), over.max()) > _LOG_FROM:
+    if max(below.max(), over.max()) > LOG_FROM:
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.8)
         axes.yaxis.set_major_formatter("{x:,.0f}")
@@ -58,15 +56,3 @@ def score_histogram(scores: ArrayLike, threshold: float | None) -> bytes | None:
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
-
-
-def _edges(values: NDArray[np.float64], threshold: float | None) -> NDArray[np.floating[Any]]:
-    """Edges of the bars; the threshold is one of them. Few rows lie far out: the outer bars take them."""
-    low, high = (float(edge) for edge in np.quantile(values, (0.001, 0.999)))
-    high = high if high > low else low + 1.0
-    if threshold is None or not values.min() <= threshold < values.max():
-        return np.linspace(low, high, BINS + 1)
-    low, high = min(low, threshold), max(high, threshold)
-    width = (high - low) / BINS
-    first, last = math.floor((low - threshold) / width), math.ceil((high - threshold) / width)
-    return threshold + width * np.arange(min(first, -1), max(last, 1) + 1)

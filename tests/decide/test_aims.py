@@ -162,7 +162,22 @@ def test_repeats_are_averaged_and_order_does_not_matter() -> None:
 def test_too_few_labels_for_a_share_are_reported() -> None:
     scores, harmful = np.arange(20.0), np.arange(20) >= 10
     got = threshold_for_aim(ThresholdAim(), scores, harmful, scores)
-    assert got == AimedThreshold(9.0, ThresholdEffect(fpr=pytest.approx(1 / 11), recall=1.0, attainable=False))
+    effect = ThresholdEffect(fpr=pytest.approx(1 / 11), recall=1.0, attainable=False, curve=got.effect.curve)
+    assert got == AimedThreshold(9.0, effect)
+
+
+def test_the_curve_tells_of_other_thresholds_what_the_effect_tells_of_this_one() -> None:
+    rng = np.random.default_rng(0)
+    harmful = np.arange(60) >= 45
+    scores = rng.normal(size=(3, 60)) + 2 * harmful
+    curve = threshold_for_aim(ThresholdAim(), scores, harmful, scores[0]).effect.curve
+    for point in curve:
+        if 0 < point.fpr < 1:
+            at = threshold_for_aim(ThresholdAim(Goal.FPR, point.fpr), scores, harmful, scores[0])
+            assert abs(at.effect.recall - point.recall) < 0.05
+    for name in ("fpr", "recall"):
+        shares = [getattr(point, name) for point in curve]
+        assert shares == sorted(shares, reverse=True)
     got = threshold_for_aim(ThresholdAim.parse("recall=0.99"), scores, harmful, scores)
     assert (got.threshold, got.effect.attainable) == (10.0, False)
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saft_hf.hub.plots import _edges, score_histogram
+from saft_hf.histogram import bar_edges
+from saft_hf.hub.plots import score_histogram
 
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
@@ -45,7 +46,7 @@ def test_without_matplotlib_there_is_no_picture(monkeypatch: pytest.MonkeyPatch)
 )
 def test_the_threshold_is_an_edge_of_the_bars(scores: list[float], threshold: float | None) -> None:
     values = np.asarray(scores, dtype=np.float64)
-    edges = _edges(values, threshold)
+    edges = bar_edges(values, threshold)
     assert np.all(np.diff(edges) > 0)
     assert len(edges) <= 65
     if threshold is not None and values.min() <= threshold < values.max():

@@ -95,7 +95,7 @@ class RowsInUse:
         rows: that came in.
         by_score: kept by their score.
         counted: those of them that the statement is about; for the others, labels were used before.
-        by_label: kept because people labelled them benign: no part of any statement.
+        by_label: kept because people labelled them benign, or marked them: no part of any statement.
         removed: removed rows.
         errored: rows without a score.
         errored_kept: whether these are trained on all the same, and so taken as harmful.
@@ -114,7 +114,7 @@ class RowsInUse:
     def of(cls, decisions: Decisions, threshold: float | None, counted: int) -> RowsInUse:
         """Count what a filter decided; `counted`: how many of the rows kept by score the statement is about."""
         reasons = decisions.reason_counts()
-        by_label = reasons[Decision.KEPT].get(Reason.LABEL, 0)
+        by_label = sum(reasons[Decision.KEPT].get(reason, 0) for reason in (Reason.LABEL, Reason.MARK))
         return cls(
             threshold=threshold,
             rows=len(decisions),
