@@ -63,6 +63,6 @@ def test_the_demo_is_in_the_wheel(installed, tmp_path):
 
 def test_the_wheel_holds_the_type_marker_the_licence_and_no_tests(installed):
     names = {path.relative_to(installed).as_posix() for path in installed.rglob("*") if path.is_file()}
-    assert {"saft_hf/py.typed", "saft_hf/data/reference.jsonl"} <= names
+    assert {"saft_hf/py.typed", "saft_hf/data/reference.jsonl", "saft_hf/data/pairs.jsonl"} <= names
     assert "saft_hf-0.1.0.dist-info/licenses/LICENSE" in names
     assert not [name for name in names if name.startswith(("tests/", "examples/"))]
