@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from saft_hf.render import RenderConfig
     from saft_hf.result import FilterResult
     from saft_hf.scorer import SAFTScorer
+    from saft_hf.scorer.reference_rows import ReferenceSource
     from saft_hf.status import RowStatus
     from saft_hf.summary import Summary
     from saft_hf.train import SAFTSFTConfig, SAFTSFTTrainer
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "Certificate": "saft_hf.decide.certify",
     "FilterResult": "saft_hf.result",
+    "ReferenceSource": "saft_hf.scorer.reference_rows",
     "RenderConfig": "saft_hf.render",
     "RowStatus": "saft_hf.status",
     "SAFTArtifactError": "saft_hf.errors",
@@ -37,6 +39,7 @@ _EXPORTS = {
 __all__ = [
     "Certificate",
     "FilterResult",
+    "ReferenceSource",
     "RenderConfig",
     "RowStatus",
     "SAFTArtifactError",

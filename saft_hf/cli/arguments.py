@@ -61,6 +61,7 @@ class Arguments:
     k: int | None = _option("k")
     threshold: float | None = _option("threshold")
     contamination: float | None = _option("contamination")
+    reference: list[str] | None = _option("reference")  # noqa: RUF009 - a `field`
     dtype: str = _option("dtype")
     attn_implementation: str | None = _option("attn_implementation")
     vector_dtype: str = _option("vector_dtype")
@@ -139,16 +140,8 @@ GROUPS = {
 """Option that begins a group of `--help` -> title: a new option belongs to the group that it stands in."""
 
 COMMON = (
-    *(
-        "model_name_or_path",
-        "scorer",
-        "dataset_name",
-        "prompt_column",
-        "response_column",
-        "method",
-        "threshold",
-        "contamination",
-    ),
+    *("model_name_or_path", "scorer", "dataset_name", "prompt_column", "response_column"),
+    *("method", "threshold", "contamination", "reference"),
     *("labelled_name", "labelled_rows", "label_column", "aim"),
     *("fresh_labels", "alpha", "looks", "uniform", "informative", "kept_only"),
     *("output_dir", "folder", "push_to_hub", "hub_repo_type", "hub_scorer"),

@@ -21,7 +21,11 @@ from saft_hf.scorer import SAFTScorer
 from saft_hf.scorer.options import BY_NAME, OPTIONS, Option, refuse_idle
 from saft_hf.summary import Summary
 
-_LOCAL = tuple(option.name for option in OPTIONS if option.in_shell and not option.travels and option.use == "scorer")
+_LOCAL = tuple(
+    option.name
+    for option in OPTIONS
+    if option.in_shell and option.use == "scorer" and not (option.travels or option.learned)
+)
 
 
 @dataclass(frozen=True)

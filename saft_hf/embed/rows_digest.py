@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import fields, is_dataclass
 from numbers import Number
 from pathlib import PurePath
 from typing import Any
@@ -48,6 +49,8 @@ def rows_digest(dataset: Dataset, columns: Sequence[str] | None = None, world: W
 
 def content_of(value: Any) -> object:
     """What tells in every process whether it was given the same: the rows of datasets, plain values, else the type."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {each.name: getattr(value, each.name) for each in fields(value)}
     if isinstance(value, Dataset):
         return rows_digest(value)
     if isinstance(value, Mapping):

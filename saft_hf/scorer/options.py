@@ -25,6 +25,7 @@ class Option:
         in_shell: whether the shell has it as a flag.
         in_trainer: whether `SAFTSFTConfig` has it as a field; the trainer takes the others from its own arguments.
         of_labels: whether it says how labels are read, and nothing else.
+        learned: whether a fit learns from it: it does not travel, and a fitted scorer has no use for it.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Option:
     in_shell: bool = True
     in_trainer: bool = True
     of_labels: bool = False
+    learned: bool = False
 
 
 OPTIONS = (
@@ -45,7 +47,7 @@ OPTIONS = (
     Option("k", None, "Directions to sum; by default chosen from 1 to 4 on the labels."),
     Option("threshold", None, "Remove rows with a score above it."),
     Option("contamination", None, "Remove this share of the rows, the highest scores."),
-    Option("reference", None, "Labelled rows of other sources.", travels=False, in_shell=False, in_trainer=False),
+    Option("reference", None, "Labelled rows of other sources: `NAME,split=...`.", travels=False, learned=True),
     Option(
         "dtype",
         "auto",

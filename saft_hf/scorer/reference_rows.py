@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 from datasets import Dataset
 from huggingface_hub import constants, try_to_load_from_cache
 from numpy.typing import NDArray
 
+from saft_hf.columns import Columns
 from saft_hf.decide import resolve_label_column, row_digest
 from saft_hf.distributed import World
 from saft_hf.embed import Embedded, rows_digest
@@ -39,8 +40,8 @@ class ReferenceSource:
     """Labelled rows of one source, for `reference=`.
 
     In the shell, and wherever a string will do, it is `PATH,key=value,...`, such as
-    `PKU-Alignment/BeaverTails,split=30k_train`; there `completion=answer` says that the column `answer` is the
-    completion.
+    `PKU-Alignment/BeaverTails,split=30k_train` or `tatsu-lab/alpaca,prompt=instruction+input,completion=output,
+    harmful=false`, where columns of the source stand on the right.
 
     Attributes:
         path (`str` or `Dataset`): Hub id, folder or file, or the rows themselves.
@@ -51,8 +52,9 @@ class ReferenceSource:
         label_column (`str`, *optional*): as in `SAFTScorer.fit`.
         harmful_value (*optional*): as in `SAFTScorer.fit`.
         harmful (`bool`, *optional*): what every row is, where no column says so.
-        columns (`dict`, *optional*): columns of the source -> `prompt`, `completion`, `messages` or `text`. Other
-            columns that rows are read from are dropped then. Beside a `prompt`, a `response` is the completion.
+        columns (`dict`, *optional*): columns of the source -> `prompt`, `completion`, `messages` or `text`; several of
+            one name are joined by an empty line. Other columns that rows are read from are dropped then. Without it a
+            `response` beside a `prompt` is the completion.
         licence (`str`, *optional*): for cards.
 
     Example:
@@ -97,7 +99,7 @@ class ReferenceSource:
                 f"columns. {hint}".strip()
             )
         options = {key: value for key, value in given.items() if key in known}
-        mapped = {str(given[ours]): ours for ours in _MAPPED if ours in given}
+        mapped = {name: ours for ours in _MAPPED if ours in given for name in str(given[ours]).split("+")}
         if mapped:
             options["columns"] = {**(options.get("columns") or {}), **mapped}
         if isinstance(harmful := options.get("harmful"), str):
@@ -108,6 +110,10 @@ class ReferenceSource:
 
     def __str__(self) -> str:
         return self.name or ("a Dataset" if isinstance(self.path, Dataset) else str(self.path))
+
+
+Reference: TypeAlias = Dataset | str | Path | Mapping[str, Any] | ReferenceSource
+"""One source, as users may give it."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,9 @@ class ReferenceRows:
     harmful: tuple[NDArray[np.bool_], ...]
 
 
-def read_reference(reference: Any, world: World, *, token: str | None = None) -> ReferenceRows | FittedReference:
+def read_reference(
+    reference: Reference | Sequence[Reference], world: World, *, token: str | None = None
+) -> ReferenceRows | FittedReference:
     """Read a reference set. Collective: every process must be given the same, and reads the same.
 
     Args:
@@ -294,8 +302,10 @@ def _mapped(rows: Dataset, columns: Mapping[str, str] | None) -> Dataset:
         raise SAFTInputError(f"there is no column {missing[0]!r}; found {names}.")
     if wrong := [ours for ours in columns.values() if ours not in _MAPPED]:
         raise SAFTInputError(f"columns can be named {', '.join(_MAPPED)}, not {wrong[0]!r}.")
-    others = [name for name in names if name in _CONTENT and name not in columns]
-    return rows.remove_columns(others).rename_columns(dict(columns))
+    rows = rows.remove_columns([name for name in names if name in _CONTENT and name not in columns])
+    theirs = {ours: [name for name, each in columns.items() if each == ours] for ours in _MAPPED}
+    rows = Columns(*(",".join(theirs[ours]) or None for ours in ("prompt", "completion"))).apply(rows)
+    return rows.rename_columns({name: ours for ours in ("messages", "text") for name in theirs[ours]})
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -61,6 +61,7 @@ from saft_hf.scorer.labels import LabelSet, identities_of, labels_by_row, labels
 from saft_hf.scorer.methods import FitSpec
 from saft_hf.scorer.options import BY_NAME, LOCAL, OPTIONS, TRAVELLING, refuse_idle
 from saft_hf.scorer.pool import scores_of
+from saft_hf.scorer.reference_rows import FittedReference, Reference, read_reference
 from saft_hf.summary import Provenance, Summary
 from saft_hf.version import __version__, versions
 
@@ -105,9 +106,9 @@ class SAFTScorer:
             and 1 without labels or where `threshold` or `contamination` is given.
         threshold (`float`, *optional*): remove rows with a score above it.
         contamination (`float`, *optional*): remove this share of the pool, the rows with the highest scores.
-        reference (`Dataset`, *optional*): for `reference` and `auto`: labelled rows of other sources, with a label
-            column such as `is_harmful`, and `category` where rows belong together; without it `reference` takes the set
-            that ships with the package.
+        reference (*optional*): for `reference` and `auto`: labelled rows of other sources, with a label column such as
+            `is_harmful`: a `Dataset`, a Hub id, a folder or file, a `ReferenceSource` (or `NAME,split=...`), or a list
+            of these; without it `reference` takes the set that ships with the package.
         dtype (`str`, *optional*, defaults to `auto`): of the model by name; `auto` is the checkpoint's, float32 on CPU.
         attn_implementation (`str`, *optional*): as in transformers.
         quantization_config (*optional*): as in transformers, for a model by name.
@@ -142,7 +143,7 @@ class SAFTScorer:
         k: int | None = None,
         threshold: float | None = None,
         contamination: float | None = None,
-        reference: Dataset | None = None,
+        reference: Reference | Sequence[Reference] | None = None,
         dtype: str = "auto",
         attn_implementation: str | None = None,
         quantization_config: Any = None,
@@ -295,13 +296,16 @@ class SAFTScorer:
             refuse_idle(told.__getitem__, (option for option in OPTIONS if option.of_labels), "without `labelled` rows")
         method = fitting.choose_method(self, labelled is not None, aim)
         inputs.check_choice("on_undecided", on_undecided, ("raise", "keep"))
+        reference = None if self.reference is None else read_reference(self.reference, world, token=self.token)
+        if isinstance(reference, FittedReference):
+            raise SAFTInputError(f"`reference` {reference.path} is a fitted scorer: load it with `from_pretrained`.")
         spec = FitSpec(
             labels=None if labelled is None else LabelSet.read(labelled, label_column, harmful_value, label_sampling),
             ks=_PUBLISHED_KS if self.k is None else (self.k,),
             threshold=self.threshold,
             contamination=self.contamination,
             aim=None if aim is None else ThresholdAim.parse(aim),
-            reference=self.reference,
+            reference=reference,
         )
         self.fit_, self._reader, self._scored, self._trust_labels = None, None, None, True
         source, renderer = self._open_source(), self._renderer()

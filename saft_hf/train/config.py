@@ -25,7 +25,7 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
 _to_disk: ContextVar[bool] = ContextVar("_to_disk", default=False)
 
 
-TRAINER_ARGUMENTS = ("saft_labelled", "saft_scorer", "saft_fresh_labels")
+TRAINER_ARGUMENTS = ("saft_labelled", "saft_scorer", "saft_reference", "saft_fresh_labels")
 """What the filter is given as arguments of the trainer."""
 
 IN_TRAINER, IN_CONFIG = "`SAFTSFTTrainer(...)`", "`SAFTSFTConfig(...)`"
@@ -74,6 +74,10 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
         saft_contamination (`float`, *optional*):
             Expected harmful share of the rows, between 0 and 1: that share, the rows with the highest scores, is
             removed.
+        saft_reference (`list[str]`, *optional*):
+            Labelled rows of other sources to learn from: Hub ids, folders or files, with options as in
+            `PKU-Alignment/BeaverTails,split=30k_train`; or the folder or Hub id of a scorer that was fitted on some. By
+            default, without labels, a set that ships with the package.
         saft_label_column (`str`, *optional*):
             Column of `saft_labelled` that holds the labels; by default the one named `is_safe`, `safe`,
             `is_harmful`, `harmful` or `unsafe`.
@@ -129,6 +133,7 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
     saft_k: int | None = _option("k")
     saft_threshold: float | None = _option("threshold")
     saft_contamination: float | None = _option("contamination")
+    saft_reference: list[str] | None = _option("reference")  # noqa: RUF009 - a `field`
     saft_label_column: str | None = _option("label_column")
     saft_harmful_value: str | None = _option("harmful_value")
     saft_label_sampling: str = _option("label_sampling")

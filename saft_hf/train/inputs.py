@@ -39,10 +39,13 @@ class FilterArgs:
     formatting_func: Any = None
     labelled: Dataset | None = None
     scorer: SAFTScorer | str | Path | None = None
+    reference: Any = None
     fresh_labels: Dataset | None = None
 
     def get(self, name: str) -> Any:
-        """An option of the config, without its prefix `saft_`."""
+        """An option of the config, without its prefix `saft_`; a reference set may be given beside it."""
+        if name == "reference" and self.reference is not None:
+            return self.reference
         return setting(self.args, f"saft_{name}")
 
     @property
@@ -53,8 +56,9 @@ class FilterArgs:
     @property
     def decides(self) -> bool:
         """Whether anything was given to decide rows by."""
-        given = (self.labelled, self.fresh_labels, self.scorer, self.get("contamination"), self.get("threshold"))
-        return bool(self.get("trust_scores")) or any(value is not None for value in given)
+        given = (self.labelled, self.fresh_labels, self.scorer)
+        told = (self.get(name) for name in ("contamination", "threshold", "reference"))
+        return bool(self.get("trust_scores")) or any(value is not None for value in (*given, *told))
 
     @property
     def on_undecided(self) -> Literal["raise", "keep"] | None:
@@ -100,7 +104,8 @@ def check_rows(args: FilterArgs) -> None:
 
 def _refuse_idle(args: FilterArgs) -> None:
     """Refuse options that have no effect: beside a scorer, with scores that are only trusted, and without labels."""
-    options = [option for option in OPTIONS if option.in_trainer and option.travels and option.name != "on_undecided"]
+    options = [option for option in OPTIONS if option.in_trainer and (option.travels or option.learned)]
+    options = [option for option in options if option.name != "on_undecided"]
     if args.fresh_labels is not None:  # they are read by these, whatever was fitted
         options = [option for option in options if option.name not in ("label_column", "harmful_value")]
     scorer, why = args.scorer, "beside `saft_scorer`, which is fitted already"

@@ -54,6 +54,7 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
         *args: Any,
         saft_labelled: Dataset | None = None,
         saft_scorer: SAFTScorer | str | Path | None = None,
+        saft_reference: Any = None,
         saft_fresh_labels: Dataset | None = None,
         **kwargs: Any,
     ) -> None:
@@ -68,7 +69,8 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
             given["args"] = SAFTSFTConfig(f"{name}-SFT")
         config, self._saft, self._saft_rows, self._saft_logged = given["args"], None, ALL_ROWS, False
 
-        saft = {"saft_labelled": saft_labelled, "saft_scorer": saft_scorer, "saft_fresh_labels": saft_fresh_labels}
+        saft = {"saft_labelled": saft_labelled, "saft_scorer": saft_scorer, "saft_reference": saft_reference}
+        saft |= {"saft_fresh_labels": saft_fresh_labels}
         _ = config.device  # the arguments tell Accelerate of devices and processes before anybody else asks
         World().same_on_all_ranks(lambda: _told(config, given, saft))
 
@@ -85,6 +87,7 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
                     **{name: value for name, value in used.items() if name in FilterArgs.__dataclass_fields__},
                     labelled=saft_labelled,
                     scorer=saft_scorer if saft_scorer is not None else setting(config, "saft_scorer"),
+                    reference=saft_reference,
                     fresh_labels=saft_fresh_labels,
                 )
                 self._saft = record = filter_rows(filter_args, world)
@@ -238,10 +241,10 @@ class SAFTSFTTrainer(SAFTMixin, SFTTrainer):  # type: ignore[misc] # trl is not 
     `saft_eval` says otherwise. Random generators are left as they were found: training on a filtered pool equals
     SFTTrainer on its kept rows.
 
-    Where neither labels nor a scorer, `saft_contamination` or `saft_threshold` are given, a reference set decides, and
-    a warning says what was removed and how many rows, kept, could not be scored; where it cannot tell, all rows are
-    trained on, and a warning says that. An `IterableDataset` is filtered while the model trains, by a frozen copy of
-    the model. What SFTTrainer refuses is refused before a row is scored.
+    Where neither labels nor a scorer, `saft_reference`, `saft_contamination` or `saft_threshold` are given, a built-in
+    reference set decides, and a warning says what was removed and how many rows, kept, could not be scored; where it
+    cannot tell, all rows are trained on, and a warning says that. An `IterableDataset` is filtered while the model
+    trains, by a frozen copy of the model. What SFTTrainer refuses is refused before a row is scored.
 
     Args:
         *args:
@@ -252,6 +255,9 @@ class SAFTSFTTrainer(SAFTMixin, SFTTrainer):  # type: ignore[misc] # trl is not 
             `saft_label_column` and `saft_harmful_value` of the config say.
         saft_scorer ([`SAFTScorer`], `str` or `Path`, *optional*):
             A scorer, or the folder of a saved one, in place of one that is fitted on `train_dataset`.
+        saft_reference (*optional*):
+            Labelled rows of other sources: a [`~datasets.Dataset`], a Hub id, a folder or file, a `ReferenceSource`, or
+            a list of these; or a scorer that was fitted on some. See [`SAFTScorer`].
         saft_fresh_labels ([`~datasets.Dataset`], *optional*):
             Rows of `train_dataset` that people labelled, drawn at random from those with a score and used for no choice
             before. With `saft_alpha` of the config they certify that at most such a share of the rows that are trained

@@ -18,18 +18,18 @@ from saft_hf.cli.pipeline import load_and_fit
 from saft_hf.scorer.options import OPTIONS, Option
 
 IN_SHELL = [option for option in OPTIONS if option.in_shell]
-OTHERS: dict[type, Any] = {str: "other", int: 7, float: 0.25, bool: True}
+OTHERS: dict[str, Any] = {"str": "other", "int": 7, "float": 0.25, "bool": True, "list[str]": ["other", "more"]}
 FIELDS = {each.name: each for each in fields(Arguments)}
 
 
 def other(name: str) -> Any:
     """A value of the option's type that is not its default."""
-    kind = str(FIELDS[name].type).removesuffix(" | None")
-    return next(value for known, value in OTHERS.items() if known.__name__ == kind)
+    return OTHERS[str(FIELDS[name].type).removesuffix(" | None")]
 
 
 def words(values: dict[str, Any]) -> list[str]:
-    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    listed = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
+    return [word for name, value in listed.items() for word in (f"--{name}", *map(str, value))]
 
 
 def test_shell_has_every_option() -> None:
@@ -143,7 +143,7 @@ def test_every_option_has_an_effect_or_is_refused_beside_a_scorer(
     monkeypatch.setattr(SAFTScorer, "from_pretrained", load)
     demo_pool.select(range(3)).to_json(tmp_path / "rows.jsonl")
     told = {"scorer": "some/scorer", "dataset_name": tmp_path / "rows.jsonl", option.name: other(option.name)}
-    if option.travels:
+    if option.travels or option.learned:
         with pytest.raises(
             SAFTInputError, match=f"`--{option.name}`: without effect beside `--scorer`, which is fitted"
         ):
@@ -160,6 +160,13 @@ def test_what_says_how_labels_are_read_is_refused_without_labels(option: Option,
         load_and_fit(parse("score", words(told)))
     with pytest.raises(SAFTInputError, match=f"`{option.name}`: without effect without `labelled` rows"):
         SAFTScorer("some/model").fit(demo_pool, **{option.name: other(option.name)})
+
+
+def test_yaml_may_give_sources_as_mappings(tmp_path: Path) -> None:
+    config = tmp_path / "options.yaml"
+    sources = ["rows.csv", {"path": "me/rows", "split": "dev", "columns": {"ask": "prompt"}, "harmful": False}]
+    config.write_text(yaml.safe_dump({"reference": sources}))
+    assert parse("filter", ["--config", str(config)]).reference == sources
 
 
 @pytest.mark.parametrize("words_of_it", [["--threshold", "-3.1e-05"], ["--threshold=-3.1e-05"]])

@@ -13,7 +13,7 @@ from typing import Any
 from accelerate import PartialState
 from datasets import Dataset
 
-from saft_hf import SAFTScorer, SAFTSFTConfig, SAFTSFTTrainer
+from saft_hf import ReferenceSource, SAFTScorer, SAFTSFTConfig, SAFTSFTTrainer
 from saft_hf.assets import demo_folder, demo_rows_path
 
 
@@ -23,6 +23,11 @@ def calls(rank: int, store: str, out: str) -> dict[str, Callable[[], Any]]:
     rows = Dataset.from_list([json.loads(line) for line in lines[:120]])
     labelled, other = rows.select(range(60)), rows.shuffle(seed=rank)
     flipped = rows.map(lambda row, at: {"is_safe": row["is_safe"] ^ (at == 7 * rank)}, with_indices=True)
+
+    own = Path(out, f"rank{rank}")
+    own.mkdir()
+    flipped.to_json(own / "reference.jsonl")
+    os.chdir(own)  # where each has another file of one name
 
     def new(**options: Any) -> SAFTScorer:
         return SAFTScorer(str(demo_folder()), **{"method": "saft", "layer": 2, "cache_dir": store, **options})
@@ -59,6 +64,10 @@ def calls(rank: int, store: str, out: str) -> dict[str, Callable[[], Any]]:
         "labelled of fit, other labels": lambda: fit(of=flipped.select(range(60))),
         "labelled of fit, none": lambda: fit(of=labelled if rank else None),
         "reference of fit": lambda: fit(scorer=new(method="auto", layer=None, reference=flipped)),
+        "reference of fit, a source": lambda: fit(
+            scorer=new(method="auto", layer=None, reference=[ReferenceSource(rows, harmful=rank == 0)])
+        ),
+        "reference of fit, a file": lambda: fit(scorer=new(method="auto", layer=None, reference="reference.jsonl")),
         "k of fit": lambda: fit(scorer=new(k=1 + rank)),
         "method of fit": lambda: fit(scorer=new(method=("saft", "directed")[rank])),
         "max_length of fit": lambda: fit(scorer=new(max_length=500 + rank)),
@@ -107,6 +116,8 @@ def calls(rank: int, store: str, out: str) -> dict[str, Callable[[], Any]]:
         "saft_labelled of the trainer": lambda: train(saft={"saft_labelled": flipped}, saft_contamination=None),
         "saft_fresh_labels of the trainer": lambda: train(saft={"saft_fresh_labels": flipped}, saft_alpha=0.1),
         "saft_scorer of the trainer": lambda: train(saft={"saft_scorer": (f"{out}/a", f"{out}/b")[rank]}),
+        "saft_reference of the trainer": lambda: train(saft={"saft_reference": flipped}),
+        "saft_reference of the trainer, named": lambda: train(saft_reference=[("a.csv", "b.csv")[rank]]),
         "saft_contamination of the trainer": lambda: train(saft_contamination=0.1 + rank / 10),
         "saft_enabled of the trainer": lambda: train(saft_enabled=rank == 0),
     }

@@ -88,12 +88,14 @@ def test_a_reference_set_that_the_states_do_not_tell_apart_decides_nothing(
     assert kept.train_rows() is pool
 
 
-def test_a_reference_set_of_one_class_gives_published_scores_and_no_decision(
+def test_a_reference_set_of_one_class_is_refused_and_a_small_one_gives_published_scores_and_no_decision(
     new_scorer: Any, parts: tuple[Dataset, Dataset]
 ) -> None:
     pool, reference = parts
-    scorer = new_scorer(reference=reference.select(range(50)))
-    with pytest.raises(SAFTUndecidedError, match=r"50 harmful and 0 benign rows"):
+    with pytest.raises(SAFTInputError, match=r"needs harmful rows and benign ones \(rows: 50 harmful, 0 benign\)"):
+        new_scorer(reference=reference.select(range(50))).fit(pool)
+    scorer = new_scorer(reference=reference.select([0, 1, 2, 80, 81, 82]))
+    with pytest.raises(SAFTUndecidedError, match=r"3 harmful and 3 benign rows"):
         scorer.fit(pool)
     assert isinstance(scorer.fit_.score, PublishedScore)
     assert np.isfinite(scorer.score_dataset(pool)["saft_score"]).all()
@@ -103,6 +105,34 @@ def test_the_built_in_reference_set_is_the_default_without_labels(new_scorer: An
     scorer = new_scorer().fit(demo_pool, on_undecided="keep")
     assert scorer.method_ == "reference"
     assert scorer.summary_.fit.reference.rows == 200 or scorer.summary_.undecided
+
+
+def test_a_reference_set_is_the_same_by_name_in_parts_and_as_a_dataset(
+    new_scorer: Any, parts: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    pool, reference = parts
+    reference.select(range(40)).to_parquet(tmp_path / "a.parquet")
+    theirs = reference.select(range(40, 150)).map(lambda row: {"verdict": "good" if row["is_safe"] else "bad"})
+    theirs.remove_columns("is_safe").rename_column("messages", "turns").to_json(
+        tmp_path / "b.jsonl.gz", compression="gzip"
+    )
+    forms = {
+        "dataset": reference,
+        "names": [
+            str(tmp_path / "a.parquet"),
+            f"{tmp_path}/b.jsonl.gz,messages=turns,label_column=verdict,harmful_value=bad",
+        ],
+    }
+    fits = [new_scorer(reference=each).fit(pool, on_undecided="keep") for each in forms.values()]
+    scores = [np.asarray(each.score_dataset(pool)["saft_score"]) for each in fits]
+    # Other batches: the last bits of a vector differ.
+    assert np.abs(scores[0] - scores[1]).max() <= 1e-4 * np.abs(scores[0]).max()
+    assert fits[0].summary_.fit.reference.rows == fits[1].summary_.fit.reference.rows == 150
+
+
+def test_what_is_wrong_with_a_reference_is_said_before_a_model_is_loaded(demo_pool: Dataset) -> None:
+    with pytest.raises(SAFTInputError, match=r"there is no file nothing\.csv"):
+        SAFTScorer("no/model", reference="nothing.csv").fit(demo_pool)
 
 
 def test_a_reference_set_without_labels_is_refused(new_scorer: Any, parts: tuple[Dataset, Dataset]) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from saft_hf import SAFTScorer
+from saft_hf import ReferenceSource, SAFTScorer
 from saft_hf.assets import reference_columns
+from saft_hf.embed import content_of
 from saft_hf.render import RenderConfig
 from saft_hf.scorer.options import LOCAL, OPTIONS, TRAVELLING
 from saft_hf.scorer.saving import SavedOptions
@@ -69,6 +70,23 @@ def test_the_signatures_are_the_table() -> None:
 def test_a_copy_keeps_every_option(demo_model: str, name: str) -> None:
     scorer = SAFTScorer(demo_model, **{name: OTHER[name]})
     assert getattr(copy.copy(scorer), name) is OTHER[name]
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        ["rows.csv", "me/rows,split=dev"],
+        ReferenceSource("rows.csv", columns={"ask": "prompt"}, harmful=False),
+        [ReferenceSource(OTHER["reference"], name="mine"), "rows.csv"],
+        [{"path": "rows.csv", "prompt": "ask"}],
+    ],
+)
+def test_copies_keep_a_reference_of_any_form(demo_model: str, reference: Any) -> None:
+    scorer = SAFTScorer(demo_model, reference=reference)
+    assert copy.copy(scorer).reference is reference
+    again = pickle.loads(pickle.dumps(scorer))
+    assert content_of(again.reference) == content_of(reference)
+    assert pickle.dumps(again) == pickle.dumps(scorer)
 
 
 @pytest.mark.parametrize("name", [name for name in OTHER if OTHER[name] is not None])

@@ -105,6 +105,13 @@ def test_a_name_is_that_of_the_file_or_of_the_user_and_each_is_there_once() -> N
     assert [info.name for info in read([other, third]).sources] == ["rows (1)", "rows (2)"]
 
 
+def test_columns_that_are_one_are_joined() -> None:
+    table = {"instruction": ["Add.", "Sing."], "input": ["1 + 1", ""], "output": ["2", "la"], "text": ["x", "y"]}
+    Dataset.from_dict({**table, "unsafe": [False, True]}).to_json("rows.jsonl")
+    (rows,) = read("rows.jsonl,prompt=instruction+input,completion=output").parts
+    assert rows.to_list() == [{"prompt": "Add.\n\n1 + 1", "completion": "2"}, {"prompt": "Sing.", "completion": "la"}]
+
+
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(0, 6), st.sampled_from([True, False, None])), min_size=1, max_size=12),

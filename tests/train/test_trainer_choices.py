@@ -341,14 +341,35 @@ def test_options_of_the_model_reach_the_scoring_model(
     assert given["trust_remote_code"] is False
 
 
+@pytest.mark.parametrize("as_argument", [False, True])
+def test_a_reference_set_reaches_the_scorer_and_asks_for_a_decision(
+    model: str, tmp_path: Path, as_argument: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def fit(self: SAFTScorer, *_: Any, on_undecided: str, **__: Any) -> None:
+        asked.append((self.reference, on_undecided))
+        raise SAFTUndecidedError("enough")
+
+    monkeypatch.setattr(SAFTScorer, "fit", fit)
+    rows, names = pool_rows(), ["a.csv", "b.csv,split=dev"]
+    with pytest.raises(SAFTUndecidedError, match="enough"):
+        trainer_for(
+            model, tmp_path, call={"saft_reference": rows} if as_argument else {}, **NOTHING, saft_reference=names
+        )
+    assert asked == [(rows if as_argument else names, "raise")]
+
+
 # -- options without effect --------------------------------------------------------------------------------------------
 
 IN_TRAINER = [
-    each for each in OPTIONS if each.in_trainer and each.travels and each.name not in ("on_undecided", "on_error")
+    each
+    for each in OPTIONS
+    if each.in_trainer and (each.travels or each.learned) and each.name not in ("on_undecided", "on_error")
 ]
 OTHERS = {"layer": 1, "readout": "response_mean", "method": "saft", "k": 2, "threshold": 0.5, "contamination": 0.2}
 OTHERS |= {"label_column": "label", "harmful_value": "x", "label_sampling": "other"}
-OTHERS |= {"aim": "f1", "fit_rows": 50}
+OTHERS |= {"aim": "f1", "fit_rows": 50, "reference": ["rows.csv"]}
 
 
 @pytest.mark.parametrize("option", IN_TRAINER, ids=lambda each: each.name)

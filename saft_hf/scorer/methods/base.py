@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from datasets import Dataset
 from numpy.typing import NDArray
 
 from saft_hf.decide import Goal, ThresholdAim, threshold_for_aim, threshold_for_contamination
@@ -15,6 +14,7 @@ from saft_hf.errors import SAFTInputError
 from saft_hf.render import END, MEAN, START
 from saft_hf.scorer.labels import LabelSet
 from saft_hf.scorer.pool import Labelled, Pool, Score
+from saft_hf.scorer.reference_rows import ReferenceRows
 from saft_hf.summary import LabelTest, PublishedMetrics, ReferenceMetrics, ThresholdEffect
 
 
@@ -36,7 +36,7 @@ class FitSpec:
     threshold: float | None = None
     contamination: float | None = None
     aim: ThresholdAim | None = None
-    reference: Dataset | None = None
+    reference: ReferenceRows | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

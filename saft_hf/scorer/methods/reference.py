@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import replace
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
 from saft_hf.assets import reference_columns
-from saft_hf.decide import resolve_label_column
 from saft_hf.embed import finite_rows
 from saft_hf.errors import SAFTError, SAFTUndecidedError
 from saft_hf.render import Renderer
 from saft_hf.score import PublishedScore
 from saft_hf.score.direction import auroc
 from saft_hf.score.reference import ReferenceScore, choose_reference, reference_threshold
-from saft_hf.scorer.inputs import check_dataset
-from saft_hf.scorer.labels import read_column
 from saft_hf.scorer.methods.base import FitSpec, Method, MethodFit, cut_without_labels
 from saft_hf.scorer.pool import Labelled, Pool
+from saft_hf.scorer.reference_rows import ReferenceRows, read_reference
 
 logger = logging.getLogger(__name__)
 
@@ -60,41 +57,7 @@ class ReferenceSet(Method):
         return replace(answer, threshold=decision.threshold, threshold_from="reference")
 
 
-@dataclass(frozen=True)
-class Reference:
-    """Rows known to be harmful or benign, from elsewhere.
-
-    Attributes:
-        rows: of any shape that SFTTrainer takes.
-        harmful: `bool [m]`.
-        groups: what belongs together, `[m]`: the column `category` where there is one, else ten parts in turn.
-    """
-
-    rows: Dataset
-    harmful: NDArray[np.bool_]
-    groups: NDArray[Any]
-
-    @classmethod
-    def of(cls, rows: Dataset | None) -> Self:
-        """Read a reference set; None is the one that ships with the package.
-
-        Args:
-            rows: with one label column that has a known name, such as `is_harmful`.
-
-        Raises:
-            SAFTInputError: it is no dataset, or its labels cannot be read.
-        """
-        if rows is None:
-            rows = Dataset.from_dict(reference_columns())
-        check_dataset(rows)
-        rows = rows.with_format(None)
-        column = resolve_label_column(rows.column_names)
-        harmful = read_column(rows, column)
-        groups = rows["category"][:] if "category" in rows.column_names else np.arange(len(rows)) % _GROUPS
-        return cls(rows, harmful, np.asarray(groups))
-
-
-def learn(rows: Dataset | None, pool: Pool) -> ReferenceScore:
+def learn(rows: ReferenceRows | None, pool: Pool) -> ReferenceScore:
     """What a reference set teaches, read as the pool was read.
 
     Args:
@@ -105,18 +68,28 @@ def learn(rows: Dataset | None, pool: Pool) -> ReferenceScore:
         SAFTInputError: the set cannot be read.
         SAFTUndecidedError: it has too few rows, or its rows cannot be told apart.
     """
-    reference = Reference.of(rows)
+    if rows is None:
+        read = read_reference(Dataset.from_dict(reference_columns()), pool.world)
+        assert isinstance(read, ReferenceRows)  # noqa: S101 - rows are no saved scorer
+        rows = read
     # What a `formatting_func` makes of the pool's columns says nothing of these.
     renderer = Renderer(pool.renderer.tokenizer, pool.renderer.config)
-    own = pool.embed_others(laid_out_like(pool.dataset, reference.rows, pool.renderer), renderer)
     # The start of the response alone, see `ReferenceSet.readouts`; the first readout of plain text.
     first = pool.features.readouts[0]
     features = [name for name in pool.features.names if name.endswith(f".{first}")]
-    states = {feature: own.states(feature) for feature in features}
+    parts = [pool.embed_others(laid_out_like(pool.dataset, part, pool.renderer), renderer) for part in rows.parts]
+    states = {feature: np.concatenate([part.states(feature) for part in parts]) for feature in features}
     usable = finite_rows(states)
     vectors = {feature: found[usable] for feature, found in states.items()}
     candidates = [(feature,) for feature in features]
-    return choose_reference(vectors, candidates, reference.harmful[usable], reference.groups[usable])
+    groups = np.concatenate([_groups(part) for part in rows.parts])
+    return choose_reference(vectors, candidates, np.concatenate(rows.harmful)[usable], groups[usable])
+
+
+def _groups(rows: Dataset) -> NDArray[np.str_]:
+    """What belongs together: the column `category` where there is one, else ten parts in turn."""
+    parts = rows["category"][:] if "category" in rows.column_names else range(len(rows))
+    return np.array([each % _GROUPS if isinstance(each, int) else each for each in parts], dtype=np.str_)
 
 
 def agreement(pool: Pool, labelled: Labelled) -> float | None:
