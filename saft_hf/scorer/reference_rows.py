@@ -303,9 +303,9 @@ def _mapped(rows: Dataset, columns: Mapping[str, str] | None) -> Dataset:
     if wrong := [ours for ours in columns.values() if ours not in _MAPPED]:
         raise SAFTInputError(f"columns can be named {', '.join(_MAPPED)}, not {wrong[0]!r}.")
     rows = rows.remove_columns([name for name in names if name in _CONTENT and name not in columns])
-    theirs = {ours: [name for name, each in columns.items() if each == ours] for ours in _MAPPED}
-    rows = Columns(*(",".join(theirs[ours]) or None for ours in ("prompt", "completion"))).apply(rows)
-    return rows.rename_columns({name: ours for ours in ("messages", "text") for name in theirs[ours]})
+    theirs = {ours: ",".join(name for name, each in columns.items() if each == ours) for ours in _MAPPED}
+    rows = Columns(theirs["prompt"] or None, theirs["completion"] or None).apply(rows)
+    return rows.rename_columns({theirs[ours]: ours for ours in ("messages", "text") if theirs[ours]})
 
 
 def _unique(names: Sequence[str]) -> list[str]:
