@@ -91,7 +91,7 @@ def _write_rows() -> None:
 
 
 def _load(path: str, *args: Any, **kwargs: Any) -> Any:
-    """`load_dataset` of local files and folders; a dataset of the Hub is the demo's rows in the columns of BeaverTails."""
+    """`load_dataset` of local files and folders; of the Hub: the demo's rows in the columns of BeaverTails."""
     if path == "json" or Path(path).exists():
         return _LOAD(path, *args, **kwargs)
     rows = _LOAD("json", data_files=str(demo_rows_path()), split="train").select(range(ROWS))
