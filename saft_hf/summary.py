@@ -465,7 +465,7 @@ class Summary:
 
     Attributes:
         filtered: whether rows could be removed.
-        undecided: why no decision was taken; None where one was.
+        undecided: why scores decide nothing; None where they do.
         method: how the score was found, such as `saft` or `auto`.
         model: Hub id of the model that was read; None for a folder on this machine, or an object.
         model_revision: commit of the model, where one is known.
@@ -477,7 +477,7 @@ class Summary:
         k: principal directions that the published score sums; None for a learned direction.
         threshold: rows above it are removed; None where there is none.
         threshold_from: what chose it: `f1`, `contamination`, `given`, `reference`, `certificate`, an aim such as
-            `fpr=0.05`, or `none`.
+            `fpr=0.05`, or `none`; `labels` where there is none, and rows were decided by people's labels alone.
         fit: counts and figures of the fit; None where the scores came with the data.
         rows: rows that came in; None before a filter, and for a stream.
         kept: rows that are kept; for a stream so far, likewise the next two.
@@ -551,6 +551,9 @@ class Summary:
         parts = (self.fit.labels if self.fit else None, self.flagged, *by_score, *self.groups.values())
         parts += tuple(share for shares in self.by.values() for share in shares.values())
         found = tuple(text for part in parts if part is not None for text in part.warnings)
+        if self.threshold_from == "labels":
+            why = self.undecided or "there is no threshold"
+            found += (f"Labels alone decide, other rows with a score stay: {why}.",)
         removed, rows = self.removed, self.rows
         if rows is None and self.fit and self.threshold is not None:
             removed, rows = self.fit.pool.flagged, self.fit.pool.scored

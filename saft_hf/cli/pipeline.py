@@ -202,7 +202,7 @@ def print_table(rows: dict[str, Any]) -> None:
 
 def print_summary(summary: Summary, **more: Any) -> None:
     """Print what a person wants to know of a filter, more lines below, and what is known of the fit, called so."""
-    fit, at = summary.fit, "by stratum" if summary.filtered else "none"
+    fit, at = summary.fit, "by stratum" if summary.filtered and summary.threshold_from != "labels" else "none"
     if summary.threshold is not None:
         at = f"{summary.threshold:.6g}"
     lines: dict[str, Any] = {

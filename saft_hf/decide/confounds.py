@@ -25,7 +25,8 @@ WARN_KEPT = 0.8  # a group of which a smaller share is kept
 WARN_TIMES = 3  # a value whose rows are removed more than so many times as often as all rows, beyond chance
 CHANCE = 0.01  # of a warning of any value, where rows are removed by lot
 
-MOST_VALUES, LONGEST_VALUE = 100, 80  # of a column whose values are told apart: text of rows is none
+# Of a column whose values are told apart. So few are told apart however few the rows; text of rows is no such value.
+MOST_VALUES, LONGEST_VALUE, FEW_VALUES = 100, 60, 20
 
 _BY_LINE = {
     "lists": r"^\s*(?:[-*+\u2022]|\d{1,3}[.)])\s",
@@ -146,10 +147,11 @@ def value_names(column: str, values: Sequence[Any]) -> NDArray[np.object_]:
         raise SAFTInputError(f"by={column!r} must hold plain values, such as text or numbers: found lists or objects")
     names = ["(none)" if value is None else str(value) for value in values]
     different, longest = len(set(names)), max(map(len, names), default=0)
-    if different > MOST_VALUES or longest > LONGEST_VALUE:
+    if different > min(MOST_VALUES, max(FEW_VALUES, len(names) // 2)) or longest > LONGEST_VALUE:
         raise SAFTInputError(
-            f"by={column!r} has {different} different values of up to {longest} characters: name a column of at most "
-            f"{MOST_VALUES} values of at most {LONGEST_VALUE} characters, such as a source or a language"
+            f"by={column!r} has {different} different values of up to {longest} characters in {len(names)} rows: name "
+            f"a column of at most {MOST_VALUES} values of at most {LONGEST_VALUE} characters that many rows share, "
+            "such as a source or a language"
         )
     return np.array(names, dtype=np.object_)
 

@@ -85,19 +85,24 @@ def resolve_label_column(column_names: Sequence[str], label_column: str | None =
     return known[0]
 
 
-def plain_labels(values: Iterable[Any], classes: Sequence[str] = ()) -> list[Any]:
-    """Labels as Python values: classes by name, whole floats as integers, and None where there is no label.
+def named(values: Iterable[Any], classes: Sequence[str]) -> list[Any]:
+    """Values of a column; where it holds numbers of classes, as `datasets.ClassLabel` does, their names.
 
     Args:
-        values: as a column holds them. NaN, empty text and the class -1 are no label.
-        classes: names of the classes where the column holds their numbers, as `datasets.ClassLabel` does.
+        values: numbers, of which -1 is no class; or whatever there is where there are no classes.
+        classes: their names; none where the values are no numbers of classes.
     """
+    if not classes:
+        return list(values)
+    return [classes[value] if value is not None and 0 <= value < len(classes) else None for value in values]
+
+
+def plain_labels(values: Iterable[Any]) -> list[Any]:
+    """Labels as Python values: whole floats as integers, and None where there is none: NaN and empty text."""
     labels = []
     for value in values:
         label = value.item() if isinstance(value, np.generic) else value
-        if classes and isinstance(label, int):
-            label = classes[label] if 0 <= label < len(classes) else None
-        elif isinstance(label, float) and label.is_integer():
+        if isinstance(label, float) and label.is_integer():
             label = int(label)
         # NaN, the one value unlike itself, stands for null in pandas.
         labels.append(None if label is None or label != label or label == "" else label)
@@ -135,7 +140,7 @@ def read_labels(
         >>> read_labels([0, 1], "safe", classes=["safe", "unsafe"]).tolist()
         [False, True]
     """
-    labels = plain_labels(values, classes)
+    labels = plain_labels(named(values, classes))
     if not labels:
         raise SAFTInputError(f"label column {column!r} has no row: at least one labelled row is needed")
     if nulls := labels.count(None):

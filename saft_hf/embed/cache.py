@@ -65,7 +65,7 @@ class CachedPlan:
             with suppress(OSError), locked(path, alone=True):
                 path.unlink()
         for folder in (self.folder, self.folder.parent):
-            if folder.is_dir() and not any(folder.iterdir()):
+            with suppress(OSError):  # it holds more, or is gone
                 folder.rmdir()
 
 
@@ -76,11 +76,12 @@ def cached_plans(cache_dir: Path) -> list[CachedPlan]:
         if _NAME.fullmatch(folder.name) and _NAME.fullmatch(folder.parent.name) and folder.is_dir():
             size = 0
             for path in folder.glob("[0-9]*.safetensors"):
-                try:
+                with suppress(FileNotFoundError):  # another process tidies up, too
                     size += path.stat().st_size
-                except FileNotFoundError:  # another process tidies up, too
-                    continue
-            used = folder.stat().st_mtime
+            try:
+                used = folder.stat().st_mtime
+            except FileNotFoundError:
+                continue
             plans.append(CachedPlan(folder, size, used if used <= latest else 0.0))
     return sorted(plans, key=lambda plan: (plan.used, plan.folder))
 

@@ -94,7 +94,9 @@ def _scored(arm: str, pool: DrawnPool, config: ExperimentConfig) -> ArmRows:
     return ArmRows(
         kept=np.asarray(result.kept_indices),
         seconds=time.perf_counter() - begin,
-        note=f"undecided, every row is kept: {undecided}" if undecided else "",
+        note=f"undecided, {'labels alone decide' if summary.filtered else 'every row is kept'}: {undecided}"
+        if undecided
+        else "",
         scores=result.scores,
         summary=summary,
     )

@@ -41,6 +41,7 @@ _THRESHOLDS = {
     "given": "given by hand",
     "certificate": "the largest set of rows that fresh labels certify",
     "reference": "a reference set of rows known to be harmful or benign, not labels of these rows",
+    "labels": "no threshold was chosen: people's labels alone decided",
     "none": "no threshold was chosen",
 }
 

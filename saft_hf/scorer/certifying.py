@@ -20,7 +20,7 @@ from saft_hf.decide.labelling import LABEL, PURPOSE, ROW, Drawn, Purpose, sugges
 from saft_hf.embed import Survey, find_keys
 from saft_hf.errors import SAFTInputError
 from saft_hf.scorer.fit import Fit
-from saft_hf.scorer.inputs import with_columns
+from saft_hf.scorer.inputs import values_of, with_columns
 from saft_hf.scorer.labels import Suggested, without_labels
 
 _SHOWN = 5
@@ -309,9 +309,7 @@ def strata_of(
 
 
 def _column(dataset: Dataset, name: str, column: str) -> list[str]:
-    if column not in dataset.column_names:
-        raise SAFTInputError(f"`stratify_by`={column!r} is no column of `{name}`, which has {dataset.column_names}.")
-    return [str(value) for value in dataset.with_format(None)[column]]
+    return [str(value) for value in values_of(dataset, column, "stratify_by", f"`{name}`")]
 
 
 def _show(items: Sequence[Any] | NDArray[Any]) -> str:

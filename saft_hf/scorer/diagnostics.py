@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from saft_hf.decide import Decisions, flagged
 from saft_hf.decide.certify import clopper_pearson
-from saft_hf.decide.confounds import correlations, kept_share, leverage, text_features
+from saft_hf.decide.confounds import correlations, kept_share, leverage, text_features, value_names
 from saft_hf.embed import Survey
 from saft_hf.errors import SAFTInputError
+from saft_hf.render.rows import CHAT_COLUMNS
+from saft_hf.scorer.inputs import values_of
 from saft_hf.summary import Confounds, FlaggedShare, GroupShare, Leverage, PoolCounts
 
 _FAR = 1.5
@@ -83,24 +83,28 @@ def group_of(dataset: Dataset, column: str, decisions: Decisions) -> GroupShare:
     Raises:
         SAFTInputError: the column is missing or holds no booleans.
     """
-    if column not in dataset.column_names:
-        raise SAFTInputError(f"`refusal_column`={column!r} is no column of the dataset: {dataset.column_names}.")
-    values = list(dataset.with_format(None)[column])
+    values = values_of(dataset, column, "refusal_column")
     if not all(value is None or value in (0, 1) for value in values):
         raise SAFTInputError(f"`refusal_column`={column!r} must hold booleans, or 0 and 1: convert it first.")
     member = np.array([bool(value) for value in values], dtype=np.bool_)
     return kept_share(column, decisions, member)
 
 
-def values_of(dataset: Dataset, column: str) -> list[Any]:
-    """The values that `by` tells apart, classes by their names.
+def groups_by(dataset: Dataset, column: str, text_field: str) -> NDArray[np.object_]:
+    """The values that `by` tells apart, a name for each row, [N]. They stand in the summary, which others may see.
+
+    Args:
+        dataset: the rows.
+        column: that names their groups.
+        text_field: the column of plain text.
 
     Raises:
-        SAFTInputError: the column is missing.
+        SAFTInputError: the column is missing, is the text of the rows, or has values that are no groups.
     """
-    if column not in dataset.column_names:
-        raise SAFTInputError(f"`by`={column!r} is no column of the dataset: {dataset.column_names}.")
-    feature, values = dataset.features[column], list(dataset.with_format(None)[column])
-    if not isinstance(feature, ClassLabel):
-        return values
-    return [None if value is None or value < 0 else feature.names[value] for value in values]
+    names = value_names(column, values_of(dataset, column, "by"))
+    if column in (*CHAT_COLUMNS, text_field):
+        raise SAFTInputError(
+            f"`by`={column!r} is the text of the rows, which a summary may not show: name a column that parts them "
+            "into groups, such as a source or a language."
+        )
+    return names

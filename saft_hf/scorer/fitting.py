@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset
@@ -15,13 +16,16 @@ from saft_hf.decide.certify import clopper_pearson
 from saft_hf.embed import Extractor, Features, readouts_of
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.render import READOUTS
+from saft_hf.scorer.fit import Fit
 from saft_hf.scorer.inputs import check_choice, check_number, why_unread
 from saft_hf.scorer.labels import LabelledRows, LabelSet
 from saft_hf.scorer.methods import METHODS, FitSpec, Method, MethodFit
 from saft_hf.scorer.methods.reference import agreement
+from saft_hf.scorer.options import BY_NAME
 from saft_hf.scorer.pool import Labelled, Pool
 from saft_hf.status import RowStatus
-from saft_hf.summary import FitMetrics, LabelCounts, PoolCounts
+from saft_hf.summary import FitMetrics, LabelCounts, PoolCounts, Provenance
+from saft_hf.version import versions
 
 if TYPE_CHECKING:
     from saft_hf.scorer.scorer import SAFTScorer
@@ -203,3 +207,21 @@ def metrics_of(spec: FitSpec, pool: Pool, answer: MethodFit) -> FitMetrics:
         reference=answer.reference,
         notes=tuple(READOUTS[readout].note for readout in readouts),
     )
+
+
+def provenance_of(fit: Fit | None, options: Mapping[str, Any]) -> Provenance:
+    """What decisions can be made again from, as far as a scorer knows it.
+
+    Args:
+        fit: of the scorer; None where there is none.
+        options: what was asked for, name -> value; defaults are left out.
+    """
+    told = {
+        name: value if isinstance(value, str | int | float | bool) else str(value)
+        for name, value in options.items()
+        if name not in BY_NAME or value != BY_NAME[name].default
+    }
+    made = Provenance(created=datetime.now(UTC).isoformat(timespec="seconds"), options=told, versions=versions())
+    if fit is None:
+        return made
+    return replace(made, model=fit.model, model_revision=fit.revision, model_fingerprint=fit.model_fingerprint)

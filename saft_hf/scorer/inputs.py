@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, IterableDataset
+from datasets import ClassLabel, Dataset, IterableDataset
 from datasets.formatting.formatting import LazyBatch, LazyRow
 
+from saft_hf.decide.labels import named
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Columns, Renderer
 from saft_hf.render.rows import CHAT_COLUMNS, TOKEN_COLUMNS
@@ -68,6 +69,29 @@ def check_number(name: str, value: Any, *, whole: bool = False) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, Integral if whole else Real)):
         what = "a whole number" if whole else "a number"
         raise SAFTInputError(f"`{name}` must be {what}, not {value!r} ({type(value).__name__}).")
+
+
+def classes_of(dataset: Dataset, column: str) -> Sequence[str]:
+    """The names of the classes whose numbers a column holds; none where it holds something else."""
+    feature = dataset.features[column]
+    return feature.names if isinstance(feature, ClassLabel) else ()
+
+
+def values_of(dataset: Dataset, column: str, argument: str, of: str = "the dataset") -> list[Any]:
+    """The values of a column, in whatever format the dataset is, classes by their names.
+
+    Args:
+        dataset: the rows.
+        column: the column.
+        argument: that names it, for the error.
+        of: what the rows are called there.
+
+    Raises:
+        SAFTInputError: the column is missing.
+    """
+    if column not in dataset.column_names:
+        raise SAFTInputError(f"`{argument}`={column!r} is no column of {of}, which has {dataset.column_names}.")
+    return named(dataset.with_format(None)[column], classes_of(dataset, column))
 
 
 def as_pool(pool: Any, fit_rows: int | None) -> Dataset:

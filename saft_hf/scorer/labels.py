@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 from numpy.typing import NDArray
 
 from saft_hf.decide import LabelSource, RowLabel, read_labels, resolve_label_column
@@ -18,7 +18,7 @@ from saft_hf.decide.labels import LABEL_COLUMNS, plain_labels
 from saft_hf.embed import KEY_BYTES, Survey, find_keys
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Renderer
-from saft_hf.scorer.inputs import check_choice, check_dataset
+from saft_hf.scorer.inputs import check_choice, check_dataset, classes_of, values_of
 from saft_hf.summary import LabelCounts
 
 logger = logging.getLogger(__name__)
@@ -152,12 +152,12 @@ def read_column(dataset: Dataset, column: str, harmful_value: str | int | bool |
     Raises:
         SAFTInputError: a label is missing, or not what it must be.
     """
-    return read_labels(dataset.with_format(None)[column], column, harmful_value, _classes(dataset, column))
+    return read_labels(dataset.with_format(None)[column], column, harmful_value, classes_of(dataset, column))
 
 
 def labelled_rows(dataset: Dataset, column: str) -> NDArray[np.int64]:
     """The rows that have a label, ascending."""
-    values = plain_labels(dataset.with_format(None)[column], _classes(dataset, column))
+    values = plain_labels(values_of(dataset, column, "label_column"))
     return np.array([row for row, value in enumerate(values) if value is not None], dtype=np.int64)
 
 
@@ -261,7 +261,3 @@ def read_fresh(labelled: Dataset, label_column: str | None, harmful_value: str |
         unanswered=int((~given & ~informative).sum()),
         up_to=next(iter(ways), None),
     )
-
-
-def _classes(dataset: Dataset, column: str) -> Sequence[str]:
-    return dataset.features[column].names if isinstance(dataset.features[column], ClassLabel) else ()

@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -31,7 +30,7 @@ from saft_hf.decide import (
     near_threshold,
 )
 from saft_hf.decide.certify import Certificate
-from saft_hf.decide.confounds import shares_by, value_names
+from saft_hf.decide.confounds import shares_by
 from saft_hf.distributed import World
 from saft_hf.embed import (
     ALGORITHM,
@@ -62,8 +61,8 @@ from saft_hf.scorer.methods import FitSpec
 from saft_hf.scorer.options import BY_NAME, LOCAL, OPTIONS, TRAVELLING, refuse_idle
 from saft_hf.scorer.pool import scores_of
 from saft_hf.scorer.reference_rows import FittedReference, Reference, read_reference
-from saft_hf.summary import Provenance, Summary
-from saft_hf.version import __version__, versions
+from saft_hf.summary import Summary
+from saft_hf.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -522,7 +521,7 @@ class SAFTScorer:
                 f"no row can be removed: {why}. Give labels, `contamination` or `threshold`; or fit with "
                 "`on_undecided='keep'` to keep every row."
             )
-        names = None if by is None else value_names(by, diagnostics.values_of(dataset, by))
+        names = None if by is None else diagnostics.groups_by(dataset, by, self._render_config().text_field)
         scored = self._score(dataset)
         labels: dict[int, bool] = {}
         known: dict[int, RowLabel] = {}
@@ -547,7 +546,8 @@ class SAFTScorer:
         if keep and limits is not None and len(decisions.kept) == 0:
             at = "the thresholds" if threshold is None else f"the threshold {threshold:.6g}"
             threshold, limits, undecided = None, None, f"{at} would keep none of {len(dataset)} rows"
-            logger.warning("Every row is kept: %s.", undecided)
+            if not labels:
+                logger.warning("Every row is kept: %s.", undecided)
             decisions = decide(scored.scores, scored.statuses, None, on_error=on_error, labels=labels)
         if certificate is not None:
             about = certifying.digest_of(scored.digest[0], scored.scores, dataset, certificate.stratify_by)
@@ -561,10 +561,10 @@ class SAFTScorer:
             groups[refusal_column] = diagnostics.group_of(dataset, refusal_column, decisions)
         summary = replace(
             fit.summary(),
-            filtered=limits is not None,
+            filtered=limits is not None or bool(labels),
             undecided=undecided,
             threshold=threshold,
-            threshold_from=threshold_from,
+            threshold_from="labels" if limits is None and labels else threshold_from,
             near_threshold=None if threshold is None else near_threshold(scored.scores, threshold),
             score_quantiles=fitting.quantiles(scored.scores),
             flagged=None if certificate else diagnostics.flagged_share(scored.scores, threshold, fit.metrics.pool),
@@ -573,7 +573,11 @@ class SAFTScorer:
             groups=groups,
             by={} if by is None or names is None else {by: shares_by(by, names, decisions)},
             certificate=None if certificate is None else certificate.used(decisions).summary(trained_on=True),
-            provenance=self._provenance({"on_error": on_error, "refusal_column": refusal_column, "by": by}),
+            provenance=fitting.provenance_of(
+                fit,
+                self._arguments(TRAVELLING)
+                | {name: value for name, value in told.items() if value is not None and name != "certificate"},
+            ),
         )
         result = FilterResult(dataset, scored.scores, scored.statuses, decisions, summary, known)
         if World().is_main:
@@ -587,23 +591,6 @@ class SAFTScorer:
         if not fit.how.labels_decide:  # where there is no score, a label is all that there is
             labels = {row: harmful for row, harmful in labels.items() if np.isnan(scored.scores[row])}
         return labels
-
-    def _provenance(self, call: dict[str, Any]) -> Provenance:
-        """What the decisions can be made again from, as far as a scorer knows it."""
-        fit = self._fitted
-        given = {**self._arguments(TRAVELLING), **call}
-        options = {name: value for name, value in given.items() if value != BY_NAME[name].default}
-        return Provenance(
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            model=fit.model,
-            model_revision=fit.revision,
-            model_fingerprint=fit.model_fingerprint,
-            options={
-                name: value if isinstance(value, str | int | float | bool) else str(value)
-                for name, value in options.items()
-            },
-            versions=versions(),
-        )
 
     # -- certify -------------------------------------------------------------------------------------------------
 
@@ -912,6 +899,7 @@ class SAFTScorer:
         scorer = type(self)(self.model, **self._arguments(TRAVELLING + LOCAL))
         scorer.fit_ = self.fit_
         scorer._safetensors_only, scorer._trust_labels = self._safetensors_only, self._trust_labels
+        scorer._looks = list(self._looks)
         return scorer
 
     def __getstate__(self) -> dict[str, Any]:

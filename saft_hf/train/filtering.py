@@ -20,10 +20,10 @@ from saft_hf.errors import SAFTError, SAFTInputError, SAFTUndecidedError
 from saft_hf.result import FilterResult
 from saft_hf.scorer import SCORE, STATUS, SAFTScorer, without_scores
 from saft_hf.scorer.certifying import thresholds_by_row
-from saft_hf.scorer.fitting import quantiles
+from saft_hf.scorer.fitting import provenance_of, quantiles
 from saft_hf.scorer.options import BY_NAME, OPTIONS
 from saft_hf.scorer.saving import load
-from saft_hf.summary import EvalCounts, Summary
+from saft_hf.summary import EvalCounts, Provenance, Summary
 from saft_hf.train import inputs
 from saft_hf.train.config import setting
 from saft_hf.train.inputs import FilterArgs
@@ -145,6 +145,7 @@ def _by_trusted_scores(args: FilterArgs, world: World) -> Record:
         threshold_from="given",
         near_threshold=near_threshold(scores, threshold),
         score_quantiles=quantiles(scores),
+        provenance=_provenance(args, scorer),
     )
     result = FilterResult(without_scores(args.train_dataset), scores, statuses, decisions, summary)
     if World().is_main:
@@ -173,8 +174,17 @@ def _of_stream(args: FilterArgs, scorer: SAFTScorer | None, threshold: float, sc
     stream = StreamFilter(score, threshold, args.on_error)
     rows = args.train_dataset.filter(stream, batched=True, batch_size=BATCH_ROWS)
     known = scorer.summary_ if scorer else Summary(threshold_from="given")
-    summary = replace(known, filtered=True, stream=True, threshold=threshold)
+    summary = replace(known, filtered=True, stream=True, threshold=threshold, provenance=_provenance(args, scorer))
     return Record(without_scores(rows), summary, scorer=scorer, stream=stream)
+
+
+def _provenance(args: FilterArgs, scorer: SAFTScorer | None) -> Provenance:
+    """Of rows that no scorer's own `filter` decides."""
+    told = {option.name: args.get(option.name) for option in OPTIONS if option.in_trainer and option.travels}
+    told |= {"on_error": args.on_error, "trust_scores": args.get("trust_scores") or None}
+    return provenance_of(
+        None if scorer is None else scorer.fit_, {name: value for name, value in told.items() if value is not None}
+    )
 
 
 # -- what fresh labels certify -----------------------------------------------------------------------------------------
@@ -263,8 +273,8 @@ def filter_eval(args: FilterArgs, record: Record, world: World) -> tuple[Any, di
         scores, statuses = np.asarray(scored[SCORE][:], dtype=np.float32), list(scored[STATUS])
         # The threshold of the training rows, which a certificate may have lowered.
         limits: Any = record.summary.threshold
-        if limits is None and record.summary.filtered and record.scorer.fit_ is not None:
-            limits = thresholds_by_row(record.scorer.fit_, rows)
+        if limits is None and record.summary.filtered and (fit := record.scorer.fit_) is not None and fit.thresholds:
+            limits = thresholds_by_row(fit, rows)
         decisions = decide(scores, statuses, limits, on_error=args.on_error)
         results[name] = result = FilterResult(without_scores(rows), scores, statuses, decisions, Summary())
         if mode == "filter":

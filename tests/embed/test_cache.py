@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,19 @@ def test_what_was_not_used_for_longest_goes_first(cache: Path, room: int, left: 
     assert names(cache) == left
     assert (cache / "datasets" / "mine" / "00001.safetensors").exists()
     assert plan_folder(cache, "b", "3").parent.exists() == ("3" in left)
+
+
+def test_a_plan_that_goes_while_they_are_listed_is_left_out(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, is_dir = plan_folder(cache, "b", "3"), Path.is_dir
+
+    def removed_after(path: Path) -> bool:
+        there = is_dir(path)
+        if path == gone and there:
+            shutil.rmtree(path)
+        return there
+
+    monkeypatch.setattr(Path, "is_dir", removed_after)
+    assert gone not in [plan.folder for plan in cached_plans(cache)]
 
 
 def test_the_plan_in_use_never_goes(cache: Path) -> None:

@@ -362,5 +362,9 @@ def test_another_look_at_labels_that_grew_says_so_unless_it_was_announced(
     assert "3 looks were announced beforehand" in announced.says()
     assert "This is look 2 at least." in announced.says()
     assert announced.kept <= grown.kept
+    # A copy knows what was looked at, and what it looks at later is its own.
+    assert copy(looking).certify(shuffled, fresh, alpha=0.2).look == 2
+    assert looking.certified(issued).certify(shuffled, fresh, alpha=0.2).look == 2
+    assert len(copy(looking)._looks) == len(looking._looks) > len(scorer._looks)
     with pytest.raises(SAFTInputError, match="looks must be a whole number"):
         looking.certify(shuffled, fresh, alpha=0.2, looks=0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset, concatenate_datasets, load_dataset
+from datasets import ClassLabel, Dataset, concatenate_datasets, load_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -141,6 +141,11 @@ def test_strata_are_those_of_the_column(scorer: SAFTScorer, shuffled: Dataset) -
     fresh = FreshLabels.of(scores, rows, harmful(shuffled)[rows], used, stratum)
     expected = fresh.certify(alpha=0.25)
     assert replace(found, in_use=None, shares=None) == expected
+    # Classes go by their names, as everywhere.
+    column = ClassLabel(names=["short", "long"])
+    numbers = pool.cast_column("kind", column)
+    assert numbers.with_format(None)[0]["kind"] in (0, 1)
+    assert scorer.certify(numbers, pool.select(rows), alpha=0.25, stratify_by="kind") == found
     with pytest.raises(SAFTInputError, match="'kind' is no column of `fresh_labels`"):
         scorer.certify(pool, shuffled.select(rows), alpha=0.25, stratify_by="kind")
 

@@ -88,6 +88,25 @@ def test_what_each_source_loses_is_told_in_summary_card_and_log(
         scorer.filter(rows, by="messages")
 
 
+def test_the_text_of_rows_is_no_group(demo_model: str, store_dir: object) -> None:
+    """Few short prompts are values like any other, and the summary is public."""
+    asked, answers = ["Hi.", "Why?"] * 30, [f"Answer {i}." for i in range(15)] * 4
+    rows = Dataset.from_dict({"prompt": asked, "completion": answers, "asked": asked})
+    scorer = SAFTScorer(demo_model, method="saft", layer=2, k=1, contamination=0.1, cache_dir=store_dir).fit(rows)
+    for name in ("prompt", "completion"):
+        with pytest.raises(SAFTInputError, match=f"`by`='{name}' is the text of the rows.*such as a source"):
+            scorer.filter(rows, by=name)
+    assert set(scorer.filter(rows, by="asked").summary.by["asked"]) == {"Hi.", "Why?"}
+
+
+def test_a_column_of_classes_marks_no_refusals(scorer: SAFTScorer, demo_pool: Dataset) -> None:
+    """Read by number, the first of two classes would be no refusal, whatever its name."""
+    rows = demo_pool.add_column("kind", [row % 2 for row in range(len(demo_pool))])
+    rows = rows.cast_column("kind", ClassLabel(names=["refusal", "other"]))
+    with pytest.raises(SAFTInputError, match="'kind' must hold booleans"):
+        scorer.filter(rows, refusal_column="kind")
+
+
 def test_copies_that_carry_a_direction_are_told(demo_model: str, demo_pool: Dataset, store_dir: object) -> None:
     few = demo_pool.select([*range(60), *[0] * 60])
     scorer = SAFTScorer(demo_model, method="saft", layer=2, k=1, contamination=0.1, cache_dir=store_dir).fit(few)

@@ -24,6 +24,7 @@ from saft_hf import FilterResult, SAFTScorer
 from saft_hf.decide.audit import row_digest
 from saft_hf.embed.store import Store
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
+from saft_hf.hub import model_section
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +160,37 @@ def test_people_decide_the_rows_that_they_labelled_where_that_is_switched_on(
     assert set(asked.kept_indices) == {*plain.kept_indices, safe} - {harmful}
     assert set(asked.removed_indices) == {*plain.removed_indices, harmful} - {safe}
     assert [asked.decisions.reasons[row] for row in (safe, harmful)] == ["label", "label"]
+
+
+def test_labels_that_decide_alone_are_no_filter_that_did_nothing(
+    demo_model: str, demo_pool: Dataset, store_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    verdicts = [{3: True, 5: True, 8: False}.get(row) for row in range(60)]
+    rows = demo_pool.select(range(60)).add_column("unsafe", verdicts)
+    rows = concatenate_datasets([rows, rows.select([0]).map(lambda row: {"messages": row["messages"][:1]})])
+    scorer = SAFTScorer(demo_model, method="saft", layer=2, k=1, cache_dir=store_dir).fit(rows)
+    plain = scorer.filter(rows, on_undecided="keep")
+    assert (plain.summary.filtered, plain.summary.threshold_from) == (False, "none")
+    assert (plain.summary.warnings, len(plain.train_rows())) == ((), 61)
+    result = scorer.filter(rows, label_column="unsafe", on_undecided="keep")
+    summary = result.summary
+    assert (summary.removed, summary.filtered, summary.threshold, summary.threshold_from) == (2, True, None, "labels")
+    assert (summary.errored, len(result.train_rows())) == (1, 58)
+    assert [text for text in caplog.messages if "Labels alone decide" in text] == list(summary.warnings) != []
+    section = model_section(summary)
+    assert "not filtered" not in section
+    assert "| removed: a person labelled them harmful | 2 |" in section
+    assert "people's labels alone decided" in section
+
+
+def test_labels_decide_where_the_threshold_would_keep_nothing(
+    demo_model: str, demo_pool: Dataset, demo_labelled: Dataset, store_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scorer = SAFTScorer(demo_model, layer=2, method="directed", cache_dir=store_dir).fit(demo_pool, demo_labelled)
+    worst = demo_labelled.filter(lambda row: not row["is_safe"])
+    result = scorer.filter(worst, on_undecided="keep")
+    assert (len(result.kept), result.summary.filtered, result.summary.threshold_from) == (0, True, "labels")
+    assert not [text for text in caplog.messages if "Every row is kept" in text]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -330,6 +362,13 @@ def test_the_provenance_is_enough_for_a_sign_off(result: FilterResult, mixed: Da
     assert datetime.fromisoformat(known["created"]).utcoffset() == timedelta(0)
     inside = json.loads(pq.read_schema(folder / "audit.parquet").metadata[b"saft_hf"])
     assert {**inside, "audit_sha256": known["audit_sha256"]} == known
+
+
+def test_the_provenance_tells_all_that_the_call_was_told(scorer: SAFTScorer, mixed: Dataset) -> None:
+    assert scorer.filter(mixed).summary.provenance.options.keys() & {"label_column", "on_undecided"} == set()
+    told = {"label_column": "is_safe", "harmful_value": "false", "on_undecided": "keep", "threshold": 1.5}
+    known = scorer.filter(mixed, **told).summary.provenance.options
+    assert {name: known[name] for name in told} == told
 
 
 def test_a_threshold_of_the_call_decides_in_place_of_the_fitted_one(scorer: SAFTScorer, demo_pool: Dataset) -> None:
