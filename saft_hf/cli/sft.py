@@ -23,6 +23,7 @@ from saft_hf.cli.arguments import Arguments, dataclass_of, parse_known, reject
 from saft_hf.cli.data import labelled_of
 from saft_hf.cli.pipeline import columns_of, input_of
 from saft_hf.columns import Columns
+from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.named import NamedDataset
 from saft_hf.train import SAFTSFTConfig, SAFTSFTTrainer
@@ -120,8 +121,7 @@ def train(model: Any, script: Any, mixture: Any, told: Arguments, args: SAFTSFTC
     )
     if named and (record := trainer._saft) is not None:
         record.extend(**input_of(record.summary, named, args.seed if told.labelled_rows else None))
-        if trainer.is_world_process_zero():
-            write_summary(record.summary, args.output_dir)
+        World().on_main("writing the summary", lambda: write_summary(record.summary, args.output_dir))
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model(args.output_dir)
     trainer.accelerator.print(f"Model saved to {args.output_dir}.")

@@ -307,8 +307,9 @@ class SAFTScorer:
             reference=reference,
         )
         self.fit_, self._reader, self._scored, self._trust_labels = None, None, None, True
-        source, renderer = self._open_source(), self._renderer()
-        features = fitting.features_of(self, method, source.shape.num_layers, inputs.has_boundary(renderer, pool))
+        with world.sync_errors("reading tokenizer and configuration"):
+            source, renderer = self._open_source(), self._renderer()
+            features = fitting.features_of(self, method, source.shape.num_layers, inputs.has_boundary(renderer, pool))
         try:
             fingerprint = source.fingerprint(features.layers, world)
             extractor = self._extractor(renderer, features, fingerprint, world)

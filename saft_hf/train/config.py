@@ -95,12 +95,18 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
             Rows that cannot be scored: `exclude` them from training, `keep` them, or `raise`. By default they are
             excluded where labels, a scorer, a share or a threshold were given, and kept where nothing was; a warning
             says how many there are.
+        saft_by (`str`, *optional*):
+            Column of the rows, such as a source or a language: the summary tells how many rows with each of its values
+            are removed, and warns of one that loses more than three times the average. Not of a stream.
         saft_alpha (`float`, *optional*):
             With `saft_fresh_labels`: the largest harmful share that the rows trained on may have. Of the rows that the
             scorer keeps, the largest set is trained on that the labels certify. Where they certify none it raises, or,
             with `saft_on_undecided="keep"`, trains on the scorer's rows and says that nothing is certified.
         saft_delta (`float`, *optional*, defaults to 0.1):
             Chance, over the draw of the fresh labels, that a certificate is issued and false.
+        saft_looks (`int`, *optional*, defaults to 1):
+            How often in all, announced before the first time, you will add fresh labels and certify again: each look
+            has an equal part of `saft_delta`.
         saft_eval (`str`, *optional*, defaults to `"leave"`):
             What to do with `eval_dataset`: `leave` it alone; `score` it, so that the summary says how many of its rows
             the filter would remove, and evaluate on all of them; or `filter` it like the training rows.
@@ -140,10 +146,12 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
     saft_fit_rows: int | None = _option("fit_rows")
     saft_on_undecided: str | None = _option("on_undecided")
     saft_on_error: str | None = _field(None, BY_NAME["on_error"].help)
+    saft_by: str | None = _option("by")
     saft_alpha: float | None = _field(
         None, "Largest harmful share to certify on fresh labels; only such rows are kept."
     )
     saft_delta: float = _field(0.1, "Chance that a certificate is issued and false.")
+    saft_looks: int = _field(1, "How often in all, announced beforehand, labels are added and certified again.")
     saft_eval: str = _field("leave", "Rows to evaluate on: `leave` them alone, `score` them, or `filter` them.")
     saft_trust_scores: bool = _field(False, "Decide by the `saft_score` column of the data, whoever wrote it.")
     saft_push_scorer: bool = _field(False, "Push the scorer beside the model, to `MODEL-saft-scorer`.")

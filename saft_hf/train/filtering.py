@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ STREAM_FIT_ROWS = 1000
 ONE_SET = "eval"
 """The name of an `eval_dataset` that was given alone, not in a dict."""
 
+_PATH = re.compile(r"(?<![\w/])[~.]*/[^\s'\"`,;:)]+")
+
 _SCORER_OPTIONS = [option.name for option in OPTIONS if option.in_trainer and option.use == "scorer"]
 _FIT_OPTIONS = [option.name for option in OPTIONS if option.in_trainer and option.use == "fit"]
 
@@ -51,10 +55,13 @@ def filter_rows(args: FilterArgs, world: World) -> Record:
     """
     begin = time.perf_counter()
     inputs.check_args(args)
+    asked = args.decides or args.get("on_undecided") == "raise"
     try:
-        record = decide_rows(args, world)
+        # An error that ends no process must be known to all: one that goes on alone leaves the others waiting.
+        with nullcontext() if asked else world.sync_errors("scoring the rows"):
+            record = decide_rows(args, world)
     except Exception as error:
-        if args.decides or args.get("on_undecided") == "raise":
+        if asked:
             raise
         # Nothing was asked for: SFTTrainer gets what it was given, and we say what is wrong.
         logger.debug("The rows could not be scored.", exc_info=True)
@@ -67,8 +74,10 @@ def filter_rows(args: FilterArgs, world: World) -> Record:
 
 def decide_rows(args: FilterArgs, world: World) -> Record:
     """Score the rows to train on, and decide which of them are left out."""
-    inputs.check_rows(args)
-    if inputs.has_images(args):  # and may keep them
+    with world.sync_errors("looking at the rows"):
+        inputs.check_rows(args)
+        images = inputs.has_images(args)
+    if images:  # and may keep them
         return _unfiltered(args, "the rows have images, and SAFT scores text only")
     if args.get("trust_scores"):
         return _by_trusted_scores(args, world)
@@ -82,7 +91,9 @@ def decide_rows(args: FilterArgs, world: World) -> Record:
         return _by_stream(args, scorer)
     if args.fresh_labels is not None:
         return certify(args, scorer, rows)
-    return _of_result(scorer.filter(rows, on_error=args.on_error, on_undecided=args.on_undecided), scorer)
+    return _of_result(
+        scorer.filter(rows, on_error=args.on_error, on_undecided=args.on_undecided, by=args.get("by")), scorer
+    )
 
 
 def _of_result(result: FilterResult, scorer: SAFTScorer | None, **more: Any) -> Record:
@@ -102,8 +113,12 @@ def _public(error: Exception, model: Any) -> str:
     """What a summary, which may be published, says of an error: only our own words, and no folder of this machine."""
     if not isinstance(error, SAFTError):
         return type(error).__name__
-    name = inputs.model_name(model)
-    return describe(error) if name is None else describe(error).replace(name, "the model")
+    text = describe(error)
+    if type(error) is SAFTError:  # of another process: what stands behind the colon is what failed there, in any words
+        text = ":".join(text.split(":")[:2])
+    if (name := inputs.model_name(model)) is not None:
+        text = text.replace(name, "the model")
+    return _PATH.sub("a path", text)
 
 
 # -- other ways to decide ----------------------------------------------------------------------------------------------
@@ -124,7 +139,7 @@ def _by_trusted_scores(args: FilterArgs, world: World) -> Record:
         )
     with world.sync_errors("loading the scorer"):
         scorer = _load(args) if isinstance(args.scorer, str | Path) else args.scorer
-    threshold = args.get("threshold") if scorer is None else scorer.threshold_
+    threshold = args.get("threshold") if scorer is None else _one_threshold(scorer)
     if args.streams:
         if threshold is None:
             raise SAFTInputError("`saft_trust_scores=True` with a stream needs `saft_threshold` or `saft_scorer`.")
@@ -155,7 +170,7 @@ def _by_trusted_scores(args: FilterArgs, world: World) -> Record:
 
 def _by_stream(args: FilterArgs, scorer: SAFTScorer) -> Record:
     """By a scorer that was fitted, while the model trains."""
-    threshold = scorer.threshold_
+    threshold = _one_threshold(scorer)
     if threshold is None:
         if args.on_undecided != "keep":
             raise SAFTUndecidedError(
@@ -163,11 +178,33 @@ def _by_stream(args: FilterArgs, scorer: SAFTScorer) -> Record:
                 "`saft_threshold`; or keep every row with `saft_on_undecided='keep'`."
             )
         return Record(args.train_dataset, replace(scorer.summary_, filtered=False), scorer=scorer)
+    fit = scorer.fit_
+    if fit is not None and fit.how.labels_decide and len(fit.labelled.harmful) and World().is_main:
+        logger.warning(
+            "%d rows that people labelled are decided by their scores where they come up in the stream. Filter a "
+            "dataset, or leave the rows that are labelled harmful out of the stream.",
+            len(fit.labelled.harmful),
+        )
     if scorer.model is args.model and not isinstance(args.model, str):
         # The object is about to be trained: rows are scored by what it is now.
         scorer = copy.copy(scorer)
         scorer.model = copy.deepcopy(args.model)
     return _of_stream(args, scorer, threshold, scorer)
+
+
+def _one_threshold(scorer: SAFTScorer) -> float | None:
+    """The threshold of a scorer, for what cannot tell strata apart.
+
+    Raises:
+        SAFTInputError: it has one for each stratum.
+    """
+    if scorer.fit_ is not None and scorer.fit_.thresholds:
+        raise SAFTInputError(
+            f"`saft_scorer` has a threshold for each stratum already, of column {scorer.fit_.stratify_by!r}, by a "
+            "certificate: streams, trusted scores and fresh labels need one with one threshold. Filter with it first "
+            "(`scorer.filter`), or give another."
+        )
+    return scorer.threshold_
 
 
 def _of_stream(args: FilterArgs, scorer: SAFTScorer | None, threshold: float, score: ScoreBatch) -> Record:
@@ -201,16 +238,13 @@ def certify(args: FilterArgs, scorer: SAFTScorer, rows: Dataset) -> Record:
         SAFTInputError: the labels are not of rows of the dataset, or were used for fitting.
         SAFTUndecidedError: nothing can be certified, and `saft_on_undecided` is not `keep`.
     """
-    if scorer.fit_ is not None and scorer.fit_.thresholds:
-        raise SAFTInputError(
-            "`saft_scorer` has a threshold for each stratum already, by a certificate: leave `saft_fresh_labels` out, "
-            "or give a scorer with one threshold."
-        )
+    ceiling = _one_threshold(scorer)
     certificate = scorer.certify(
         rows,
         args.fresh_labels,
         alpha=args.get("alpha"),
         delta=args.get("delta"),
+        looks=args.get("looks"),
         label_column=args.get("label_column"),
         harmful_value=args.get("harmful_value"),
         on_error="keep" if args.on_error == "keep" else "exclude",
@@ -220,19 +254,18 @@ def certify(args: FilterArgs, scorer: SAFTScorer, rows: Dataset) -> Record:
             f"{certificate.says()}\nDraw fresh labels; or train on the rows that the scorer keeps, uncertified, with "
             "`saft_on_undecided='keep'`."
         )
-    ceiling = scorer.threshold_
     within = [step for step in certificate.passed if ceiling is None or step.threshold <= ceiling]
     if not within:
         logger.warning("Nothing is certified about the rows that are trained on. %s", certificate.says())
         told = certificate.summary(trained_on=False)
         if certificate.issued:
             told = replace(told, text=f"The rows that are trained on are no certified set. {told.text}")
-        result = scorer.filter(rows, on_error=args.on_error, on_undecided=args.on_undecided)
+        result = scorer.filter(rows, on_error=args.on_error, on_undecided=args.on_undecided, by=args.get("by"))
         result.summary = replace(result.summary, certificate=told)
         return _of_result(result, scorer, certificate=certificate)
     # What is said is about the set that is trained on, not about a larger one that was certified too.
     trained = replace(certificate, steps=tuple(within))
-    result = scorer.filter(rows, certificate=trained, on_error=args.on_error, on_undecided="keep")
+    result = scorer.filter(rows, certificate=trained, on_error=args.on_error, on_undecided="keep", by=args.get("by"))
     whole = replace(trained.used(result.decisions), steps=certificate.steps)
     return _of_result(result, scorer, certificate=whole)
 

@@ -17,7 +17,7 @@ from saft_hf.decide import OnError
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import RenderConfig
 from saft_hf.scorer import SAFTScorer
-from saft_hf.scorer.options import OPTIONS, Option, refuse_idle
+from saft_hf.scorer.options import BY_NAME, OPTIONS, Option, refuse_idle
 from saft_hf.train.config import setting
 
 logger = logging.getLogger(__name__)
@@ -122,10 +122,15 @@ def _refuse_idle(args: FilterArgs) -> None:
     if args.labelled is None:
         of_labels = (option for option in options if option.of_labels)
         refuse_idle(args.get, of_labels, "without `saft_labelled` rows", prefix="saft_")
-    if args.get("alpha") is None:
-        refuse_idle(args.get, [Option("delta", 0.1, "")], "without `saft_alpha`", prefix="saft_")
-    if args.eval_dataset is None:
-        refuse_idle(args.get, [Option("eval", "leave", "")], "without an `eval_dataset`", prefix="saft_")
+    if args.streams or args.get("trust_scores"):
+        refuse_idle(args.get, [BY_NAME["by"]], "with a stream, or beside `saft_trust_scores`", prefix="saft_")
+    for name, missing, what in (
+        ("delta", args.get("alpha"), "`saft_alpha`"),
+        ("looks", args.get("alpha"), "`saft_alpha`"),
+        ("eval", args.eval_dataset, "an `eval_dataset`"),
+    ):
+        if missing is None:
+            refuse_idle(args.get, [Option(name, setting(None, f"saft_{name}"), "")], f"without {what}", prefix="saft_")
 
 
 def has_images(args: FilterArgs) -> bool:

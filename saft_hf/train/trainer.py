@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -122,14 +121,11 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
             logger.log(level, "`saft_enabled=False` turns the filter off.")
 
     def _saft_write(self, record: Record, on_error: str) -> None:
-        if record.scored:
-            # The other processes get what the files say: any of them may write a checkpoint.
-            self._saft_rows, summary = World().on_main(
-                "writing what was filtered", lambda: (record.write(self.args.output_dir, on_error), record.summary)
-            )
-            record.tell(summary)
-        elif self.is_world_process_zero():  # nothing was asked for: nothing that other processes wait for
-            write_summary(record.summary, self.args.output_dir)
+        # The other processes get what the files say: any of them may write a checkpoint.
+        self._saft_rows, summary = World().on_main(
+            "writing what was filtered", lambda: (record.write(self.args.output_dir, on_error), record.summary)
+        )
+        record.tell(summary)
 
     # -- what happened ---------------------------------------------------------------------------------------------
 
@@ -182,15 +178,17 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
             self._saft_rows.check(Path(resume_from_checkpoint))
         self._saft_logged = False
         output = super().train(resume_from_checkpoint, *args, **kwargs)
-        if self._saft is not None and self._saft.stream is not None and PartialState().is_main_process:
-            write_summary(self._saft.summary, self.args.output_dir)  # with the counts of the whole run
+        if (record := self._saft) is not None and record.stream is not None:  # with the counts of the whole run
+            World().on_main("writing the summary", lambda: write_summary(record.summary, self.args.output_dir))
         return output
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self._saft_rows.filtered and self.args.should_save:
+        if self._saft_rows.filtered:
             # Before the checkpoint: whenever the run ends, there is none that does not say what it was trained on.
-            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            self._saft_rows.save(folder)
+            with World().sync_errors("writing a checkpoint"):
+                folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+                if self.args.should_save:
+                    self._saft_rows.save(folder)
         super()._save_checkpoint(model, trial)
 
     def _save(self, *args: Any, **kwargs: Any) -> None:

@@ -54,9 +54,10 @@ os._exit(0)
 """
 
 
-def launch(processes: int, folder: Path, **options: Any) -> list[dict[str, Any]]:
-    script = folder / "run.py"
-    script.write_text(SCRIPT.format(kit=str(KIT)))
+def launch(processes: int, folder: Path, script: Path | None = None, **options: Any) -> list[dict[str, Any]]:
+    if script is None:
+        script = folder / "run.py"
+        script.write_text(SCRIPT.format(kit=str(KIT)))
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     words = [
         sys.executable,
@@ -106,3 +107,21 @@ def test_two_processes_filter_a_stream(offline: list[int], tmp_path: Path) -> No
         # Each process reads the whole stream, and a row counts once: 28 rows were trained on.
         assert sum(one["counts"].values()) == 40
         assert one["counts"]["kept"] == len(offline)
+
+
+def test_an_error_on_one_process_reaches_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(KIT))
+    from train_kit import save_model
+
+    save_model(tmp_path / "model")
+    first, second = launch(2, tmp_path, Path(__file__).with_name("fail_alone.py"))
+    # Nothing was asked for: both train on all rows, and what may be published names no folder.
+    for one in (first, second):
+        assert one["alone"][:2] == [False, 40]
+    public = (tmp_path / "alone" / "out" / "saft_summary.json").read_text()
+    assert "failed on process 1 of 2" in public
+    assert "someone" not in public + first["alone"][2] + second["alone"][2]
+    for what in ("summary", "stream", "saving"):
+        assert first[what].startswith("OSError: [Errno 28]"), what
+        assert first[what] in second[what], what
+        assert "failed on process 0 of 2" in second[what], what

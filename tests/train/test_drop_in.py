@@ -18,7 +18,8 @@ from train_kit import TEMPLATE, losses, make_args, make_tokenizer, pool_rows, pr
 from transformers import TrainingArguments
 from trl import SFTTrainer
 
-from saft_hf import SAFTInputError, SAFTSFTTrainer
+from saft_hf import SAFTArtifactError, SAFTInputError, SAFTSFTTrainer
+from saft_hf.errors import SAFTError
 from saft_hf.train import filtering
 
 NO_MARKERS = TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
@@ -362,7 +363,15 @@ def test_text_rows_of_a_vision_model(kind: str, tmp_path: Path) -> None:
     assert_as_sft(tmp_path, lambda: model, pool_rows(kind, 16), {}, max_steps=2)
 
 
-@pytest.mark.parametrize("error", [SAFTInputError("model='{model}' is odd"), RuntimeError("a heron's row")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        SAFTInputError("model='{model}' is odd"),
+        RuntimeError("a heron's row"),
+        SAFTArtifactError("/home/heron/store: 'size': damaged, and so is ~/heron (neither prompt/completion)"),
+        SAFTError("scoring failed on process 1 of 2: OSError: No space left on device: 'heron'"),
+    ],
+)
 @pytest.mark.smoke
 def test_whatever_stops_the_scoring_does_not_stop_a_run_that_asked_for_nothing(
     error: Exception,
@@ -385,6 +394,8 @@ def test_whatever_stops_the_scoring_does_not_stop_a_run_that_asked_for_nothing(
     assert type(error).__name__ in summary
     assert saved() not in summary
     assert "heron" not in summary
+    assert ("prompt/completion" in summary) == ("prompt/completion" in str(error))
+    assert ("on process 1 of 2" in summary) == ("on process 1 of 2" in str(error))
 
 
 def test_told_to_raise_it_raises(saved: Callable[..., str], tmp_path: Path) -> None:

@@ -28,9 +28,12 @@ def model(tmp_path: Path) -> str:
 def certify(monkeypatch: pytest.MonkeyPatch) -> None:
     """The certificate from scores alone; rows are told by their text."""
 
-    def certify(self: SAFTScorer, dataset: Dataset, fresh: Dataset, *, alpha: float, delta: float, **_: Any) -> Any:
+    def certify(
+        self: SAFTScorer, dataset: Dataset, fresh: Dataset, *, alpha: float, delta: float, looks: int, **_: Any
+    ) -> Any:
         scores = np.asarray(self.score_dataset(dataset)[SCORE], dtype=np.float32)
-        return FreshLabels.of(scores, fresh["row"], fresh["is_harmful"]).certify(alpha=alpha, delta=delta)
+        found = FreshLabels.of(scores, fresh["row"], fresh["is_harmful"])
+        return found.certify(alpha=alpha, delta=delta, looks=looks)
 
     monkeypatch.setattr(SAFTScorer, "certify", certify, raising=False)
 
@@ -109,6 +112,12 @@ def test_where_nothing_is_certified_it_raises_or_says_so(
     assert "Nothing is certified" in caplog.text
 
 
+def test_looks_that_were_announced_share_the_chance_of_error(model: str, tmp_path: Path) -> None:
+    trainer = trained(model, tmp_path, fresh_labels(harmful=False), saft_alpha=0.2, saft_looks=3, saft_by="is_harmful")
+    assert trainer.saft_summary.certificate.looks == certificate_of(tmp_path)["looks"] == 3
+    assert set(trainer.saft_summary.by["is_harmful"]) == {"True", "False"}
+
+
 def test_what_does_not_go_together_is_said(model: str, tmp_path: Path) -> None:
     for fresh, options in ((fresh_labels(), {}), (None, {"saft_alpha": 0.1})):
         with pytest.raises(SAFTInputError, match="`saft_fresh_labels` and `saft_alpha` go together"):
@@ -167,6 +176,8 @@ def test_a_scorer_with_a_threshold_for_each_stratum_trains_and_evaluates_by_them
     assert len(trainer.train_dataset) == len(trainer.eval_dataset) == len(kept)
     with pytest.raises(SAFTInputError, match="has a threshold for each stratum already"):
         SAFTSFTTrainer(model, make_args(tmp_path, saft_alpha=0.2, **options), saft_fresh_labels=fresh_labels(), **call)
-    stream = pool.to_iterable_dataset()
-    with pytest.raises(SAFTUndecidedError, match="no threshold"):
-        SAFTSFTTrainer(model, make_args(tmp_path, **options), train_dataset=stream, saft_scorer=scorer)
+    trusted = scorer.score_dataset(pool)
+    by_stratum = "has a threshold for each stratum already, of column 'kind'"
+    for rows, more in ((pool.to_iterable_dataset(), {}), (trusted, {"saft_trust_scores": True})):
+        with pytest.raises(SAFTInputError, match=by_stratum):
+            SAFTSFTTrainer(model, make_args(tmp_path, **options, **more), train_dataset=rows, saft_scorer=scorer)

@@ -24,6 +24,7 @@ from saft_hf.score.reference import ReferenceDecision
 from saft_hf.scorer import SCORE, STATUS
 from saft_hf.scorer.options import OPTIONS, Option
 from saft_hf.summary import ReferenceMetrics
+from saft_hf.version import versions
 
 NOTHING = {"saft_method": None, "saft_contamination": None}
 
@@ -245,6 +246,11 @@ def test_trusted_scores_decide_without_a_model(model: str, tmp_path: Path) -> No
         trainer = trainer_for(model, tmp_path, rows, saft_trust_scores=True, **options)
         assert kept_of(trainer) == list(range(30))
         assert SCORE not in trainer.train_dataset.column_names
+        known = trainer.saft_summary.provenance
+        told = {name.removeprefix("saft_"): value for name, value in options.items() if value is not None}
+        assert known.options == {**told, "trust_scores": True}
+        written = json.loads((tmp_path / "out/_saft/summary.json").read_text())["provenance"]
+        assert (written["input_rows"], set(written["versions"])) == (40, set(versions()))
     with pytest.raises(SAFTInputError, match="no column 'saft_score'"):
         trainer_for(model, tmp_path, saft_trust_scores=True, **NOTHING)
     with pytest.raises(SAFTInputError, match="needs `saft_threshold`"):
@@ -267,6 +273,23 @@ def test_refusal_raises_or_keeps_every_row(
     assert trainer.saft_summary is not None
     assert trainer.saft_summary.filtered is False
     assert np.isfinite(trainer.saft_result.scores).all()  # type: ignore[union-attr]
+
+
+def test_where_labels_alone_decide_the_trainer_says_so(
+    model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = pool_rows(rows=80)
+    scorer = SAFTScorer(model, method="directed", cache_dir=tmp_path / "cache").fit(pool, pool.select(range(40)))
+    # Nothing but rows above the threshold, ten of which a person labelled harmful.
+    worst = scorer.filter(pool).removed
+    options = {**NOTHING, "saft_on_undecided": "keep", "saft_eval": "score"}
+    trainer = trainer_for(model, tmp_path, worst, {"saft_scorer": scorer, "eval_dataset": pool}, **options)
+    assert len(trainer.train_dataset) == len(worst) - 10 > 0
+    summary = trainer.saft_summary
+    assert (summary.filtered, summary.threshold_from, summary.removed) == (True, "labels", 10)
+    assert summary.evaluation["eval"].kept == len(pool)
+    assert any("Labels alone decide" in text for text in caplog.messages)
+    assert not any("filters NOTHING" in text for text in caplog.messages)
 
 
 def test_rows_without_a_score(model: str, tmp_path: Path) -> None:
@@ -365,7 +388,7 @@ def test_a_reference_set_reaches_the_scorer_and_asks_for_a_decision(
 IN_TRAINER = [
     each
     for each in OPTIONS
-    if each.in_trainer and (each.travels or each.learned) and each.name not in ("on_undecided", "on_error")
+    if each.in_trainer and (each.travels or each.learned) and each.use != "filter" and each.name != "on_undecided"
 ]
 OTHERS = {"layer": 1, "readout": "response_mean", "method": "saft", "k": 2, "threshold": 0.5, "contamination": 0.2}
 OTHERS |= {"label_column": "label", "harmful_value": "x", "label_sampling": "other"}
@@ -398,7 +421,11 @@ def test_every_option_is_refused_where_it_would_do_nothing(
 
 @pytest.mark.parametrize(
     ("name", "value", "why"),
-    [("saft_delta", 0.2, "without `saft_alpha`"), ("saft_eval", "score", "without an `eval_dataset`")],
+    [
+        ("saft_delta", 0.2, "without `saft_alpha`"),
+        ("saft_looks", 2, "without `saft_alpha`"),
+        ("saft_eval", "score", "without an `eval_dataset`"),
+    ],
 )
 def test_what_belongs_to_another_argument_is_refused_without_it(
     model: str, tmp_path: Path, name: str, value: Any, why: str, no_scoring: None
@@ -406,6 +433,17 @@ def test_what_belongs_to_another_argument_is_refused_without_it(
     with pytest.raises(SAFTInputError, match=f"`{name}`: without effect {why}"):
         trainer_for(model, tmp_path, **{name: value})
     assert trainer_for(model, tmp_path, saft_enabled=False, **{name: value}).saft_result is None
+
+
+def test_what_each_value_loses_is_told_of_a_dataset(model: str, tmp_path: Path) -> None:
+    rows, scorer = pool_rows(), SAFTScorer(model, method="saft", contamination=0.25, cache_dir=tmp_path / "cache")
+    for call in ({}, {"saft_scorer": scorer.fit(rows)}):
+        given = {**NOTHING, **({} if call else {"saft_contamination": 0.25, "saft_method": "saft"})}
+        summary = trainer_for(model, tmp_path, rows, call, saft_by="is_harmful", **given).saft_summary
+        assert sum(share.removed for share in summary.by["is_harmful"].values()) == summary.removed == 10
+    for given, more in ((rows.to_iterable_dataset(), {}), (rows, {"saft_trust_scores": True, "saft_method": None})):
+        with pytest.raises(SAFTInputError, match="`saft_by`: without effect with a stream"):
+            trainer_for(model, tmp_path, given, saft_by="is_harmful", **more)
 
 
 def test_labels_that_certify_are_read_as_the_options_say_whatever_was_fitted(model: str, tmp_path: Path) -> None:

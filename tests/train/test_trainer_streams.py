@@ -65,6 +65,19 @@ def test_a_fitted_scorer_filters_a_stream(model: str, tmp_path: Path) -> None:
     trainer.train()
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_stream_says_that_labels_do_not_decide_its_rows(
+    labelled: bool, model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool, options = pool_rows(), {"saft_method": None, "saft_contamination": None}
+    call = {"saft_labelled": pool} if labelled else {}
+    options |= {} if labelled else {"saft_method": "saft", "saft_contamination": 0.25}
+    SAFTSFTTrainer(model, make_args(tmp_path, **options), train_dataset=pool.to_iterable_dataset(), **call)
+    warned = [text for text in caplog.messages if "rows that people labelled" in text]
+    assert len(warned) == labelled
+    assert all("decided by their scores" in text for text in warned)
+
+
 def test_trusted_scores_of_a_stream(model: str, tmp_path: Path) -> None:
     pool = pool_rows().add_column(SCORE, np.arange(40, dtype=np.float32)).add_column(STATUS, ["ok"] * 40)
     args = make_args(tmp_path, saft_method=None, saft_contamination=None, saft_threshold=29.0, saft_trust_scores=True)
