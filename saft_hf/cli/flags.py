@@ -17,10 +17,11 @@ def flags_of(options: Iterable[str]) -> dict[str, str]:
 
     Args:
         options: names of the command's options. Where the trainer's are among them, an argument of the scorer is the
-            one with `saft_` before it.
+            one with `saft_` before it; what says how to push has `hub_`.
     """
     names = list(options)
-    flags = {name.removeprefix("saft_"): name for name in names if name.startswith("saft_")}
+    flags = {name.removeprefix("hub_"): name for name in names}
+    flags |= {name.removeprefix("saft_"): name for name in names if name.startswith("saft_")}
     flags |= {name: name for name in names}
     return flags | {name: option for name, option in _WORDS.items() if option in flags}
 

@@ -15,6 +15,7 @@ from saft_hf.cli.data import labelled_of
 from saft_hf.columns import Columns
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
+from saft_hf.hub import Destination, check_push
 from saft_hf.named import NamedDataset
 from saft_hf.result import RESULT, SCORER, FilterResult, check_folder, saving
 from saft_hf.scorer import SAFTScorer
@@ -136,10 +137,32 @@ def output_folder(args: Arguments, names: Sequence[str] = ()) -> Path:
     return folder
 
 
+def check_pushes(*repositories: Destination, removed: bool = False) -> None:
+    """Refuse, before the work, pushes that would be refused after it. Collective."""
+
+    def check() -> None:
+        for to in repositories:
+            check_push(to, removed=removed)
+
+    if repositories:
+        World().on_main("checking where to push", check)
+
+
+def destinations(args: Arguments) -> list[Destination]:
+    """Where a command pushes rows, and a scorer."""
+    named = {"dataset": args.push_to_hub, "model": args.hub_scorer}
+    return [
+        Destination(repo_id, kind, args.hub_revision, private=args.hub_private, create_pr=args.hub_create_pr)
+        for kind, repo_id in named.items()
+        if repo_id is not None
+    ]
+
+
 def filter_and_save(args: Arguments) -> tuple[FilterResult, Fitted]:
     """Load, fit, filter, save and push: result (kept rows, audit, summary) and scorer."""
     names = (*RESULT, SCORER)
     folder = output_folder(args, names)
+    check_pushes(*destinations(args), removed=args.hub_include_removed)
     fitted = load_and_fit(args, read=("threshold", "on_undecided"))
     scorer = fitted.scorer
     result = scorer.filter(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from saft_hf.cli.arguments import parse
-from saft_hf.cli.pipeline import load_and_fit, output_folder, print_summary, push_scorer
+from saft_hf.cli.pipeline import check_pushes, destinations, load_and_fit, output_folder, print_summary, push_scorer
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.hub import Destination, push_scored
@@ -29,6 +29,7 @@ def run(argv: Sequence[str]) -> None:
             "scored rows hold those that may be harmful, and say which they are: they go to a private repository only. "
             "Leave `--hub_private` out, or push what `saft-hf filter` keeps."
         )
+    check_pushes(*(replace(to, private=to.private or to.repo_type == "dataset") for to in destinations(args)))
     fitted = load_and_fit(args)
     scorer, scored = fitted.scorer, fitted.scorer.score_dataset(fitted.pool)
     statuses = dict(Counter(scored[STATUS]))

@@ -6,8 +6,10 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.commands.launch import launch_command, launch_command_parser
 from trl import (
     DatasetMixtureConfig,
@@ -21,10 +23,11 @@ from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
 from saft_hf.cli.arguments import Arguments, dataclass_of, parse_known, reject
 from saft_hf.cli.data import labelled_of
-from saft_hf.cli.pipeline import columns_of, input_of
+from saft_hf.cli.pipeline import check_pushes, columns_of, input_of
 from saft_hf.columns import Columns
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
+from saft_hf.hub import Destination
 from saft_hf.named import NamedDataset
 from saft_hf.train import SAFTSFTConfig, SAFTSFTTrainer
 from saft_hf.train.record import write_summary
@@ -62,7 +65,9 @@ def run(argv: Sequence[str]) -> None:
     # A process that was launched reads the same YAML, and must not launch again. Asked before the options are parsed:
     # some versions of transformers set the second variable then.
     launched = "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
-    *arguments, from_yaml, from_words = parse_known(KINDS, "sft", words)
+    # TRL's default is bfloat16, which transformers refuses where there is nothing but a CPU.
+    defaults = {} if torch.accelerator.is_available() else {"bf16": False}
+    *arguments, from_yaml, from_words = parse_known(KINDS, "sft", words, defaults)
     options = resolve_accelerate_config_argument(from_yaml + from_words)
     _, unknown = launch_command_parser().parse_known_args([*options, "saft_hf"])
     reject("sft", [word for word in unknown if word.startswith("--")], KINDS)
@@ -91,6 +96,8 @@ def train(model: Any, script: Any, mixture: Any, told: Arguments, args: SAFTSFTC
     """
     if model.model_name_or_path is None:
         raise SAFTInputError("`--model_name_or_path` is needed: the model to tune.")
+    if args.push_to_hub:
+        check_pushes(_model_repository(args))
     columns = columns_of(told)
     named = _named(script, mixture, columns)
     source = named.source if named else None
@@ -132,6 +139,12 @@ def train(model: Any, script: Any, mixture: Any, told: Arguments, args: SAFTSFTC
     if hasattr(trainer, "end"):  # transformers 5.18: closes the trackers
         trainer.end()
     return trainer
+
+
+def _model_repository(args: SAFTSFTConfig) -> Destination:
+    """Where the trainer will push the model."""
+    name = args.hub_model_id or Path(args.output_dir).absolute().name
+    return Destination(name, "model", args.hub_revision, args.hub_token, args.hub_private_repo)
 
 
 def _named(script: Any, mixture: Any, columns: Columns) -> NamedDataset | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from saft_hf.hub.cards import model_section, scorer_card
 from saft_hf.hub.merge import merge_cards
 from saft_hf.hub.network import Repository, check_token, redact, with_retries
-from saft_hf.hub.push import CARD, PRIVATE, Destination, is_public, push_files, push_folder
+from saft_hf.hub.push import CARD, PRIVATE, Destination, check_push, is_public, push_files, push_folder
 from saft_hf.hub.split import PushedSplit, push_scored
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Destination",
     "PushedSplit",
     "Repository",
+    "check_push",
     "check_token",
     "is_public",
     "merge_cards",

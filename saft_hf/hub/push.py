@@ -96,6 +96,36 @@ def push_folder(folder: str | Path, to: Destination) -> CommitInfo:
     return pushed
 
 
+def check_push(to: Destination, *, removed: bool = False) -> None:
+    """Refuse, before the work, a push that would be refused after it. Nothing is made or written.
+
+    Args:
+        to: where, and how.
+        removed: whether removed rows go there.
+
+    Raises:
+        SAFTHubError: the Hub is not reached, there is no token, or it may not write.
+        SAFTInputError: the repository is public, and may not be.
+    """
+    if constants.HF_HUB_OFFLINE:
+        raise SAFTHubError(f"HF_HUB_OFFLINE is set, so nothing can be pushed to {to}: unset it, or push nothing")
+    with_retries(lambda: _check_once(to, removed), to, seconds=30.0)
+
+
+def _check_once(to: Destination, removed: bool) -> None:
+    info = _existing(to)
+    me = to.api.whoami()
+    if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise SAFTHubError(f"{to} cannot be written: the token of {me['name']} is read-only. Make one that may write")
+    public = to.private is False if info is None else not info.private
+    if removed and public:
+        raise SAFTInputError(f"{to} is public: rows that were removed go to a private repository only")
+    owner = to.repo_id.rpartition("/")[0]
+    mine = {"", me["name"], *(each["name"] for each in me.get("orgs", []))}
+    if info is None and owner not in mine:
+        raise SAFTHubError(f"{to} is not there, and cannot be made: {me['name']} is not a member of {owner!r}")
+
+
 def push_files(write: Callable[[Path], None], to: Destination, part: str = "") -> CommitInfo:
     """Write files, and push them. They stay on this machine until they are pushed.
 
@@ -138,19 +168,25 @@ def is_public(to: Destination) -> bool:
         return True
 
 
-def _make_sure_it_is_there(to: Destination) -> None:
+def _existing(to: Destination) -> Any:
+    """What the Hub says of the repository, where this push may go there; None where it has to be made."""
     if to.token is False or not (to.token or get_token()):
         raise SAFTHubError(f"there is no token: {LOG_IN}")
     try:
         info = to.api.repo_info(to.repo_id, repo_type=to.repo_type)
     except RepositoryNotFoundError:
+        return None
+    if to.private and not info.private:
+        raise SAFTInputError(
+            f"{to} is public, and `private=True` was asked for: make it private in its settings, name another "
+            "repository, or leave `private` out to push what everybody may see"
+        )
+    return info
+
+
+def _make_sure_it_is_there(to: Destination) -> None:
+    if _existing(to) is None:
         to.api.create_repo(to.repo_id, repo_type=to.repo_type, private=to.private is not False, exist_ok=True)
-    else:
-        if to.private and not info.private:
-            raise SAFTInputError(
-                f"{to} is public, and `private=True` was asked for: make it private in its settings, name another "
-                "repository, or leave `private` out to push what everybody may see"
-            )
     if to.revision is not None and not to.revision.startswith("refs/"):
         to.api.create_branch(to.repo_id, branch=to.revision, repo_type=to.repo_type, exist_ok=True)
 

@@ -15,11 +15,14 @@ from saft_hf.assets import demo_rows_path
 # All in two processes: each has to load torch and transformers first.
 RUN = """
 import io, os
+from pathlib import Path
 from contextlib import redirect_stderr, redirect_stdout
 import datasets
 from datasets import load_dataset
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
+from saft_hf.cli import pipeline
 from saft_hf.cli.main import main
+from saft_hf.hub import check_push
 
 datasets.config.USE_PARQUET_EXPORT = False
 model, store, rows_path, step = hub_kit.words
@@ -78,9 +81,20 @@ os.environ["HF_TOKEN"] = "hf_alice_read"
 to = ["--push_to_hub", "alice/late", "--output_dir", "late", "--contamination", "0.2", "--hub_private", "true"]
 words = [word for word in basics if word not in ("--labelled_rows", "100")]
 found["read-only"] = run("filter", *words, *source, "--dataset_train_split", "part", *to)
+found["before"] = sorted(path.name for path in Path("late").iterdir())
+pipeline.check_push = lambda *_, **__: None  # as where the right to write is lost meanwhile
+found["later"] = run("filter", *words, *source, "--dataset_train_split", "part", *to)
+pipeline.check_push = check_push
 os.environ["HF_TOKEN"] = "hf_alice_write"
-again = found["read-only"]["err"].partition("again with: saft-hf ")[2].split()
+again = found["later"]["err"].partition("again with: saft-hf ")[2].split()
 found["again"] = run(*again)
+to = ["--output_dir", "other", "--contamination", "0.2", "--push_to_hub"]
+found["foreign"] = run("filter", *words, *source, *to, "somebody/rows")
+found["open"] = run("filter", *words, *source, *to, "alice/demo", "--hub_private", "true")
+found["harmful"] = run("filter", *words, *source, *to, "alice/demo", "--hub_include_removed", "true")
+constants.HF_HUB_OFFLINE = True
+found["offline"] = run("filter", *words, *source, *to, "alice/x")
+found["nothing"] = not any(Path("other").iterdir())
 hub_kit.say(**found)
 """
 
@@ -139,11 +153,21 @@ def test_scored_rows_go_to_a_private_repository_only(runs: Any, repo: Any) -> No
         ("gated", "gated"),
         ("push", "there is no folder nowhere with a card"),
         ("read-only", "the token of alice is read-only"),
+        ("later", "the token of alice is read-only"),
+        ("foreign", "somebody/rows is not there, and cannot be made: alice is not a member of 'somebody'"),
+        ("open", "alice/demo is public, and `--hub_private true` was asked for"),
+        ("harmful", "alice/demo is public: rows that were removed go to a private repository only"),
+        ("offline", "HF_HUB_OFFLINE is set, so nothing can be pushed to"),
     ],
 )
 def test_each_failure_is_one_clear_line(runs: Any, name: str, says: str) -> None:
     assert runs[name]["code"] == 2
     assert says in runs[name]["err"]
+
+
+def test_a_push_that_cannot_succeed_is_refused_before_the_work(runs: Any) -> None:
+    assert runs["before"] == []
+    assert runs["nothing"]
 
 
 def test_a_failed_push_is_done_with_the_words_of_its_message(runs: Any, repo: Any) -> None:

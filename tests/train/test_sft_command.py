@@ -11,7 +11,7 @@ import torch
 import yaml
 from train_kit import losses, make_args, options_for, pool_rows, save_model
 
-from saft_hf import SAFTInputError, SAFTSFTTrainer
+from saft_hf import SAFTHubError, SAFTInputError, SAFTSFTTrainer
 from saft_hf.cli import sft
 
 
@@ -143,3 +143,25 @@ def test_an_option_of_nobody_is_refused_before_anything_runs(
     path = written(tmp_path, config, num_processes=2, **more)
     with pytest.raises(SAFTInputError, match=rf"does not take --{name} .*{hint}"):
         sft.run(["--config", path, *words])
+
+
+def test_a_cpu_needs_no_word_about_precision(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(sft, "train", lambda *arguments: seen.append(arguments[-1]))
+    bare = {name: value for name, value in config.items() if name not in ("use_cpu", "bf16")}
+    sft.run(["--config", written(tmp_path, bare)])
+    sft.run(["--config", written(tmp_path, bare, use_cpu=True, bf16=True)])
+    assert [args.bf16 for args in seen] == [False, True]
+
+
+def test_a_push_that_cannot_succeed_stops_before_anything_is_loaded(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(sft, "SAFTSFTTrainer", lambda **_: pytest.fail("it trained"))
+    path = written(tmp_path, config, push_to_hub=True, dataset_name="/no/such/rows.jsonl")
+    with pytest.raises(SAFTHubError, match=r"HF_HUB_OFFLINE is set.*the model repository out"):
+        sft.run(["--config", path])
