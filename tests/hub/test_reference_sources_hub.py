@@ -1,0 +1,85 @@
+"""Reference sets on the Hub: pinned to a commit, private ones with a token; a fitted scorer is told from rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_server import HubServer
+from server_kit import User
+
+from saft_hf import SAFTScorer
+
+RUN = """
+import os
+from datasets import Dataset
+from huggingface_hub import HfApi
+import datasets
+from saft_hf import ReferenceSource, SAFTScorer
+from saft_hf.distributed import World
+from saft_hf.errors import SAFTError
+from saft_hf.scorer.reference_rows import ReferenceRows, read_reference
+
+datasets.config.USE_PARQUET_EXPORT = False
+model, folder = hub_kit.words
+rows = Dataset.from_dict(
+    {name: [f"{name} {n}" for n in range(8)] for name in ("prompt", "response")} | {"is_safe": [n > 2 for n in range(8)]}
+)
+for split in ("train", "dev"):
+    rows.select(range(8 if split == "train" else 5)).push_to_hub("alice/pairs", private=True, split=split)
+SAFTScorer.from_pretrained(folder, model=model).push_to_hub("alice/probe")
+commit = HfApi().dataset_info("alice/pairs").sha
+token = os.environ.pop("HF_TOKEN")
+
+
+def read(reference, token=token):
+    try:
+        found = read_reference(reference, World(), token=token)
+    except SAFTError as error:
+        return f"{type(error).__name__}: {error}"
+    if isinstance(found, ReferenceRows):
+        return [[info.name, info.revision, info.harmful, info.benign] for info in found.sources]
+    return [found.path, found.revision]
+
+
+hub_kit.say(
+    commit=commit,
+    named=read("alice/pairs"),
+    split=read("alice/pairs,split=dev"),
+    several=read(["alice/pairs", ReferenceSource(rows.map(lambda row: {"prompt": "x" + row["prompt"]}))]),
+    nobody=read("alice/pairs", None),
+    missing=read("alice/pears"),
+    no_split=read("alice/pairs,split=test"),
+    scorer=read("alice/probe"),
+    pinned=read("alice/probe,revision=main"),
+    mixed=read(["alice/pairs", "alice/probe"]),
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def found(server: HubServer, scorer: SAFTScorer, demo_model: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder: Path = tmp_path_factory.mktemp("scorer")
+    scorer.save_pretrained(folder)
+    return User(server, tmp_path_factory.mktemp("home")).run(RUN, demo_model, folder).result
+
+
+def test_rows_are_pinned_to_the_commit_that_was_read(found: Any) -> None:
+    assert found["named"] == [["alice/pairs", found["commit"], 3, 5]]
+    assert found["split"] == [["alice/pairs", found["commit"], 3, 2]]
+    assert found["several"] == [["alice/pairs", found["commit"], 3, 5], ["rows", None, 3, 5]]
+
+
+def test_what_cannot_be_read_is_said_by_name(found: Any) -> None:
+    assert found["nobody"].startswith("SAFTHubError: ")
+    assert "alice/pairs" in found["nobody"]
+    assert found["missing"].startswith("SAFTHubError: ")
+    assert "alice/pears" in found["missing"]
+    assert found["no_split"].startswith("SAFTInputError: alice/pairs: `config` is None, `split` 'test'.")
+
+
+def test_a_fitted_scorer_is_told_from_rows(found: Any) -> None:
+    assert found["scorer"] == ["alice/probe", None]
+    assert found["pinned"] == ["alice/probe", "main"]
+    assert "`reference` alice/probe is a fitted scorer: it stands alone" in found["mixed"]
