@@ -23,9 +23,8 @@ from saft_hf.scorer.reference_rows import ReferenceRows, read_reference
 
 datasets.config.USE_PARQUET_EXPORT = False
 model, folder = hub_kit.words
-rows = Dataset.from_dict(
-    {name: [f"{name} {n}" for n in range(8)] for name in ("prompt", "response")} | {"is_safe": [n > 2 for n in range(8)]}
-)
+pairs = {name: [f"{name} {n}" for n in range(8)] for name in ("prompt", "response")}
+rows = Dataset.from_dict({**pairs, "is_safe": [n > 2 for n in range(8)]})
 for split in ("train", "dev"):
     rows.select(range(8 if split == "train" else 5)).push_to_hub("alice/pairs", private=True, split=split)
 SAFTScorer.from_pretrained(folder, model=model).push_to_hub("alice/probe")
