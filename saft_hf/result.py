@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from saft_hf.decide import AuditDigests, Decisions, RowLabel, read_audit, row_digest, write_audit
 from saft_hf.decide.marks import read_marks
+from saft_hf.demonstrations import demonstrations_for, interleaved
 from saft_hf.errors import SAFTInputError
 from saft_hf.files import replacing, replacing_folder, write_json
 from saft_hf.hub import PRIVATE, Destination, PushedSplit, push_files
 from saft_hf.records import from_plain, to_plain
 from saft_hf.review import Reviewed, review_page
-from saft_hf.summary import Provenance, Summary
+from saft_hf.summary import DEMONSTRATIONS_SHARE, Demonstrations, Provenance, Summary
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +70,12 @@ class FilterResult:
         summary: Summary,
         labels: Mapping[int, RowLabel] | None = None,
     ) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
         self.labels = labels or {}
         self.scores = scores
         self.statuses = statuses
         self.decisions = decisions
+        self.demonstrations: Dataset | None = None
         self.summary = replace(
             summary,
             rows=len(dataset),
@@ -92,7 +94,7 @@ class FilterResult:
             dataset (`Dataset`): the rows, in the order in which they were filtered.
 
         Returns:
-            The result.
+            The result, without demonstrations that were mixed in: `demonstrate` does so again.
 
         Raises:
             SAFTInputError: the files are damaged, or these are not the rows that were filtered.
@@ -106,6 +108,7 @@ class FilterResult:
             raise SAFTInputError(f"{folder / SUMMARY_FILE} is damaged ({error}): filter again.") from error
         on_error = summary.provenance.options.get("on_error") if summary.provenance else None
         decisions = replace(audit.decisions, train_on_errored=on_error == "keep")
+        summary = replace(summary, demonstrations=Demonstrations())
         result = cls(dataset, audit.scores, audit.statuses, decisions, summary, audit.labels)
         found = result._digests
         if found != audit.digests:
@@ -119,7 +122,9 @@ class FilterResult:
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{word}={count}" for word, count in self.decisions.counts().items())
-        return f"FilterResult(rows={len(self._dataset)}, {counts})"
+        shown = self.summary.demonstrations
+        mixed = f", demonstrations={shown.rows} ({shown.share:.1%} of the kept)" if shown.rows else ""
+        return f"FilterResult(rows={len(self.dataset)}, {counts}{mixed})"
 
     @property
     def kept_indices(self) -> NDArray[np.int64]:
@@ -139,25 +144,60 @@ class FilterResult:
     @cached_property
     def kept(self) -> Dataset:
         """The kept rows, in the order and with the columns of the input."""
-        return self._dataset.select(self.kept_indices)
+        return self.dataset.select(self.kept_indices)
 
     @cached_property
     def removed(self) -> Dataset:
         """The removed rows. They are the ones taken for harmful: handle them with care."""
-        return self._dataset.select(self.removed_indices)
+        return self.dataset.select(self.removed_indices)
 
     @cached_property
     def errored(self) -> Dataset:
         """The rows without a score; the audit says why."""
-        return self._dataset.select(self.errored_indices)
+        return self.dataset.select(self.errored_indices)
 
     def train_rows(self) -> Dataset:
         """The rows to train on: `kept`, and with `on_error="keep"` the errored ones in their places.
 
-        Where nothing is filtered this, like `kept`, is the input itself, rows without a score too.
+        Where nothing is filtered this, like `kept`, is the input itself, rows without a score too. Demonstrations
+        stand among them.
         """
         rows = self.decisions.train_rows()
-        return self._dataset if len(rows) == len(self._dataset) else self._dataset.select(rows)
+        kept = self.dataset if len(rows) == len(self.dataset) else self.dataset.select(rows)
+        return interleaved(kept, self.demonstrations)
+
+    def demonstrate(
+        self,
+        demonstrations: Dataset | str,
+        share: float = DEMONSTRATIONS_SHARE,
+        *,
+        text_field: str = "text",
+        formatted: bool = False,
+        token: str | None = None,
+    ) -> None:
+        """Mix safe answers to harmful requests into the rows to train on, spread evenly.
+
+        They are no rows of the input: `kept` has none of them, and counts, shares and certificates are not about them.
+
+        Args:
+            demonstrations ([`~datasets.Dataset`] or `str`): rows with `prompt` and `completion`, or `messages`, or with
+                the columns of the input; a Hub id; or `built-in`, which ship with the package. They are laid out as the
+                input's rows are.
+            share (`float`, *optional*, defaults to 0.03): how many, as a share of the kept rows.
+            text_field (`str`, *optional*, defaults to `text`): the input's column of plain text.
+            formatted (`bool`, *optional*, defaults to `False`): whether a `formatting_func` makes text of the rows.
+            token (`str`, *optional*): for a private dataset.
+
+        Raises:
+            SAFTInputError: there is none, they cannot be laid out so, or the share is none.
+
+        Example:
+            >>> result.demonstrate("built-in", share=0.1)  # doctest: +SKIP
+        """
+        kept = len(self.decisions.train_rows())
+        how: dict[str, Any] = {"text_field": text_field, "formatted": formatted, "token": token}
+        self.demonstrations, told = demonstrations_for(self.dataset, kept, demonstrations, share, **how)
+        self.summary = replace(self.summary, demonstrations=told)
 
     def log_warnings(self, rows: str = "rows") -> None:
         """Say what counts alone do not: which rows went unjudged and what became of them, what else the score follows.
@@ -251,7 +291,7 @@ class FilterResult:
         Example:
             >>> result.review("review.html")  # doctest: +SKIP
         """
-        plain = self._dataset.with_format(None)
+        plain = self.dataset.with_format(None)
         page = review_page(
             Reviewed(
                 rows=lambda chosen: plain.select(list(chosen)).to_list(),
@@ -351,9 +391,10 @@ class FilterResult:
         def described(digests: AuditDigests, audit: str | None = None) -> Provenance | None:
             return known and replace(
                 known,
-                input_rows=len(self._dataset),
+                input_rows=len(self.dataset),
                 input_sha256=digests.input_sha256,
                 kept_sha256=digests.kept_sha256,
+                demonstrations_sha256=digests.demonstrations_sha256,
                 audit_sha256=audit,
             )
 
@@ -361,14 +402,15 @@ class FilterResult:
             # The file's own digest cannot be in it.
             return {"saft_hf": json.dumps(to_plain(described(digests)), sort_keys=True)} if known else {}
 
+        shown = [] if self.demonstrations is None else self.demonstrations.to_list()
         columns = (self.scores, self.statuses, self.decisions, self.labels)
-        digests = write_audit(path, self._batches(), *columns, metadata=metadata)
+        digests = write_audit(path, self._batches(), *columns, demonstrations=shown, metadata=metadata)
         with path.open("rb") as file:
             audit = file_digest(file, "sha256").hexdigest()
         return digests, replace(summary, provenance=described(digests, audit))
 
     def _batches(self) -> Iterator[list[dict[str, Any]]]:
-        plain = self._dataset.with_format(None)
+        plain = self.dataset.with_format(None)
         for first in range(0, len(plain), _AUDIT_ROWS):
             yield plain.select(range(first, min(first + _AUDIT_ROWS, len(plain)))).to_list()
 

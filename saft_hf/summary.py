@@ -14,6 +14,9 @@ from typing import Annotated, Any
 
 from saft_hf.records import Count, Digest, Matching, Name, Share, to_plain
 
+DEMONSTRATIONS_SHARE = 0.03
+"""Demonstrations beside the kept rows, unless another share is given."""
+
 # -- what a fit finds: this part travels in a saved scorer -----------------------------------------------------------
 
 
@@ -408,6 +411,23 @@ class EvalCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Demonstrations:
+    """Safe answers to harmful requests that are mixed into the rows to train on. They are no rows of the input.
+
+    Attributes:
+        rows: how many, copies too.
+        different: how many different ones.
+        share: their number beside that of the input's rows that are kept.
+        source: `built-in`, or a Hub id; None where there are none, or they came in memory.
+    """
+
+    rows: int = 0
+    different: int = 0
+    share: float = 0.0
+    source: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetSource:
     """Where rows come from.
 
@@ -442,6 +462,7 @@ class Provenance:
         versions: package -> version.
         audit_sha256: SHA-256 of the audit file.
         kept_sha256: SHA-256 of the digests of the rows that are kept.
+        demonstrations_sha256: SHA-256 of the digests of the demonstrations; None without.
     """
 
     created: str
@@ -457,6 +478,7 @@ class Provenance:
     versions: dict[str, str] = field(default_factory=dict)
     audit_sha256: str | None = None
     kept_sha256: str | None = None
+    demonstrations_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -485,6 +507,9 @@ class Summary:
         errored: rows that could not be scored.
         reasons: decision -> reason -> rows.
         statuses: status -> rows, where rows were scored only.
+        action: what is done with removed rows: `remove`, or `mask`: they are trained on without their responses.
+        masked: rows that are.
+        demonstrations: safe answers to harmful requests that are mixed in; they count in none of the above.
         near_threshold: rows that lie so close to it that another batch composition may decide them otherwise.
         score_quantiles: quantile -> score of the rows.
         flagged: how many rows are above the threshold, beside how many were when the scorer was fitted.
@@ -522,6 +547,9 @@ class Summary:
     errored: int | None = None
     reasons: dict[str, dict[str, int]] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
+    action: str = "remove"
+    masked: int = 0
+    demonstrations: Demonstrations = Demonstrations()
     near_threshold: int | None = None
     score_quantiles: dict[str, float] = field(default_factory=dict)
     flagged: FlaggedShare | None = None

@@ -12,6 +12,7 @@ from yaml import YAMLError
 from saft_hf.errors import SAFTInputError
 from saft_hf.names import did_you_mean
 from saft_hf.scorer.options import BY_NAME
+from saft_hf.summary import DEMONSTRATIONS_SHARE
 
 T = TypeVar("T")
 
@@ -85,6 +86,16 @@ class Arguments:
     on_error: str = _option("on_error", (*_FILTER, *_CERTIFY))
     refusal_column: str | None = _option("refusal_column", _FILTER)
     by: str | None = _option("by", _FILTER)
+
+    demonstrations: str | None = _flag(
+        ("filter",), "Safe answers to harmful requests to mix in: `built-in`, or named like `dataset_name`."
+    )
+    demonstrations_share: float = _flag(
+        ("filter",),
+        "How many of them, as a share of the kept rows.",
+        DEMONSTRATIONS_SHARE,
+        beside=("demonstrations",),
+    )
 
     fresh_labels: str | None = _flag((*_CERTIFY, "sft"), "Rows labelled after the fit, drawn by `suggest-labels`.")
     alpha: str = _flag(

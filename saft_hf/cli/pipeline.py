@@ -171,6 +171,8 @@ def filter_and_save(args: Arguments) -> tuple[FilterResult, Fitted]:
         on_undecided=args.on_undecided,  # type: ignore[arg-type] # filter says what it takes
         **options_of(args, "filter"),
     )
+    if args.demonstrations is not None:
+        result.demonstrate(args.demonstrations, args.demonstrations_share)
     seed = args.seed if args.labelled_rows else None
     result.summary = replace(result.summary, **input_of(result.summary, fitted.rows, seed))
 
@@ -237,6 +239,8 @@ def print_summary(summary: Summary, **more: Any) -> None:
     }
     lines |= {"undecided": summary.undecided, "rows": summary.rows, "kept": summary.kept, "removed": summary.removed}
     lines |= {"errored": summary.errored, "statuses": summary.statuses or None}
+    if (shown := summary.demonstrations).rows:
+        lines["demonstrations"] = f"{shown.rows} mixed in, {shown.share:.1%} of the kept rows"
     for column, shares in summary.by.items():
         lines |= {
             f"removed, {column}={value!r}": f"{share.removed} of {share.rows} ({share.removed / share.rows:.1%})"

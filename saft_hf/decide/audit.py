@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
@@ -29,10 +30,9 @@ _TYPES = {"row_index": pa.int64(), "sha256": pa.string(), "saft_score": pa.float
 _TYPES |= dict.fromkeys(("saft_status", "decision", "reason"), pa.string())
 _MAYBE = {"threshold": pa.float64(), "distance": pa.float64(), "rank": pa.int64()}
 _MAYBE |= dict.fromkeys(("label", "label_from"), pa.string())
-_SCHEMA = pa.schema(
-    [pa.field(name, kind, nullable=name == "saft_score") for name, kind in _TYPES.items()]
-    + [pa.field(name, kind) for name, kind in _MAYBE.items()]
-)
+_TYPES |= {**_MAYBE, "source": pa.string()}
+_NULLABLE = ("saft_score", "saft_status", *_MAYBE)
+_SCHEMA = pa.schema([pa.field(name, kind, nullable=name in _NULLABLE) for name, kind in _TYPES.items()])
 _CHUNK_ROWS = 16_384
 
 
@@ -44,11 +44,13 @@ class AuditDigests:
         input_sha256: of the digests of all rows, in order, as one text.
         kept_sha256: of those of the rows to train on, likewise.
         decisions_sha256: of the decisions' codes and of whether errored rows are trained on.
+        demonstrations_sha256: of the digests of the demonstrations, as one text; None where there are none.
     """
 
     input_sha256: str
     kept_sha256: str
     decisions_sha256: str
+    demonstrations_sha256: str | None = None
 
 
 def write_audit(
@@ -59,6 +61,7 @@ def write_audit(
     decisions: Decisions,
     labels: Mapping[int, RowLabel] | None = None,
     *,
+    demonstrations: Sequence[Mapping[str, Any]] = (),
     metadata: Callable[[AuditDigests], Mapping[str, str]] | None = None,
 ) -> AuditDigests:
     """Write the audit file, parquet, in chunks: memory does not grow with what the rows hold.
@@ -67,7 +70,8 @@ def write_audit(
     none), `saft_status`, `decision` (kept, removed, errored), `reason`; and where there are such: the `threshold` of
     the row, its `distance` to it (the score less the threshold), its `rank` among the scores (1 is the highest; equal
     ones share one), and the `label` that people gave it (harmful, harmless, both) with `label_from` (fit, column,
-    mark). The text of rows is not in it.
+    mark); and `source`: `input`. Below the input stand the demonstrations: `row_index` counts them, `decision` is
+    `added`, `source` `demonstration`. The text of rows is not in it.
 
     Args:
         path: the file; its folder must exist. An existing file is replaced when the new one is whole.
@@ -76,6 +80,7 @@ def write_audit(
         status: statuses, [N].
         decisions: the decisions for the same N rows.
         labels: row -> what people said of it, whether that decided it or not.
+        demonstrations: rows that are mixed into those to train on, and are none of the input.
         metadata: the digests -> what goes into the parquet schema's metadata, key -> text.
 
     Raises:
@@ -113,15 +118,30 @@ def write_audit(
                 pa.array(ranks[start:stop], mask=ranks[start:stop] == 0),
                 pa.array([None if label is None else str(label) for label in given], pa.string()),
                 pa.array([None if label is None else label.source.value for label in given], pa.string()),
+                pa.array(["input"] * (stop - start)),
             ]
             writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
         if next(stream, None) is not None:
             raise SAFTInputError(f"the data has more rows than the decisions, {total}")
         of_decisions = hashlib.sha256(decisions.codes.tobytes() + bytes([decisions.train_on_errored]))
-        digests_of_all = AuditDigests(*(digest.hexdigest() for digest in (of_input, of_kept, of_decisions)))
+        added = [row_digest(row) for row in demonstrations]
+        words = {"decision": "added", "reason": "demonstration", "source": "demonstration"}
+        lines = [{"row_index": number, "sha256": digest, **words} for number, digest in enumerate(added)]
+        writer.write_table(pa.Table.from_pylist(lines, schema=_SCHEMA))
+        digests_of_all = AuditDigests(
+            input_sha256=of_input.hexdigest(),
+            kept_sha256=of_kept.hexdigest(),
+            decisions_sha256=of_decisions.hexdigest(),
+            demonstrations_sha256=rows_digest(demonstrations) if added else None,
+        )
         if metadata is not None:  # in the footer, which is written last: the rows are known by then
             writer.add_key_value_metadata(dict(metadata(digests_of_all)))
     return digests_of_all
+
+
+def rows_digest(rows: Iterable[Mapping[str, Any]]) -> str:
+    """SHA-256 of the digests of rows, in order, as one text."""
+    return hashlib.sha256("".join(map(row_digest, rows)).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,6 +172,7 @@ def read_audit(path: str | Path) -> Audit:
     """
     try:
         table = pq.read_table(path, schema=_SCHEMA)
+        table = table.filter(pc.equal(table["source"], "input"))
         columns = {name: table[name].to_pylist() for name in ("sha256", "saft_status", "reason", "label", "label_from")}
         codes = {word.value: code for code, word in enumerate(CODES)}
         limits = table["threshold"].to_numpy()

@@ -14,18 +14,20 @@ from saft_hf.hub import redact
 from saft_hf.names import names_checked
 from saft_hf.scorer.inputs import check_choice
 from saft_hf.scorer.options import BY_NAME
+from saft_hf.summary import DEMONSTRATIONS_SHARE
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "saft_label_sampling": ("uniform", "other"),
     "saft_on_undecided": (None, "raise", "keep"),
     "saft_on_error": (None, "exclude", "keep", "raise"),
     "saft_eval": ("leave", "score", "filter"),
+    "saft_action": ("remove", "mask"),
 }
 
 _to_disk: ContextVar[bool] = ContextVar("_to_disk", default=False)
 
 
-TRAINER_ARGUMENTS = ("saft_labelled", "saft_scorer", "saft_reference", "saft_fresh_labels")
+TRAINER_ARGUMENTS = ("saft_labelled", "saft_scorer", "saft_reference", "saft_fresh_labels", "saft_demonstrations")
 """What the filter is given as arguments of the trainer."""
 
 IN_TRAINER, IN_CONFIG = "`SAFTSFTTrainer(...)`", "`SAFTSFTConfig(...)`"
@@ -110,6 +112,15 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
         saft_eval (`str`, *optional*, defaults to `"leave"`):
             What to do with `eval_dataset`: `leave` it alone; `score` it, so that the summary says how many of its rows
             the filter would remove, and evaluate on all of them; or `filter` it like the training rows.
+        saft_action (`str`, *optional*, defaults to `"remove"`):
+            What to do with the rows above the threshold: `remove` them; or `mask` them: they stay in their places, and
+            their responses out of the loss, so that only prompts are learned from (nothing, where the loss is on
+            completions alone or the rows are plain text). Not for streams.
+        saft_demonstrations (`str`, *optional*):
+            Safe answers to harmful requests to mix into the kept rows: `built-in`, which ship with the package, or a
+            Hub id. They are spread evenly, and count as none of the rows that came in. Not for streams.
+        saft_demonstrations_share (`float`, *optional*, defaults to 0.03):
+            How many of them, as a share of the kept rows.
         saft_trust_scores (`bool`, *optional*, defaults to `False`):
             Decide by the columns `saft_score` and `saft_status` that the data brings, whoever wrote them, without
             loading a model. Needs a threshold, a share or a scorer. Otherwise such columns are ignored: the rows are
@@ -153,6 +164,11 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
     saft_delta: float = _field(0.1, "Chance that a certificate is issued and false.")
     saft_looks: int = _field(1, "How often in all, announced beforehand, labels are added and certified again.")
     saft_eval: str = _field("leave", "Rows to evaluate on: `leave` them alone, `score` them, or `filter` them.")
+    saft_action: str = _field("remove", "`remove` rows above the threshold, or `mask` their responses in the loss.")
+    saft_demonstrations: str | None = _field(
+        None, "Safe answers to harmful requests to mix in: `built-in`, or a Hub id."
+    )
+    saft_demonstrations_share: float = _field(DEMONSTRATIONS_SHARE, "How many of them, as a share of the kept rows.")
     saft_trust_scores: bool = _field(False, "Decide by the `saft_score` column of the data, whoever wrote it.")
     saft_push_scorer: bool = _field(False, "Push the scorer beside the model, to `MODEL-saft-scorer`.")
     saft_push_dataset: bool = _field(False, "Push the rows that are trained on beside the model, to `MODEL-saft-rows`.")

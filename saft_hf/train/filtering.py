@@ -16,9 +16,11 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 
 from saft_hf.decide import decide, near_threshold, threshold_for_contamination
+from saft_hf.demonstrations import demonstrations_for, interleaved
 from saft_hf.distributed import World, describe
 from saft_hf.embed import describe_model
 from saft_hf.errors import SAFTError, SAFTInputError, SAFTUndecidedError
+from saft_hf.render import Renderer
 from saft_hf.result import FilterResult
 from saft_hf.scorer import SCORE, STATUS, SAFTScorer, without_scores
 from saft_hf.scorer.certifying import thresholds_by_row
@@ -29,6 +31,7 @@ from saft_hf.summary import EvalCounts, Provenance, Summary
 from saft_hf.train import inputs
 from saft_hf.train.config import setting
 from saft_hf.train.inputs import FilterArgs
+from saft_hf.train.masking import with_masks
 from saft_hf.train.record import Record
 from saft_hf.train.stream import BATCH_ROWS, ScoreBatch, StreamFilter, first_rows
 
@@ -66,10 +69,36 @@ def filter_rows(args: FilterArgs, world: World) -> Record:
         # Nothing was asked for: SFTTrainer gets what it was given, and we say what is wrong.
         logger.debug("The rows could not be scored.", exc_info=True)
         record = _unfiltered(args, f"the rows could not be scored: {_public(error, args.model)}")
+    _act(args, record, world)
     record.eval_dataset, record.eval_results = filter_eval(args, record, world)
     evaluation = {name: _counts(result, args.get("eval")) for name, result in record.eval_results.items()}
     record.extend(evaluation=evaluation, seconds=round(time.perf_counter() - begin, 3))
     return record
+
+
+def _act(args: FilterArgs, record: Record, world: World) -> None:
+    """Mask in place of removing, and mix demonstrations in, where that is asked for."""
+    rows, result = record.dataset, record.result
+    with world.sync_errors("masking rows"):
+        if args.get("action") == "mask" and result is not None and record.summary.filtered:
+            tokenizer, how = inputs.training_tokenizer(args), inputs.render_config(args)
+            rows = with_masks(result, Renderer(tokenizer, how, formatting_func=args.formatting_func))
+    with world.sync_errors("mixing demonstrations in"):
+        if args.demonstrations is not None:
+            pool = rows if result is None else result.dataset
+            kept = len(rows) if result is None else len(result.decisions.train_rows())
+            shown, told = demonstrations_for(
+                pool,
+                kept,
+                args.demonstrations,
+                args.get("demonstrations_share"),
+                text_field=setting(args.args, "dataset_text_field"),
+                formatted=args.formatting_func is not None,
+                token=setting(args.args, "hub_token"),
+            )
+            record.demonstrate(shown, told)
+            rows = interleaved(rows, shown)
+    record.dataset = rows
 
 
 def decide_rows(args: FilterArgs, world: World) -> Record:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from datasets import Dataset, IterableDataset
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from saft_hf.decide import OnError
 from saft_hf.errors import SAFTInputError
@@ -41,6 +42,8 @@ class FilterArgs:
     scorer: SAFTScorer | str | Path | None = None
     reference: Any = None
     fresh_labels: Dataset | None = None
+    demonstrations: Dataset | str | None = None
+    data_collator: Any = None
 
     def get(self, name: str) -> Any:
         """An option of the config, without its prefix `saft_`; a reference set may be given beside it."""
@@ -89,7 +92,33 @@ def check_args(args: FilterArgs) -> None:
             "`saft_fresh_labels` certify a dataset whose rows are scored here: not a stream, and not scores that are "
             "trusted (`saft_trust_scores`)."
         )
+    if args.streams and args.demonstrations is not None:
+        raise SAFTInputError(
+            "`saft_demonstrations` are a share of the kept rows, and how many rows of a stream are kept is not known "
+            "before it ends. Give a `Dataset`, or mix them into the stream yourself."
+        )
+    if args.get("action") == "mask":
+        _check_masks(args)
     _refuse_idle(args)
+
+
+def _check_masks(args: FilterArgs) -> None:
+    """Refuse what would make labels of its own, and so bring the responses back into the loss."""
+    collator = args.data_collator
+    causes = {
+        "a stream is filtered before SFTTrainer makes tokens of its rows, one by one": args.streams,
+        "`dataset_kwargs={'skip_prepare_dataset': True}`: SFTTrainer then makes no labels that could be masked": (
+            setting(args.args, "dataset_kwargs") or {}
+        ).get("skip_prepare_dataset", False),
+        f"`data_collator` ({type(collator).__name__}) may make labels of its own": (
+            collator is not None and not isinstance(collator, DataCollatorForLanguageModeling)
+        ),
+        "`label_smoothing_factor`: a batch whose labels are all masked would give no number": (
+            args.args.label_smoothing_factor > 0
+        ),
+    }
+    if found := [cause for cause, there in causes.items() if there]:
+        raise SAFTInputError(f"`saft_action='mask'`: {found[0]}. Use `saft_action='remove'`.")
 
 
 def check_rows(args: FilterArgs) -> None:
@@ -128,6 +157,7 @@ def _refuse_idle(args: FilterArgs) -> None:
         ("delta", args.get("alpha"), "`saft_alpha`"),
         ("looks", args.get("alpha"), "`saft_alpha`"),
         ("eval", args.eval_dataset, "an `eval_dataset`"),
+        ("demonstrations_share", args.demonstrations, "`saft_demonstrations`"),
     ):
         if missing is None:
             refuse_idle(args.get, [Option(name, setting(None, f"saft_{name}"), "")], f"without {what}", prefix="saft_")

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from datasets import Dataset
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from saft_hf.decide import AuditDigests
+from saft_hf.decide import AuditDigests, rows_digest
 from saft_hf.decide.certify import Certificate
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
@@ -21,7 +22,7 @@ from saft_hf.files import write_json
 from saft_hf.records import from_plain, to_plain
 from saft_hf.result import AUDIT_FILE, SUMMARY_FILE, FilterResult
 from saft_hf.scorer import SAFTScorer
-from saft_hf.summary import Summary
+from saft_hf.summary import Demonstrations, Summary
 from saft_hf.train.stream import StreamFilter
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Record:
         certificate: what fresh labels certify.
         eval_dataset: the rows to evaluate on, as they were given unless they were to be filtered.
         eval_results: name of a set -> what its scores say, where it was to be scored.
+        demonstrations: the rows that are mixed in.
     """
 
     dataset: Any
@@ -53,6 +55,7 @@ class Record:
     certificate: Certificate | None = None
     eval_dataset: Any = None
     eval_results: dict[str, FilterResult] = field(default_factory=dict)
+    demonstrations: Dataset | None = None
 
     @property
     def result(self) -> FilterResult | None:
@@ -79,6 +82,13 @@ class Record:
     def extend(self, **fields: Any) -> None:
         """Say more in the summary."""
         self.tell(replace(self.summary, **fields))
+
+    def demonstrate(self, rows: Dataset, told: Demonstrations) -> None:
+        """Note the demonstrations that are mixed in."""
+        self.demonstrations = rows
+        if self.result is not None:
+            self.result.demonstrations = rows
+        self.extend(demonstrations=told)
 
     def write(self, output_dir: str, on_error: str) -> TrainedRows:
         """Write audit, scorer, certificate and summary; one process does it.
@@ -108,6 +118,8 @@ class Record:
             decisions=None if digests is None else digests.decisions_sha256,
             scorer=None if self.scorer is None else scorer_digest(self.scorer, whole=self.result is None),
             on_error=on_error,
+            action=self.summary.action,
+            demonstrations=None if self.demonstrations is None else rows_digest(self.demonstrations),
         )
 
 
@@ -122,6 +134,8 @@ class TrainedRows:
         decisions: SHA-256 of what was decided for each row; None for a stream.
         scorer: SHA-256 of what makes the score; for a stream also of the threshold and the directions.
         on_error: what was done with rows without a score.
+        action: what was done with removed rows.
+        demonstrations: SHA-256 of the demonstrations that were mixed in; None without.
     """
 
     filtered: bool
@@ -130,6 +144,13 @@ class TrainedRows:
     decisions: str | None
     scorer: str | None
     on_error: str | None
+    action: str
+    demonstrations: str | None
+
+    @property
+    def differ(self) -> bool:
+        """Whether these may be other rows than came in."""
+        return self.filtered or self.demonstrations is not None
 
     def save(self, checkpoint: Path) -> None:
         """Write the digests into a checkpoint's folder, which need not be there yet."""
@@ -165,7 +186,7 @@ class TrainedRows:
             )
         then = TrainedRows.load(checkpoint)
         if then is None:
-            if self.filtered:
+            if self.differ:
                 raise SAFTInputError(
                     f"{checkpoint} has no {ROWS_FILE}, which says what rows it was trained on: it is of plain "
                     "SFTTrainer or of a run that filtered nothing (or the file was deleted), and this run filters. Go "
@@ -182,7 +203,16 @@ class TrainedRows:
             )
 
 
-ALL_ROWS = TrainedRows(filtered=False, rows=None, data=None, decisions=None, scorer=None, on_error=None)
+ALL_ROWS = TrainedRows(
+    filtered=False,
+    rows=None,
+    data=None,
+    decisions=None,
+    scorer=None,
+    on_error=None,
+    action="remove",
+    demonstrations=None,
+)
 """Of a run that filters nothing."""
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset, IterableDataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -33,6 +34,7 @@ from saft_hf.train.config import (
 )
 from saft_hf.train.filtering import filter_rows
 from saft_hf.train.inputs import FilterArgs, model_name, processing_class_of
+from saft_hf.train.masking import MASKED, prepare_masked
 from saft_hf.train.record import ALL_ROWS, Record, last_checkpoint, write_summary
 from saft_hf.train.stream import StreamFilter
 from saft_hf.train.trial import refuse_early
@@ -55,6 +57,7 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
         saft_scorer: SAFTScorer | str | Path | None = None,
         saft_reference: Any = None,
         saft_fresh_labels: Dataset | None = None,
+        saft_demonstrations: Dataset | str | None = None,
         **kwargs: Any,
     ) -> None:
         # Bound to TRL's own signature: what another version of TRL adds or drops is added or dropped here.
@@ -69,7 +72,7 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
         config, self._saft, self._saft_rows, self._saft_logged = given["args"], None, ALL_ROWS, False
 
         saft = {"saft_labelled": saft_labelled, "saft_scorer": saft_scorer, "saft_reference": saft_reference}
-        saft |= {"saft_fresh_labels": saft_fresh_labels}
+        saft |= {"saft_fresh_labels": saft_fresh_labels, "saft_demonstrations": saft_demonstrations}
         _ = config.device  # the arguments tell Accelerate of devices and processes before anybody else asks
         World().same_on_all_ranks(lambda: _told(config, given, saft))
 
@@ -88,6 +91,9 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
                     scorer=saft_scorer if saft_scorer is not None else setting(config, "saft_scorer"),
                     reference=saft_reference,
                     fresh_labels=saft_fresh_labels,
+                    demonstrations=(
+                        setting(config, "saft_demonstrations") if saft_demonstrations is None else saft_demonstrations
+                    ),
                 )
                 self._saft = record = filter_rows(filter_args, world)
             given |= {"train_dataset": record.dataset, "eval_dataset": record.eval_dataset}
@@ -119,6 +125,8 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
             logger.log(level, "%r: decided by %s.", record.result, summary.threshold_from)
             logger.log(level, "What was decided for each row, and why: %s/_saft/audit.parquet.", folder)
             logger.log(level, "`saft_enabled=False` turns the filter off.")
+        if (shown := summary.demonstrations).rows:
+            logger.info("%d demonstrations are mixed in, %.1f %% of the kept rows.", shown.rows, 100 * shown.share)
 
     def _saft_write(self, record: Record, on_error: str) -> None:
         # The other processes get what the files say: any of them may write a checkpoint.
@@ -126,6 +134,17 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
             "writing what was filtered", lambda: (record.write(self.args.output_dir, on_error), record.summary)
         )
         record.tell(summary)
+
+    def _prepare_dataset(self, dataset: Any, *how: Any) -> Any:
+        prepare = super()._prepare_dataset
+        columns = dataset.column_names if isinstance(dataset, Dataset) else ()
+        return prepare_masked(prepare, dataset, [*how]) if MASKED in columns else prepare(dataset, *how)
+
+    def compute_loss(self, *args: Any, num_items_in_batch: Any = None, **kwargs: Any) -> Any:
+        """TRL's `compute_loss`; where all labels of a batch are masked it is 0, and not 0 / 0."""
+        if num_items_in_batch is not None:
+            num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
+        return super().compute_loss(*args, num_items_in_batch=num_items_in_batch, **kwargs)
 
     # -- what happened ---------------------------------------------------------------------------------------------
 
@@ -183,7 +202,7 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
         return output
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self._saft_rows.filtered:
+        if self._saft_rows.differ:
             # Before the checkpoint: whenever the run ends, there is none that does not say what it was trained on.
             with World().sync_errors("writing a checkpoint"):
                 folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
@@ -260,6 +279,10 @@ class SAFTSFTTrainer(SAFTMixin, SFTTrainer):  # type: ignore[misc] # trl is not 
             Rows of `train_dataset` that people labelled, drawn at random from those with a score and used for no choice
             before. With `saft_alpha` of the config they certify that at most such a share of the rows that are trained
             on is harmful; `saft_summary.certificate` says what that means.
+        saft_demonstrations ([`~datasets.Dataset`] or `str`, *optional*):
+            Safe answers to harmful requests, mixed into the kept rows: rows with `prompt` and `completion`, or
+            `messages`, which are laid out as `train_dataset` is; a Hub id; or `built-in`, which ship with the package.
+            `saft_demonstrations_share` of the config says how many. They count as none of the rows that came in.
         **kwargs:
             Keyword arguments of [`~trl.SFTTrainer`]: `model`, `args` ([`SAFTSFTConfig`], or a plain
             [`~trl.SFTConfig`] or [`~transformers.TrainingArguments`]), `train_dataset`, and so on.

@@ -65,7 +65,7 @@ def test_the_same_result_makes_the_same_bytes(tmp_path: Path) -> None:
     result = make_result()
     first, again = (result.review(tmp_path / name).read_bytes() for name in ("a.html", "b.html"))
     result.save(tmp_path / "out")
-    loaded = FilterResult.load(tmp_path / "out", result._dataset).review(tmp_path / "c.html").read_bytes()
+    loaded = FilterResult.load(tmp_path / "out", result.dataset).review(tmp_path / "c.html").read_bytes()
     assert first == again
     # Saving notes digests in the provenance; nothing else differs.
     assert Page(tmp_path / "a.html").data == Page(tmp_path / "c.html").data
@@ -87,7 +87,7 @@ def test_the_page_is_alone_and_its_script_makes_no_markup(tmp_path: Path) -> Non
 
 def test_what_rows_and_names_hold_is_never_markup(tmp_path: Path) -> None:
     plain = make_result()
-    rows = plain._dataset.add_column(HOSTILE.replace("\ud800", ""), [HOSTILE.replace("\ud800", "")] * 40)
+    rows = plain.dataset.add_column(HOSTILE.replace("\ud800", ""), [HOSTILE.replace("\ud800", "")] * 40)
     result = FilterResult(rows, plain.scores, plain.statuses, plain.decisions, plain.summary, plain.labels)
     result.summary = replace(
         result.summary,
@@ -204,7 +204,7 @@ def test_marks_of_rows_drawn_at_random_bound_what_is_kept(tmp_path: Path) -> Non
     kept = drawable(result.scores.astype(np.float64), result.decisions, result.labels).tolist()
     words = dict.fromkeys(kept[:15], "harmless") | {kept[15]: "harmful", kept[16]: None, kept[17]: "keep"}
     marks = tmp_path / "marks.jsonl"
-    marks.write_text(mark_lines(result._dataset, words))
+    marks.write_text(mark_lines(result.dataset, words))
     data = Page(result.review(tmp_path / "review.html", marks=marks)).data
     others = np.setdiff1d(np.arange(40), kept)
     fresh = FreshLabels.of(result.scores.astype(np.float64), kept[:16], [False] * 15 + [True], others)
@@ -218,7 +218,7 @@ def test_marks_of_rows_drawn_at_random_bound_what_is_kept(tmp_path: Path) -> Non
     assert data["tables"][-1]["name"] == "Marked before"
     # Of another threshold, or not drawn at random, marks bound nothing.
     for purpose in ("informative", "uniform", "uniform up to 0.5"):
-        marks.write_text(mark_lines(result._dataset, words, purpose))
+        marks.write_text(mark_lines(result.dataset, words, purpose))
         data = Page(result.review(tmp_path / "other.html", marks=marks)).data
         assert data["points"][data["current"]]["bound"] == "none: no marks on rows drawn at random"
 
@@ -232,7 +232,7 @@ def test_only_rows_that_are_shown_are_in_the_page_unless_all_are_asked_for(tmp_p
         assert (f"question {row}\\" in page.text or f'question {row}"' in page.text) == (row in shown)
     page = Page(result.review(tmp_path / "b.html", rows=10, every_row=True))
     assert len(page.texts) == len(page.data["rows"]) == 400
-    assert page.data["rows"][7]["sha256"] == row_digest(result._dataset[7])
+    assert page.data["rows"][7]["sha256"] == row_digest(result.dataset[7])
 
 
 def test_where_nothing_is_decided_the_page_says_so_and_draws_from_all_rows(tmp_path: Path) -> None:
