@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Value, concatenate_datasets, load_dataset
+from datasets import Dataset, Value, concatenate_datasets
 
 from saft_hf.errors import SAFTInputError
+from saft_hf.named import NamedDataset
 from saft_hf.render.rows import CHAT_COLUMNS, IMAGE_COLUMNS, TOKEN_COLUMNS
 from saft_hf.summary import DEMONSTRATIONS_SHARE, Demonstrations, public_name
 
@@ -33,8 +34,8 @@ def demonstrations_for(
     Args:
         pool: the rows that they will stand among.
         kept: how many of these are kept.
-        given: rows with `prompt` and `completion`, or `messages`, or with the columns of the pool; the Hub id of such;
-            or `built-in`.
+        given: rows with `prompt` and `completion`, or `messages`, or with the columns of the pool; the Hub id, folder
+            or file of such; or `built-in`.
         share: how many to take, as a share of the kept rows, above 0 and at most 1; at least one is taken. Where there
             are fewer they are repeated, all equally often; where there are more, they are taken from all over the set.
         text_field: the pool's column of plain text.
@@ -78,7 +79,7 @@ def interleaved(rows: Dataset, demonstrations: Dataset | None) -> Dataset:
 
 
 def _read(given: Dataset | str, token: str | None) -> Dataset:
-    rows = given if isinstance(given, Dataset) else load_dataset(given, split="train", token=token)
+    rows = given if isinstance(given, Dataset) else NamedDataset(given, token=token).pinned().load()
     if len(rows) == 0:
         raise SAFTInputError("there is no row in the demonstrations: leave them out, or give some.")
     return rows.with_format(None)

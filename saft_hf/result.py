@@ -181,8 +181,8 @@ class FilterResult:
 
         Args:
             demonstrations ([`~datasets.Dataset`] or `str`): rows with `prompt` and `completion`, or `messages`, or with
-                the columns of the input; a Hub id; or `built-in`, which ship with the package. They are laid out as the
-                input's rows are.
+                the columns of the input; a Hub id, folder or file of such; or `built-in`, which ship with the package.
+                They are laid out as the input's rows are.
             share (`float`, *optional*, defaults to 0.03): how many, as a share of the kept rows.
             text_field (`str`, *optional*, defaults to `text`): the input's column of plain text.
             formatted (`bool`, *optional*, defaults to `False`): whether a `formatting_func` makes text of the rows.

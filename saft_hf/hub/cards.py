@@ -169,14 +169,19 @@ def _counts(summary: Summary) -> list[tuple[str, int]]:
             ("with a score" if status == "ok" else f"without: {_STATUSES.get(status, status)}", count)
             for status, count in summary.statuses.items()
         ]
+    shown, added = summary.demonstrations, []
+    if shown.rows:
+        source = f", from {shown.source}" if shown.source else ""
+        what = "mixed in as demonstrations, safe answers to harmful requests: `source: demonstration`"
+        added = [(f"{what}{source}; {shown.share:.1%} of the kept rows", shown.rows)]
     if summary.reasons:
         return [
             (_REASONS.get((decision, reason)) or f"could not be scored: {_STATUSES.get(reason, reason)}", count)
             for decision, reasons in summary.reasons.items()
             for reason, count in reasons.items()
-        ]
+        ] + added
     totals = {"kept": summary.kept, "removed": summary.removed, "errored": summary.errored}
-    return [(decision, count) for decision, count in totals.items() if count]
+    return [(decision, count) for decision, count in totals.items() if count] + added
 
 
 def _threshold_source(summary: Summary) -> str | None:

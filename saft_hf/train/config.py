@@ -118,7 +118,7 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
             completions alone or the rows are plain text). Not for streams.
         saft_demonstrations (`str`, *optional*):
             Safe answers to harmful requests to mix into the kept rows: `built-in`, which ship with the package, or a
-            Hub id. They are spread evenly, and count as none of the rows that came in. Not for streams.
+            Hub id, folder or file. They are spread evenly, and are none of the rows that came in. Not for streams.
         saft_demonstrations_share (`float`, *optional*, defaults to 0.03):
             How many of them, as a share of the kept rows.
         saft_trust_scores (`bool`, *optional*, defaults to `False`):
@@ -166,7 +166,7 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
     saft_eval: str = _field("leave", "Rows to evaluate on: `leave` them alone, `score` them, or `filter` them.")
     saft_action: str = _field("remove", "`remove` rows above the threshold, or `mask` their responses in the loss.")
     saft_demonstrations: str | None = _field(
-        None, "Safe answers to harmful requests to mix in: `built-in`, or a Hub id."
+        None, "Safe answers to harmful requests to mix in: `built-in`, a Hub id, folder or file."
     )
     saft_demonstrations_share: float = _field(DEMONSTRATIONS_SHARE, "How many of them, as a share of the kept rows.")
     saft_trust_scores: bool = _field(False, "Decide by the `saft_score` column of the data, whoever wrote it.")

@@ -281,8 +281,9 @@ class SAFTSFTTrainer(SAFTMixin, SFTTrainer):  # type: ignore[misc] # trl is not 
             on is harmful; `saft_summary.certificate` says what that means.
         saft_demonstrations ([`~datasets.Dataset`] or `str`, *optional*):
             Safe answers to harmful requests, mixed into the kept rows: rows with `prompt` and `completion`, or
-            `messages`, which are laid out as `train_dataset` is; a Hub id; or `built-in`, which ship with the package.
-            `saft_demonstrations_share` of the config says how many. They count as none of the rows that came in.
+            `messages`, which are laid out as `train_dataset` is; the Hub id, folder or file of such; or `built-in`,
+            which ship with the package. `saft_demonstrations_share` of the config says how many. They are none of the
+            rows that came in.
         **kwargs:
             Keyword arguments of [`~trl.SFTTrainer`]: `model`, `args` ([`SAFTSFTConfig`], or a plain
             [`~trl.SFTConfig`] or [`~transformers.TrainingArguments`]), `train_dataset`, and so on.

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from saft_hf import SAFTScorer, __version__
+from saft_hf import FilterResult, SAFTScorer, __version__
 from saft_hf.assets import demo_rows_path
 from saft_hf.cli.data import labelled_of
 from saft_hf.cli.main import main
@@ -67,6 +67,32 @@ def test_filter_is_the_filter_of_the_python_api(
     assert re.search(rf"removed +{len(result.removed_indices)}\n", said)
     loaded = SAFTScorer.from_pretrained(tmp_path / "out" / "scorer")
     assert (loaded.threshold_, loaded.k_) == (scorer.threshold_, scorer.k_)
+
+
+def test_filter_mixes_demonstrations_in(
+    basics: list[str], scorer: SAFTScorer, demo_pool: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    safe = Dataset.from_list([{"prompt": f"bad wish {n}", "completion": f"no: {n}"} for n in range(7)])
+    safe.to_json(tmp_path / "safe.jsonl")
+    words = ["--demonstrations", str(tmp_path / "safe.jsonl"), "--demonstrations_share", "0.1"]
+    assert main(["filter", *basics, *words]) == 0
+    result = scorer.filter(demo_pool)
+    count = round(0.1 * len(result.kept))
+    result.demonstrate(safe, 0.1)
+    assert load_from_disk(str(tmp_path / "out" / "kept")).to_list() == result.train_rows().to_list()
+    assert len(result.train_rows()) == len(result.kept) + count
+    assert re.search(rf"demonstrations +{count} mixed in, 10\.", capsys.readouterr().out)
+    summary = json.loads((tmp_path / "out" / "saft_summary.json").read_text())
+    assert summary["kept"] == len(result.kept)
+    assert summary["demonstrations"] == {
+        "rows": count,
+        "different": 7,
+        "share": count / len(result.kept),
+        "source": None,
+    }
+    assert summary["provenance"]["demonstrations_sha256"]
+    again = FilterResult.load(tmp_path / "out", demo_pool)
+    assert (again.decisions.words(), again.demonstrations) == (result.decisions.words(), None)
 
 
 @pytest.mark.parametrize("output_format", ["arrow", "parquet"])

@@ -65,6 +65,7 @@ def test_every_row_is_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("rank", "int64"),
         ("label", "string"),
         ("label_from", "string"),
+        ("source", "string"),
     ]
     found = table.to_pydict()
     assert found["row_index"] == list(range(14))

@@ -33,10 +33,16 @@ def call():
     return {{"peft_config": lora}} if options.get("seed") else {{}}
 offline = json.loads((folder / "kept.json").read_text())
 runs = {{"saft": (SAFTSFTTrainer, pool), "offline": (SFTTrainer, pool.select(offline))}}
+calls = {{"saft": call, "offline": call}}
+if (folder / "rows.json").exists():  # masked, and with demonstrations
+    from datasets import Dataset
+    runs["offline"] = (SFTTrainer, Dataset.from_list(json.loads((folder / "rows.json").read_text())))
+    calls["saft"] = lambda: {{"saft_demonstrations": pool_rows("prompt_completion", 3, seed=9)}}
+    options["max_length"] = None
 for name, (trainer_class, rows) in runs.items():
     rows = rows.to_iterable_dataset(num_shards=1) if stream else rows
     torch.manual_seed(3)  # TRL 1.10 draws adapters from whatever state it finds
-    trainer = trainer_class(model, make_args(folder / name, **options), train_dataset=rows, **call())
+    trainer = trainer_class(model, make_args(folder / name, **options), train_dataset=rows, **calls[name]())
     trainer.train()
     told[name] = losses(trainer)
     if name == "saft" and not stream:
@@ -98,6 +104,25 @@ def test_two_processes_train_on_the_rows_filtered_offline(kind: str, offline: li
         assert one["kept"] == offline
         assert one["saft"] == pytest.approx(one["offline"], abs=1e-6)
         assert len(one["saft"]) == 3
+
+
+def test_two_processes_mask_and_demonstrate_as_one(offline: list[int], tmp_path: Path) -> None:
+    from train_kit import make_args, pool_rows
+
+    from saft_hf import SAFTSFTTrainer
+
+    options = {"saft_action": "mask", "saft_demonstrations_share": 0.2}
+    one = SAFTSFTTrainer(
+        str(tmp_path / "model"),
+        make_args(tmp_path / "one", max_length=None, **options),
+        train_dataset=pool_rows("messages"),
+        saft_demonstrations=pool_rows("prompt_completion", 3, seed=9),
+    )
+    assert len(one.train_dataset) == 40 + round(0.2 * len(offline))
+    (tmp_path / "rows.json").write_text(json.dumps(one.train_dataset.select_columns(["input_ids", "labels"]).to_list()))
+    for told in launch(2, tmp_path, **options):
+        assert told["kept"] == offline
+        assert told["saft"] == pytest.approx(told["offline"], abs=1e-6)
 
 
 def test_two_processes_filter_a_stream(offline: list[int], tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from saft_hf.summary import (
     CertificateSummary,
     Confounds,
     DatasetSource,
+    Demonstrations,
     GroupShare,
     LabelTest,
     Leverage,
@@ -61,6 +62,9 @@ REFERENCE = ReferenceMetrics(rows=200, auroc=0.97, absolute_threshold=0.4, share
 
 
 # -- what they say -----------------------------------------------------------------------------------------------------
+
+
+SHOWN = Demonstrations(rows=72, different=72, share=0.03, source="me/refusals")
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -210,6 +214,22 @@ def test_a_scorer_in_a_folder_is_loaded_from_there() -> None:
             {"filtered": False, "threshold": None, "undecided": "a reason"},
             "**not filtered** by SAFT: a reason.",
             "| kept",
+        ),
+        ({"filtered": False, "undecided": "a reason"}, "need no decision about any row: try them", "mixed in as"),
+        (
+            {"demonstrations": SHOWN},
+            "`source: demonstration`, from me/refusals; 3.0% of the kept rows | 72 |",
+            "try them",
+        ),
+        (
+            {"demonstrations": SHOWN, "filtered": False, "undecided": "a reason"},
+            "72 were mixed in as demonstrations, safe answers to harmful requests: `source: demonstration`, from me/",
+            "try them",
+        ),
+        (
+            {"action": "mask", "masked": 598},
+            "Of these, 598 stayed among the rows with their responses masked out of the loss.",
+            "mixed in",
         ),
         (
             {"confounds": Confounds(rows=9, spearman={}, warn_above=0.5, warnings=("It follows the length.",))},

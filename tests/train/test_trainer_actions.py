@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from datasets import concatenate_datasets as concatenated
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from train_kit import SPECIAL, losses, make_args, make_tokenizer, pool_rows, save_model
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 from trl import SFTTrainer
 
-from saft_hf import SAFTSFTTrainer
+from saft_hf import FilterResult, SAFTSFTTrainer
+from saft_hf.decide import decide
+from saft_hf.demonstrations import interleaved
 from saft_hf.errors import SAFTInputError
+from saft_hf.render import Renderer
+from saft_hf.summary import Summary
+from saft_hf.train.masking import MASKED, with_masks
 from saft_hf.train.record import TrainedRows
 
 SAFE = Dataset.from_list([{"prompt": f"bad wish {n}", "completion": f"no, rather {n}"} for n in range(5)])
@@ -130,12 +139,15 @@ def test_demonstrations_equal_rows_mixed_by_hand(kind: str, action: str, tmp_pat
     total = len(kept) + count
     places = {int((number + 0.5) * total / count): len(kept) + number for number in range(count)}
     others = iter(range(len(kept)))
-    mixed = concatenated([kept, shown]).select([places.get(i, -1) if i in places else next(others) for i in range(total)])
+    mixed = concatenated([kept, shown]).select(
+        [places.get(i, -1) if i in places else next(others) for i in range(total)]
+    )
     if action == "remove":
         assert result.train_rows()[:] == mixed[:]
         plain = SFTTrainer(name, make_args(tmp_path / "plain"), train_dataset=mixed)
-        assert saft.train_dataset.select_columns(["input_ids", "labels"])[:] == (
-            plain.train_dataset.select_columns(["input_ids", "labels"])[:]
+        assert (
+            saft.train_dataset.select_columns(["input_ids", "labels"])[:]
+            == (plain.train_dataset.select_columns(["input_ids", "labels"])[:])
         )
         plain.train(), saft.train()
         torch.testing.assert_close(torch.tensor(losses(saft)), torch.tensor(losses(plain)), atol=1e-6, rtol=0)
@@ -161,9 +173,12 @@ def test_demonstrations_without_a_decision(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"saft_action": "mask"}, {"saft_demonstrations_share": 0.2}, {"saft_demonstrations": SAFE.select([1, 0])}]
+    "change",
+    [{"saft_action": "mask"}, {"saft_demonstrations_share": 0.2}, {"saft_demonstrations": SAFE.select([1, 0])}],
 )
-def test_resuming_with_another_action_or_other_demonstrations_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+def test_resuming_with_another_action_or_other_demonstrations_is_refused(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
     name, pool = save_model(tmp_path / "model"), pool_rows()
     saving = {"save_strategy": "steps", "save_steps": 2}
 
@@ -179,8 +194,58 @@ def test_resuming_with_another_action_or_other_demonstrations_is_refused(change:
     resumed = trainer()
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert losses(resumed) == losses(whole)
-    with pytest.raises(SAFTInputError, match="action: remove then, mask now" if "saft_action" in change else "demonstr"):
+    with pytest.raises(
+        SAFTInputError, match="action: remove then, mask now" if "saft_action" in change else "demonstr"
+    ):
         trainer(**change).train(resume_from_checkpoint=str(checkpoint))
+
+
+POOL, RENDERER = pool_rows("messages", 30), Renderer(make_tokenizer())
+
+
+@given(
+    st.lists(st.sampled_from("kkkkrre"), min_size=30, max_size=30).filter(lambda words: "k" in words),
+    st.booleans(),
+    st.sampled_from(["remove", "mask"]),
+    st.floats(0.01, 1),
+    st.integers(1, 40),
+)
+@settings(max_examples=40)
+def test_every_row_is_there_once_with_demonstrations_and_masks(
+    words: list[str], keep: bool, action: str, share: float, found: int
+) -> None:
+    scores = np.array([{"k": 0.0, "r": 1.0, "e": math.nan}[word] for word in words], np.float32)
+    statuses = ["truncated" if word == "e" else "ok" for word in words]
+    decisions = decide(scores, statuses, 0.5, on_error="keep" if keep else "exclude")
+    result = FilterResult(POOL, scores, statuses, decisions, Summary(filtered=True))
+    safe = Dataset.from_list([{"prompt": f"bad wish {n}", "completion": f"no: {n}"} for n in range(found)])
+    result.demonstrate(safe, share)
+    rows = (
+        result.train_rows() if action == "remove" else interleaved(with_masks(result, RENDERER), result.demonstrations)
+    )
+    said = [row["messages"][1]["content"] for row in rows]
+    shown = [place for place, text in enumerate(said) if text.startswith("no: ")]
+    stay = {"k", *(["r"] if action == "mask" else []), *(["e"] if keep else [])}
+    # The input's rows: in their order, each at most once, and together with those left out exactly the input.
+    assert [text for place, text in enumerate(said) if place not in shown] == [
+        row["messages"][1]["content"] for row, word in zip(POOL, words, strict=True) if word in stay
+    ]
+    summary = result.summary
+    assert summary.rows == 30 == summary.kept + summary.removed + summary.errored
+    assert (len(result.kept), len(result.removed), len(result.errored)) == tuple(map(words.count, "kre"))
+    assert summary.masked == (words.count("r") if action == "mask" else 0)
+    # The demonstrations: as many as were asked for, equally often, and never two side by side where there is room.
+    count = max(1, round(share * len(decisions.train_rows())))
+    assert len(shown) == count == summary.demonstrations.rows
+    often = Counter(said[place] for place in shown).values()
+    assert max(often) - min(often) <= 1
+    assert len(often) == min(count, found) == summary.demonstrations.different
+    gaps = np.diff([-1, *shown, len(rows)])
+    assert max(gaps[1:-1], default=1) - min(gaps[1:-1], default=1) <= 1
+    if action == "mask":
+        marked = [tokens is not None for tokens in rows[MASKED]]
+        assert sum(marked) == words.count("r")
+        assert not any(marked[place] for place in shown)
 
 
 CANNOT: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
