@@ -143,6 +143,7 @@ GROUPS = {
     "dtype": "How the model is read",
     "labelled_name": "Labels",
     "aim": "Decision",
+    "demonstrations": "Demonstrations",
     "fresh_labels": "Certificate",
     "uniform": "Rows to label",
     "output_dir": "Results",

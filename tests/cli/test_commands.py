@@ -79,7 +79,7 @@ def test_filter_mixes_demonstrations_in(
     result = scorer.filter(demo_pool)
     count = round(0.1 * len(result.kept))
     result.demonstrate(safe, 0.1)
-    assert load_from_disk(str(tmp_path / "out" / "kept")).to_list() == result.train_rows().to_list()
+    assert NamedDataset(str(tmp_path / "out" / "kept")).load().to_list() == result.train_rows().to_list()
     assert len(result.train_rows()) == len(result.kept) + count
     assert re.search(rf"demonstrations +{count} mixed in, 10\.", capsys.readouterr().out)
     summary = json.loads((tmp_path / "out" / "saft_summary.json").read_text())
