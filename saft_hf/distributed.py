@@ -135,10 +135,10 @@ def progress_bars(shown: bool) -> Iterator[None]:
         _bars.reset(before)
 
 
-def progress_bar(total: int, world: World, what: str, unit: str) -> tqdm:
+def progress_bar(total: int, world: World, what: str, unit: str, *, initial: int = 0) -> tqdm:
     """A progress bar on the main process only, and none where those of datasets or transformers are turned off."""
     shown = world.is_main and _bars.get() and not are_progress_bars_disabled() and is_progress_bar_enabled()
-    return tqdm(total=total, desc=what, unit=unit, disable=not shown, leave=False)
+    return tqdm(total=total, desc=what, unit=unit, disable=not shown, leave=False, initial=initial)
 
 
 def describe(error: BaseException) -> str:

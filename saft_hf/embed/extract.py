@@ -120,6 +120,7 @@ class Extractor:
         shares_prefix: whether the model can read tokens that all rows start with once.
         folder: where the vectors of this model, read in this way, are kept.
         world: the processes that work together.
+        called: what progress bars call the rows.
     """
 
     renderer: Renderer
@@ -131,6 +132,7 @@ class Extractor:
     shares_prefix: bool
     folder: Path
     world: World
+    called: str = "rows"
 
     def embed(self, dataset: Dataset, *, sample: bool = False) -> Embedded:
         """Bring every row's vectors into the store, and answer with them.
@@ -144,7 +146,9 @@ class Extractor:
         """
         limit = limit_from_environment()
         kept = Kept()
-        survey = survey_dataset(dataset, self.renderer, self.features.readouts, self.world, kept, sample=sample)
+        survey = survey_dataset(
+            dataset, self.renderer, self.features.readouts, self.world, kept, sample=sample, called=self.called
+        )
         plan = self.plan(survey)
         store = self.store(plan.digest)
 
@@ -157,16 +161,22 @@ class Extractor:
                     if shard not in there or not store.has(shard, plan.shard_keys(shard))
                 ]
 
-        filler = Filler(self.renderer, self.features, self.world, kept)
+        filler = Filler(self.renderer, self.features, self.world, kept, self.called)
 
         def fill(shards: Iterator[int], expected: list[int]) -> None:
+            counts = self.world.gather(sum(len(plan.shard_keys(shard)) for shard in expected))
             with self.world.sync_errors("embedding"):
                 try:
                     if (first := next(shards, None)) is not None:  # else the model is not even loaded
                         with self.open_backbone() as backbone:
-                            rows = sum(len(plan.shard_keys(shard)) for shard in expected)
                             filler.fill(
-                                chain([first], shards), rows, self.renderer.reads(dataset), plan, store, backbone
+                                chain([first], shards),
+                                counts[self.world.rank],
+                                self.renderer.reads(dataset),
+                                plan,
+                                store,
+                                backbone,
+                                stored=plan.num_unique - sum(counts),
                             )
                 except Exception:
                     deque(shards, maxlen=0)  # takes what is left, so that the others end soon and hear of it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,7 @@ RenderRows = Callable[[Iterable[int]], Iterable[tuple[range | list[int], list[Re
 
 _SHARDS_AHEAD = 2
 """Shards that are rendered while the model is busy: enough to keep it so, few enough to hold in memory."""
+_LOOK_S = 1.0
 _RENDERED_AGAIN = 64
 """Rows of the first shard that are rendered again though they were kept, to see whether they come out alike."""
 
@@ -42,15 +44,25 @@ class Filler:
         features: which hidden states.
         world: the processes that work together.
         kept: renderings that are there already.
+        called: what the progress bar calls the rows.
     """
 
     renderer: Renderer
     features: Features
     world: World
     kept: Kept
+    called: str = "rows"
 
     def fill(
-        self, shards: Iterable[int], expected: int, dataset: Rows, plan: Plan, store: Store, backbone: Backbone
+        self,
+        shards: Iterable[int],
+        expected: int,
+        dataset: Rows,
+        plan: Plan,
+        store: Store,
+        backbone: Backbone,
+        *,
+        stored: int = 0,
     ) -> None:
         """Embed shards and write them.
 
@@ -61,18 +73,19 @@ class Filler:
             plan: the plan.
             store: where the shards go.
             backbone: the model, open for reading.
+            stored: how many unique renderings were in the store before, for the progress bar.
         """
         ahead: deque[tuple[int, Reading]] = deque()
         with (
             row_renderer(dataset, self.renderer, expected - len(self.kept), list) as render,
-            progress_bar(expected, self.world, "Embedding", "rows") as bar,
+            _Progress(self, plan, store, stored) as progress,
             shard_reader(backbone, self.features, plan.prefix) as read,
         ):
 
             def finish(shard: int, reading: Reading) -> None:
                 keys = plan.shard_keys(shard)
                 store.write(shard, keys, reading.result())
-                bar.update(len(keys))
+                progress.wrote(len(keys))
 
             try:
                 for number, shard in enumerate(shards):
@@ -116,6 +129,31 @@ class Filler:
                     "deterministic, or write its output into the dataset first."
                 )
         return [tokens[row] for row in rows]
+
+
+class _Progress:
+    """A progress bar over the rows that all processes embed, as far as this one sees what the others write."""
+
+    def __init__(self, filler: Filler, plan: Plan, store: Store, stored: int) -> None:
+        what = f"Embedding {filler.called}" + (f" ({stored:,} in the store)" if stored else "")
+        self._bar = progress_bar(plan.num_unique, filler.world, what, "rows", initial=stored)
+        self._plan, self._store = plan, store
+        self._done, self._alone, self._looked = stored, filler.world.size == 1 or self._bar.disable, 0.0
+
+    def wrote(self, rows: int) -> None:
+        """Count what this process wrote, and once a second what the others did."""
+        self._done += rows
+        if not self._alone and time.monotonic() - self._looked > _LOOK_S:
+            self._looked = time.monotonic()
+            there = (shard for shard in self._store.shards() if shard < self._plan.num_shards)
+            self._done = max(self._done, sum(len(self._plan.shard_keys(shard)) for shard in there))
+        self._bar.update(self._done - self._bar.n)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
 
 
 class Reading(Protocol):

@@ -118,6 +118,7 @@ def survey_dataset(
     *,
     sample: bool = False,
     prompts: bool = False,
+    called: str = "rows",
 ) -> Survey:
     """Render every row once, each process its part; all get the whole survey.
 
@@ -129,11 +130,13 @@ def survey_dataset(
         kept: takes renderings of this process's rows, as far as it can.
         sample: fill `Survey.sample`.
         prompts: fill `Survey.prompts`.
+        called: what the progress bar calls the rows.
     """
     rows, total = renderer.reads(dataset), len(dataset)
     begin, end = (total * r // world.size for r in (world.rank, world.rank + 1))
     # Drawn from all rows before any is rendered: the same ones whatever the number of processes, and in every run.
     drawn = np.random.default_rng(0).choice(total, min(SAMPLE, total), replace=False).tolist() if sample else []
+    what = f"Rendering {called}{f', 1 of {world.size} processes' if world.size > 1 else ''}"
     chosen, sampled = set(drawn), dict[int, Rendering]()
 
     def surveyed(renderings: list[Rendering]) -> tuple[list[Rendering], Survey]:
@@ -142,7 +145,7 @@ def survey_dataset(
     def parts() -> Iterator[Survey]:
         with (
             row_renderer(rows, renderer, end - begin, surveyed) as render,
-            progress_bar(end - begin, world, "Rendering", "rows") as bar,
+            progress_bar(end - begin, world, what, "rows") as bar,
         ):
             for window, (renderings, survey) in render(range(begin, end)):
                 if kept is not None:

@@ -74,7 +74,7 @@ class Pool:
 
     def embed_others(self, dataset: Dataset, renderer: Renderer) -> Embedded:
         """Other rows, read as the pool was read."""
-        return replace(self._extractor, renderer=renderer).embed(dataset)
+        return replace(self._extractor, renderer=renderer, called="reference rows").embed(dataset)
 
     def compute(self, features: Sequence[str], function: RowFunction, columns: int) -> NDArray[np.float32]:
         """Apply a function of vectors to every row, `float32 [N, columns]`; NaN where a row has none."""
@@ -228,7 +228,12 @@ class Labelled:
         self._dataset, self._renderer = dataset, extractor.renderer
         self._pool = pool.embedded
         self._survey = survey_dataset(
-            dataset, extractor.renderer, extractor.features.readouts, extractor.world, prompts=True
+            dataset,
+            extractor.renderer,
+            extractor.features.readouts,
+            extractor.world,
+            prompts=True,
+            called="labelled rows",
         )
         assert self._survey.prompts is not None  # noqa: S101 - asked for
         self.prompts = np.unique(self._survey.prompts, axis=0, return_inverse=True)[1].ravel()
@@ -239,7 +244,8 @@ class Labelled:
         self._told = False
         if len(self._foreign):
             logger.info("%d of %d labelled rows are not in the pool.", len(self._foreign), len(dataset))
-            self._embedded = extractor.embed(dataset.select(self._foreign))
+            others = replace(extractor, called="labelled rows")
+            self._embedded = others.embed(dataset.select(self._foreign))
 
     def compute(self, features: Sequence[str], function: RowFunction, columns: int) -> NDArray[np.float32]:
         """Apply a function of vectors to the labelled rows, `float32 [m, columns]`; NaN where a row lacks a vector."""

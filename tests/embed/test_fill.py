@@ -190,3 +190,48 @@ def test_shards_hold_what_is_read_back(tmp_path: Path, rows: Dataset) -> None:
     shard = load_file(embedded.store.path(0))
     assert set(shard) == {"keys", *FEATURES.names}
     assert (shard["keys"] == embedded.plan.keys[embedded.plan.shard_slice(0)]).all()
+
+
+class Bar:
+    """What a progress bar is told."""
+
+    def __init__(self, total: int, what: str, initial: int) -> None:
+        self.total, self.what, self.n, self.disable = total, what, initial, False
+
+    def update(self, rows: int) -> None:
+        self.n += rows
+
+    def close(self) -> None:
+        pass
+
+
+def test_progress_says_what_the_store_had_and_counts_what_other_processes_wrote(
+    rows: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[Bar] = []
+
+    def bar(total: int, world: World, what: str, unit: str, *, initial: int = 0) -> Bar:
+        bars.append(Bar(total, what, initial))
+        return bars[-1]
+
+    monkeypatch.setattr(fill, "progress_bar", bar)
+    reader = extractor(tmp_path)
+    embedded = reader.embed(rows)
+    plan, store = embedded.plan, embedded.store
+    assert (bars[-1].what, bars[-1].n, bars[-1].total) == ("Embedding rows", plan.num_unique, plan.num_unique)
+    assert plan.num_shards > 1
+    gone = len(plan.shard_keys(0))
+    store.path(0).unlink()
+    before = len(bars)
+    reader.embed(rows)
+    assert len(bars) == before + 1
+    stored = plan.num_unique - gone
+    assert bars[-1].what == (f"Embedding rows ({stored} in the store)" if stored else "Embedding rows")
+    assert bars[-1].n == plan.num_unique
+    reader.embed(rows)  # nothing is missing
+    assert len(bars) == before + 1
+
+    two = type("Two", (World,), {"size": 2, "rank": 0})()
+    progress = fill._Progress(fill.Filler(reader.renderer, FEATURES, two, Kept()), plan, store, 0)
+    progress.wrote(1)  # the other one has written all the rest meanwhile
+    assert bars[-1].n == plan.num_unique
