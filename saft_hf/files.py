@@ -42,19 +42,25 @@ def replacing(*paths: Path, durable: bool = True) -> Iterator[list[BinaryIO]]:
         OSError: a file cannot be written (no permission, disk full, ...): the same subclass and number as the
             system's, with the path.
     """
+    with _named(*paths), ExitStack() as drafts_of_all:
+        drafts = [drafts_of_all.enter_context(new_draft(path, Path.touch, _delete)) for path in paths]
+        with ExitStack() as stack:
+            files: list[BinaryIO] = [stack.enter_context(draft.open("wb")) for draft in drafts]
+            yield files
+            for file in files:
+                file.flush()
+                # A full disk must show before anything is replaced; some file systems tell only here.
+                if durable:
+                    os.fsync(file.fileno())
+        for draft, path in zip(drafts, paths, strict=True):
+            draft.replace(path)
+
+
+@contextmanager
+def _named(*paths: Path) -> Iterator[None]:
+    """Let errors of the system name what is being written."""
     try:
-        with ExitStack() as drafts_of_all:
-            drafts = [drafts_of_all.enter_context(new_draft(path, Path.touch, _delete)) for path in paths]
-            with ExitStack() as stack:
-                files: list[BinaryIO] = [stack.enter_context(draft.open("wb")) for draft in drafts]
-                yield files
-                for file in files:
-                    file.flush()
-                    # A full disk must show before anything is replaced; some file systems tell only here.
-                    if durable:
-                        os.fsync(file.fileno())
-            for draft, path in zip(drafts, paths, strict=True):
-                draft.replace(path)
+        yield
     except OSError as error:
         if error.errno is None:
             raise
@@ -100,7 +106,7 @@ def replacing_folder(path: Path, names: Sequence[str] | None = None) -> Iterator
         yield draft
         for written in draft.rglob("*"):
             if not written.is_dir():
-                with written.open("rb") as file:
+                with _named(path), written.open("rb") as file:
                     os.fsync(file.fileno())
         found = list(path.iterdir()) if path.is_dir() else []
         others = [entry for entry in found if names is not None and entry.name not in names and entry != draft]

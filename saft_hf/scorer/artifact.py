@@ -18,7 +18,6 @@ from safetensors.numpy import load as parse_tensors
 from safetensors.numpy import save as tensor_bytes
 
 from saft_hf.errors import SAFTArtifactError, SAFTInputError
-from saft_hf.files import replacing
 
 CONFIG_FILE = "config.json"
 TENSORS_FILE = "saft_scorer.safetensors"
@@ -35,10 +34,8 @@ _ORTHONORMAL = 1e-8
 def save_artifact(folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
     """Write `config.json` and `saft_scorer.safetensors`; the same input gives the same bytes.
 
-    Both are written in full before either takes its place, so that an error leaves what stood there.
-
     Args:
-        folder: Made if it is not there.
+        folder: A new one: `replacing_folder` puts it in place when all of it is written.
         config: The scorer's configuration: string keys and JSON values only (lists, no tuples; no NaN).
         tensors: Name -> array, float32, float64 or int64. Names that are, or after a dot end in, `mean`,
             `directions` and `energies` are checked as such; see `load_artifact`.
@@ -73,10 +70,8 @@ def save_artifact(folder: str | Path, config: Mapping[str, Any], tensors: Mappin
             f"the scorer is too large to be saved: tensors {len(payload)} bytes (at most "
             f"{_MAX_TENSOR_BYTES}), configuration {len(text)} (at most {_MAX_CONFIG_BYTES})"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / TENSORS_FILE, folder / CONFIG_FILE) as (tensors_file, config_file):
-        tensors_file.write(payload)
-        config_file.write(text.encode())
+    (folder / TENSORS_FILE).write_bytes(payload)
+    (folder / CONFIG_FILE).write_bytes(text.encode())
 
 
 def load_artifact(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

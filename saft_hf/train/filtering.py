@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from saft_hf.scorer import SCORE, STATUS, SAFTScorer, without_scores
 from saft_hf.scorer.certifying import thresholds_by_row
 from saft_hf.scorer.fitting import provenance_of, quantiles
 from saft_hf.scorer.options import BY_NAME, OPTIONS
-from saft_hf.scorer.saving import load
 from saft_hf.summary import EvalCounts, Provenance, Summary
 from saft_hf.train import inputs
 from saft_hf.train.config import setting
@@ -411,17 +411,17 @@ def _new(args: FilterArgs, world: World) -> SAFTScorer:
 def _load(args: FilterArgs) -> SAFTScorer:
     """A scorer from its folder, or from the Hub."""
     assert isinstance(args.scorer, str | Path)  # noqa: S101 - for the type checker
-    token = setting(args.args, "hub_token")
-    reads = load(args.scorer, None, token)[0].model
-    same = reads is None or reads == inputs.model_name(args.model)
-    scorer = SAFTScorer.from_pretrained(
+    load = partial(
+        SAFTScorer.from_pretrained,
         args.scorer,
-        model=args.model if same else None,
-        quantization_config=inputs.quantization(args) if same else None,
         cache_dir=args.get("cache_dir"),
-        token=token,
+        token=setting(args.args, "hub_token"),
         trust_remote_code=setting(args.args, "trust_remote_code"),
     )
+    scorer = load(model=args.model, quantization_config=inputs.quantization(args))
+    same = scorer._fitted.model in (None, inputs.model_name(args.model))
+    if not same:  # it reads the one that it names
+        scorer = load()
     return _render_as_trained(scorer, args, same)
 
 

@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from saft_hf.assets import demo_folder
 from saft_hf.embed.backbone import Backbone
+from saft_hf.files import replacing_folder
+from saft_hf.scorer import artifact
 from saft_hf.scorer.artifact import CONFIG_FILE, TENSORS_FILE, digest_of
 
 OPENING, CLOSING = "<|assistant|>\n", "<|end|>"
@@ -23,6 +25,12 @@ def sign(folder: Path) -> None:
     config, payload = json.loads((folder / CONFIG_FILE).read_text()), (folder / TENSORS_FILE).read_bytes()
     config |= {"sha256": digest_of(config, payload)}
     (folder / CONFIG_FILE).write_text(json.dumps(config))
+
+
+def save_artifact(folder: Path, config: Any, tensors: Any) -> None:
+    """Write a scorer's files as a whole, as `save_pretrained` does."""
+    with replacing_folder(folder, (CONFIG_FILE, TENSORS_FILE)) as draft:
+        artifact.save_artifact(draft, config, tensors)
 
 
 def tokens_and_spans(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[list[int], list[tuple[int, int]]]:

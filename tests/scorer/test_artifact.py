@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scorer_kit import save_artifact
 
 from saft_hf.errors import SAFTArtifactError, SAFTInputError
-from saft_hf.scorer.artifact import CONFIG_FILE, TENSORS_FILE, load_artifact, save_artifact
+from saft_hf.scorer.artifact import CONFIG_FILE, TENSORS_FILE, load_artifact
 
 CONFIG = {"model": "a/b", "layer": 4, "threshold": 0.1, "nested": {"ks": [1, 2], "none": None, "é": True}}
 

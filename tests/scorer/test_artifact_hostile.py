@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import save
+from scorer_kit import save_artifact
 
 from saft_hf.errors import SAFTArtifactError
-from saft_hf.scorer.artifact import CONFIG_FILE, TENSORS_FILE, digest_of, load_artifact, save_artifact
+from saft_hf.scorer.artifact import CONFIG_FILE, TENSORS_FILE, digest_of, load_artifact
 
 
 def tensors(d: int = 5) -> dict[str, NDArray[Any]]:

@@ -21,7 +21,8 @@ from trl import SFTConfig, SFTTrainer
 from saft_hf import SAFTArtifactError, SAFTInputError, SAFTScorer, SAFTSFTConfig, SAFTSFTTrainer, SAFTUndecidedError
 from saft_hf.embed.backbone import Backbone
 from saft_hf.score.reference import ReferenceDecision
-from saft_hf.scorer import SCORE, STATUS
+from saft_hf.scorer import SCORE, STATUS, saving
+from saft_hf.scorer.artifact import load_artifact
 from saft_hf.scorer.options import OPTIONS, Option
 from saft_hf.summary import ReferenceMetrics
 from saft_hf.version import versions
@@ -167,13 +168,18 @@ def test_share_labels_and_threshold_decide_as_the_scorer_does(model: str, tmp_pa
         assert len(trainer.saft_result.removed) > 0
 
 
-def test_a_scorer_as_object_fitted_or_not_and_as_folder(model: str, tmp_path: Path) -> None:
+def test_a_scorer_as_object_fitted_or_not_and_as_folder(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fresh = SAFTScorer(model, method="saft", contamination=0.1, cache_dir=tmp_path / "cache")
     by_object = trainer_for(model, tmp_path, call={"saft_scorer": fresh}, **NOTHING)
     assert fresh.fit_ is not None
     fresh.save_pretrained(tmp_path / "scorer")
     by_fitted = trainer_for(model, tmp_path, call={"saft_scorer": fresh}, **NOTHING)
+    read: list[Any] = []
+    monkeypatch.setattr(saving, "load_artifact", lambda folder: [read.append(folder), load_artifact(folder)][1])
     by_folder = trainer_for(model, tmp_path, saft_scorer=str(tmp_path / "scorer"), **NOTHING)
+    assert len(read) == 1
     assert kept_of(by_object) == kept_of(by_fitted) == kept_of(by_folder)
     assert len(kept_of(by_object)) == 36
     with pytest.raises(
