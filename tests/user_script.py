@@ -1,4 +1,4 @@
-"""A user's script, for `mypy --strict` (see `files` in pyproject.toml): what is public is typed, and is what it says."""
+"""A user's script, for `mypy --strict` (`files` in pyproject.toml): what is public is typed, and is what it says."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,16 @@ class EvaluationConfig:
         """Refuse what cannot be run, before anything is loaded.
 
         Raises:
-            SAFTInputError: an option is missing.
+            SAFTInputError: an option is missing, or `bleurt` is not installed.
         """
         for name in ("model_name_or_path", "output_dir", "labelled_name", "benign_name"):
             if getattr(self, name) is None:
                 raise SAFTInputError(f"`--{name}` is needed.")
+        if self.bleurt is not None and find_spec("bleurt") is None:
+            raise SAFTInputError(
+                f"`bleurt`={self.bleurt}, but the package `bleurt` is not installed. Install it from "
+                "github.com/google-research/bleurt, or leave the option out."
+            )
 
 
 @dataclass
@@ -93,9 +99,11 @@ class ExperimentConfig(EvaluationConfig):
         """Refuse what cannot be run, before anything is loaded.
 
         Raises:
-            SAFTInputError: an option is missing or has a value that it does not know.
+            SAFTInputError: an option is missing or has a value that it does not know, or matplotlib is not installed.
         """
         super().check()
+        if find_spec("matplotlib") is None:
+            raise SAFTInputError("the report has plots, which need matplotlib: `pip install 'saft-hf[plots]'`.")
         known = {*ARMS, *(f"random:{arm}" for arm in ARMS)}
         if wrong := [arm for arm in self.arms if arm not in known]:
             raise SAFTInputError(f"`arms` holds {wrong}; known are {list(ARMS)}.")

@@ -12,7 +12,6 @@ import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from saft_hf.errors import SAFTInputError
 from saft_hf.evaluate.judges import Agreement, agreement
 from saft_hf.evaluate.table import MARK, Results, read_results, table, verdicts
 from saft_hf.files import replacing
@@ -28,16 +27,9 @@ def write_report(folder: Path) -> Path:
 
     Returns:
         The HTML file, which needs no other.
-
-    Raises:
-        SAFTInputError: matplotlib is not installed.
     """
-    try:
-        from saft_hf.evaluate.plots import draw
-    except ImportError as error:
-        raise SAFTInputError(
-            f"the plots need matplotlib ({error}): `pip install saft-hf[plots]`. The runs are kept."
-        ) from error
+    from saft_hf.evaluate.plots import draw  # matplotlib: its absence was said before the runs
+
     results = read_results(folder)
     heads, rows = table(results)
     buffer = io.StringIO()

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from saft_hf.errors import SAFTInputError
-
 _WORD = re.compile(r"[a-z0-9]+")
 
 
@@ -52,16 +50,8 @@ def bleurt(references: Sequence[str], answers: Sequence[str], checkpoint: str) -
 
     Returns:
         `float64 [n]`.
-
-    Raises:
-        SAFTInputError: the package is not installed.
     """
-    try:
-        from bleurt.score import BleurtScorer  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise SAFTInputError(
-            f"`bleurt`={checkpoint}, but the package `bleurt` is not installed ({error}). Install it from "
-            "github.com/google-research/bleurt, or leave the option out."
-        ) from error
+    from bleurt.score import BleurtScorer  # type: ignore[import-not-found]
+
     scores = BleurtScorer(checkpoint).score(references=list(references), candidates=list(answers))
     return np.asarray(scores, dtype=np.float64)

@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from saft_hf import SAFTInputError
 from saft_hf.evaluate.bootstrap import mean_interval
+from saft_hf.evaluate.config import ExperimentConfig
 from saft_hf.evaluate.generate import generate_answers
 from saft_hf.evaluate.likelihood import answer_likelihoods, pair_margins
 from saft_hf.evaluate.metrics import PromptMetrics, summarise
-from saft_hf.evaluate.utility import bleurt, rouge_l
+from saft_hf.evaluate.utility import rouge_l
 
 NOTHING = PromptMetrics(harmful={}, margins=[], rouge_l=[], bleurt=[], nll=[], tokens=[], refused=[])
 
@@ -90,9 +91,15 @@ def test_rouge_l_is_its_definition(one: list[str], other: list[str]) -> None:
     assert rouge_l(" ".join(one), ", ".join(other).upper()) == pytest.approx(expected)
 
 
-def test_bleurt_that_is_not_installed_is_named() -> None:
-    with pytest.raises(SAFTInputError, match="bleurt"):
-        bleurt(["a"], ["a"], "BLEURT-20")
+@pytest.mark.parametrize(("missing", "options"), [("matplotlib", {}), ("bleurt", {"bleurt": "BLEURT-20"})])
+def test_what_is_not_installed_is_said_before_the_work(
+    missing: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("model_name_or_path", "output_dir", "labelled_name", "benign_name")
+    config = ExperimentConfig(**dict.fromkeys(names, "x"), **options)
+    monkeypatch.setattr("saft_hf.evaluate.config.find_spec", lambda name: None if name == missing else "found")
+    with pytest.raises(SAFTInputError, match=missing):
+        config.check()
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
