@@ -1,0 +1,1 @@
+"""The filter inside other trainers than TRL's."""
