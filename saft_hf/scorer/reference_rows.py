@@ -112,7 +112,7 @@ class ReferenceSource:
         return self.name or ("a Dataset" if isinstance(self.path, Dataset) else str(self.path))
 
 
-Reference: TypeAlias = Dataset | str | Path | Mapping[str, Any] | ReferenceSource
+ReferenceInput: TypeAlias = Dataset | str | Path | Mapping[str, Any] | ReferenceSource
 """One source, as users may give it."""
 
 
@@ -140,7 +140,7 @@ class ReferenceRows:
 
 
 def read_reference(
-    reference: Reference | Sequence[Reference], world: World, *, token: str | None = None
+    reference: ReferenceInput | Sequence[ReferenceInput], world: World, *, token: str | None = None
 ) -> ReferenceRows | FittedReference:
     """Read a reference set. Collective: every process must be given the same, and reads the same.
 

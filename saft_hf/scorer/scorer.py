@@ -60,7 +60,7 @@ from saft_hf.scorer.labels import LabelSet, identities_of, labels_by_row, labels
 from saft_hf.scorer.methods import FitSpec
 from saft_hf.scorer.options import BY_NAME, LOCAL, OPTIONS, TRAVELLING, refuse_idle
 from saft_hf.scorer.pool import scores_of
-from saft_hf.scorer.reference_rows import FittedReference, Reference, read_reference
+from saft_hf.scorer.reference_rows import FittedReference, ReferenceInput, read_reference
 from saft_hf.summary import Summary
 from saft_hf.version import __version__
 
@@ -142,7 +142,7 @@ class SAFTScorer:
         k: int | None = None,
         threshold: float | None = None,
         contamination: float | None = None,
-        reference: Reference | Sequence[Reference] | None = None,
+        reference: ReferenceInput | Sequence[ReferenceInput] | None = None,
         dtype: str = "auto",
         attn_implementation: str | None = None,
         quantization_config: Any = None,
