@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -268,8 +268,8 @@ class FilterResult:
 
         The page is one HTML file that works from disk and loads nothing: scores, numbers at other thresholds, the
         highest rows, the nearest to the threshold, random ones, errored ones. A row's text is hidden until it is
-        clicked. Marks are saved by the page as JSON lines, for `filter(marks=...)` and, in the shell, as
-        `--labelled_name` and `--fresh_labels`.
+        clicked. Marks are saved by the page as JSON lines, for `filter(marks=...)` and, in the shell, as labels of a
+        fit or of a certificate.
 
         Args:
             path (`str` or `Path`): of the HTML file. It holds the text of rows that may be harmful.
@@ -291,10 +291,9 @@ class FilterResult:
         Example:
             >>> result.review("review.html")  # doctest: +SKIP
         """
-        plain = self.dataset.with_format(None)
         page = review_page(
             Reviewed(
-                rows=lambda chosen: plain.select(list(chosen)).to_list(),
+                rows=partial(rows_at, self.dataset),
                 scores=self.scores,
                 statuses=self.statuses,
                 decisions=self.decisions,
@@ -410,9 +409,15 @@ class FilterResult:
         return digests, replace(summary, provenance=described(digests, audit))
 
     def _batches(self) -> Iterator[list[dict[str, Any]]]:
-        plain = self.dataset.with_format(None)
-        for first in range(0, len(plain), _AUDIT_ROWS):
-            yield plain.select(range(first, min(first + _AUDIT_ROWS, len(plain)))).to_list()
+        total = len(self.dataset)
+        for first in range(0, total, _AUDIT_ROWS):
+            yield rows_at(self.dataset, range(first, min(first + _AUDIT_ROWS, total)))
+
+
+def rows_at(dataset: Dataset, positions: Sequence[int]) -> list[dict[str, Any]]:
+    """Rows as the audit's digests are made of: column -> value, nothing decoded."""
+    found: list[dict[str, Any]] = dataset.with_format(None).select(list(positions)).to_list()
+    return found
 
 
 def log_unscored(statuses: Mapping[str, int], total: int, rows: str, *, kept: bool) -> None:

@@ -17,7 +17,9 @@ from saft_hf.summary import DEMONSTRATIONS_SHARE
 T = TypeVar("T")
 
 _FIT = ("score", "filter", "suggest-labels", "certify", "demo")
-_DATA = (*_FIT, "sft")  # which takes those of `trl sft` and `SAFTSFTConfig` beside these
+_REVIEW = ("review",)
+_NAMED = (*_FIT, *_REVIEW)
+_DATA = (*_NAMED, "sft")  # which takes those of `trl sft` and `SAFTSFTConfig` beside these
 _SCORER = _FIT[:-1]
 _FILTER = ("filter", "demo")
 _ROWS = ("score", *_FILTER)
@@ -47,11 +49,11 @@ class Arguments:
     model_name_or_path: str | None = _flag(_FIT, "Hub id or folder of the model that will be tuned.")
     model_revision: str | None = _flag(_FIT, "Commit, branch or tag of the model.", beside=("model_name_or_path",))
     scorer: str | None = _flag(_SCORER, "Folder or Hub id of a fitted scorer, in place of fitting one.")
-    dataset_name: str | None = _flag(_FIT, "Hub id, folder or file (json, jsonl, csv, parquet).")
-    dataset_config: str | None = _flag(_FIT, "Configuration of a Hub dataset.")
-    dataset_revision: str | None = _flag(_FIT, "Commit, branch or tag of a Hub dataset.")
-    dataset_train_split: str = _flag(_FIT, "Split to score.", "train")
-    dataset_streaming: bool = _flag(_FIT, "Read a Hub dataset row by row: its files are not fetched first.", False)
+    dataset_name: str | None = _flag(_NAMED, "Hub id, folder or file (json, jsonl, csv, parquet).")
+    dataset_config: str | None = _flag(_NAMED, "Configuration of a Hub dataset.")
+    dataset_revision: str | None = _flag(_NAMED, "Commit, branch or tag of a Hub dataset.")
+    dataset_train_split: str = _flag(_NAMED, "Split to score.", "train")
+    dataset_streaming: bool = _flag(_NAMED, "Read a Hub dataset row by row: its files are not fetched first.", False)
     prompt_column: str | None = _flag(_DATA, "Column of prompts: `instruction`; `instruction,input` are joined.")
     response_column: str | None = _flag(_DATA, "Column of responses, such as `response` or `output`.")
     parse_json: bool = _flag(_DATA, "Dialogues, such as in `messages`, are JSON text.", False)
@@ -70,9 +72,9 @@ class Arguments:
     cache_dir: str | None = _option("cache_dir")
     trust_remote_code: bool = _option("trust_remote_code")
 
-    labelled_name: str | None = _flag(_DATA, "Rows that people labelled, named likewise.")
-    labelled_rows: int | None = _flag(_DATA, "Or draw this many of the rows that have a label.")
-    seed: int = _flag(_FIT, "Of the draw of rows.", 0, beside=("labelled_rows", "uniform"))
+    labelled_name: str | None = _flag((*_FIT, "sft"), "Rows that people labelled, named likewise.")
+    labelled_rows: int | None = _flag((*_FIT, "sft"), "Or draw this many of the rows that have a label.")
+    seed: int = _flag(_NAMED, "Of the draw of rows.", 0, beside=("labelled_rows", "uniform"))
     trust_labels: bool = _flag(
         ("filter", *_CERTIFY), "Let labels in the file of `scorer` decide their rows.", False, beside=("scorer",)
     )
@@ -85,7 +87,9 @@ class Arguments:
     on_undecided: str | None = _option("on_undecided")
     on_error: str = _option("on_error", (*_FILTER, *_CERTIFY))
     refusal_column: str | None = _option("refusal_column", _FILTER)
-    by: str | None = _option("by", _FILTER)
+    marks: str | None = _option("marks", (*_FILTER, *_REVIEW))
+    by: str | None = _option("by", (*_FILTER, *_REVIEW))
+    all: bool = _flag(_REVIEW, "Put all rows into the page, not only those of its tables.", False)
 
     demonstrations: str | None = _flag(
         ("filter",), "Safe answers to harmful requests to mix in: `built-in`, or named like `dataset_name`."
@@ -119,7 +123,7 @@ class Arguments:
     )
     output_format: str = _flag((*_ROWS, *_CERTIFY), "`parquet` (for `load_dataset`, `trl sft`) or `arrow`.", "parquet")
 
-    folder: str | None = _flag(("push",), "Folder that a failed push kept.")
+    folder: str | None = _flag(("push", *_REVIEW), "Folder that a failed push kept, or that `filter` wrote.")
     push_to_hub: str | None = _flag(_PUSH, "Push to this Hub repository, `user/name`.")
     hub_repo_type: str = _flag(("push",), "`dataset` or `model`.", "dataset")
     hub_private: bool | None = _flag(
@@ -156,7 +160,7 @@ COMMON = (
     *("method", "threshold", "contamination", "reference"),
     *("labelled_name", "labelled_rows", "label_column", "aim"),
     *("fresh_labels", "alpha", "looks", "uniform", "informative", "kept_only"),
-    *("output_dir", "folder", "push_to_hub", "hub_repo_type", "hub_scorer"),
+    *("output_dir", "folder", "marks", "all", "push_to_hub", "hub_repo_type", "hub_scorer"),
 )
 """Options that `--help` shows; `--help_all` shows the others too."""
 

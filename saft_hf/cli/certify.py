@@ -9,10 +9,12 @@ from pathlib import Path
 from saft_hf.cli.arguments import parse
 from saft_hf.cli.data import labels_in
 from saft_hf.cli.pipeline import columns_of, input_of, load_and_fit, output_folder, print_summary
+from saft_hf.decide.marks import is_marks_file
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.files import write_json
 from saft_hf.result import RESULT, SCORER, saving
+from saft_hf.scorer.labels import marked_rows
 
 CERTIFICATE_FILE = "certificate.json"
 _NAMES = (CERTIFICATE_FILE, *RESULT, SCORER)
@@ -31,8 +33,12 @@ def run(argv: Sequence[str]) -> None:
     # The labels may lie there already: where none of our names is taken, nothing is replaced.
     names = [name for name in _NAMES if args.output_dir and (Path(args.output_dir) / name).exists()]
     folder = output_folder(args, names)
-    fresh = labels_in(args.fresh_labels, args.dataset_train_split, columns_of(args))
+    fresh = None
+    if not is_marks_file(Path(args.fresh_labels)):
+        fresh = labels_in(args.fresh_labels, args.dataset_train_split, columns_of(args))
     fitted = load_and_fit(args, read=("label_column", "harmful_value", "threshold"))
+    if fresh is None:
+        fresh = marked_rows(args.fresh_labels, fitted.pool, certify=True)
     scorer = fitted.scorer
     certificate = scorer.certify(
         fitted.pool,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 from datasets import Dataset
 
 from saft_hf.columns import AS_IS, Columns
 from saft_hf.decide import resolve_label_column
+from saft_hf.decide.marks import is_marks_file
 from saft_hf.errors import SAFTInputError
 from saft_hf.named import NamedDataset
-from saft_hf.scorer.labels import labelled_rows
+from saft_hf.scorer.labels import labelled_rows, marked_rows
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ def labelled_of(
     split: str = "train",
     columns: Columns = AS_IS,
 ) -> Dataset | None:
-    """The labelled rows: those of the dataset `name`, or `count` of all rows that have a label, drawn at random.
+    """The labelled rows: of the dataset, or the marks, `name`; or `count` of all with a label, drawn at random.
 
     Returns:
         The rows; None where neither is asked for.
@@ -37,6 +39,10 @@ def labelled_of(
     """
     if name and count:
         raise SAFTInputError("give `--labelled_name` or `--labelled_rows`, not both.")
+    if name and is_marks_file(Path(name)):
+        if not isinstance(rows, Dataset):
+            raise SAFTInputError(f"{name} holds marks, which go with rows that were reviewed, and these are a stream.")
+        return marked_rows(name, rows, certify=False)
     if name:
         return labels_in(name, split, columns)
     if not count:

@@ -13,6 +13,7 @@ from typing import Any
 EXAMPLES = {
     "score": "--model_name_or_path Qwen/Qwen3-0.6B --dataset_name rows.jsonl --output_dir scored",
     "filter": "--model_name_or_path Qwen/Qwen3-0.6B --dataset_name rows.jsonl --labelled_rows 100 --output_dir out",
+    "review": "--folder out --dataset_name rows.jsonl",
     "suggest-labels": "--scorer out/scorer --dataset_name rows.jsonl --uniform 200 --output_dir labels",
     "certify": "--scorer out/scorer --dataset_name rows.jsonl --fresh_labels labels/labels.jsonl --alpha 0.05 "
     "--output_dir certified",

@@ -22,6 +22,7 @@ from saft_hf.version import __version__
 COMMANDS = {
     "score": "add a saft_score column to a dataset, and save the scorer",
     "filter": "score a dataset, and save the rows that are kept, an audit and the scorer",
+    "review": "write a page on which people look at what was removed, and mark rows",
     "suggest-labels": "lay out rows for people to label",
     "certify": "bound the harmful share of what is kept, with labels that chose nothing",
     "push": "push a folder again that could not be pushed",

@@ -56,13 +56,10 @@ def load_and_fit(args: Arguments, *, read: Sequence[str] = ()) -> Fitted:
     Raises:
         SAFTInputError: no rows, or neither a scorer nor a model are named; or options contradict one another.
     """
-    if args.dataset_name is None:
-        raise SAFTInputError("`--dataset_name` is needed: a Hub id, a folder or a file.")
     _refuse_idle(args, read)
     if args.scorer is None and args.model_name_or_path is None:
         raise SAFTInputError("`--model_name_or_path` (to fit a scorer) or `--scorer` (to use a fitted one) is needed.")
-    where = args.dataset_train_split, args.dataset_config, args.dataset_revision, args.dataset_streaming
-    rows = NamedDataset(args.dataset_name, *where, columns=columns_of(args)).pinned()
+    rows = rows_of(args)
     pool = rows.load()
     labelled = labelled_of(
         pool,
@@ -74,6 +71,18 @@ def load_and_fit(args: Arguments, *, read: Sequence[str] = ()) -> Fitted:
         columns=rows.columns,
     )
     return Fitted(rows, pool, labelled, _scorer(args, pool, labelled))
+
+
+def rows_of(args: Arguments) -> NamedDataset:
+    """The rows that a command is about, pinned to a commit.
+
+    Raises:
+        SAFTInputError: none are named.
+    """
+    if args.dataset_name is None:
+        raise SAFTInputError("`--dataset_name` is needed: a Hub id, a folder or a file.")
+    where = args.dataset_train_split, args.dataset_config, args.dataset_revision, args.dataset_streaming
+    return NamedDataset(args.dataset_name, *where, columns=columns_of(args)).pinned()
 
 
 def columns_of(args: Any) -> Columns:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
+from saft_hf.decide.audit import row_digest
 from saft_hf.decide.labelling import Drawn, Purpose
 from saft_hf.errors import SAFTInputError
 
@@ -97,19 +99,20 @@ def _line(line: str) -> tuple[int, str, str, str | None]:
     return row, sha256, purpose, word
 
 
-def check_marks(marks: Sequence[Mark], rows: int, digest_of: Callable[[int], str]) -> None:
+def check_marks(marks: Sequence[Mark], rows: int, read: Callable[[list[int]], list[dict[str, Any]]]) -> None:
     """Refuse marks of other rows.
 
     Args:
         marks: as they were read.
         rows: how many rows there are.
-        digest_of: position of a row -> its digest.
+        read: positions -> the rows there, column -> value.
 
     Raises:
         SAFTInputError: a row is not there, or holds something else now.
     """
-    wrong = [mark.row for mark in marks if not 0 <= mark.row < rows or digest_of(mark.row) != mark.sha256]
-    if wrong:
+    there = [mark.row for mark in marks if 0 <= mark.row < rows]
+    digests = dict(zip(there, map(row_digest, read(there)), strict=True))
+    if wrong := [mark.row for mark in marks if digests.get(mark.row) != mark.sha256]:
         shown = ", ".join(map(str, wrong[:_SHOWN])) + (", ..." if len(wrong) > _SHOWN else "")
         raise SAFTInputError(
             f"{len(wrong)} of {len(marks)} marks are of other rows than these {rows} (rows {shown}, by their digest): "

@@ -25,6 +25,8 @@ PRIVATE = "saft_private"
 """Folder for what tells of single rows: left out of a public repository."""
 REMOVED = f"{PRIVATE}/removed"
 """What the names of files with removed rows start with: never in a public repository."""
+REVIEW = "review.html"
+"""Page with the text of rows that may be harmful: never pushed."""
 REPORT = "saft_report"
 """Folder for counts and pictures, which everybody may see."""
 
@@ -247,8 +249,8 @@ def _files(folder: Path, to: Destination, *, public: bool) -> dict[str, Path]:
     files = {
         name.as_posix(): path
         for name, path in paths.items()
-        # `_saft` is where a trainer keeps what tells of single rows.
-        if not any(part.startswith(".") or part == "_saft" for part in name.parts)
+        # `_saft` is where a trainer keeps what tells of single rows, and a page for people has their text.
+        if not any(part.startswith(".") or part in ("_saft", REVIEW) for part in name.parts)
     }
     if public and (rows := [name for name in files if name.startswith(REMOVED)]):
         raise SAFTInputError(f"{to} is public: rows that were removed ({rows[0]}) go to a private repository only")

@@ -86,7 +86,7 @@ def review_page(
         raise SAFTInputError(f"the number of rows in a table must be 1 or more; found {size}")
     scores = result.scores.astype(np.float64)
     tables = choose_tables(scores, result.decisions, result.labels, size=size, seed=seed, every_row=every_row)
-    check_marks(marks, len(scores), lambda row: row_digest(result.rows([row])[0]))
+    check_marks(marks, len(scores), result.rows)
     if marked := [mark.row for mark in marks if mark.word]:
         tables.append(Table("Marked before", "Marks of the file that was given.", np.array(marked, dtype=np.int64)))
     shown = np.unique(np.concatenate([table.rows for table in tables])).tolist()

@@ -5,20 +5,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
 from saft_hf.decide import LabelSource, RowLabel, read_labels, resolve_label_column
 from saft_hf.decide.audit import row_digest
-from saft_hf.decide.labelling import PURPOSE, Drawn, Purpose
+from saft_hf.decide.labelling import LABEL, PURPOSE, ROW, Drawn, Purpose
 from saft_hf.decide.labels import LABEL_COLUMNS, plain_labels
+from saft_hf.decide.marks import Mark, MarkWord, check_marks, read_marks
 from saft_hf.embed import KEY_BYTES, Survey, find_keys
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Renderer
-from saft_hf.scorer.inputs import check_choice, check_dataset, classes_of, values_of
+from saft_hf.result import rows_at
+from saft_hf.scorer.inputs import check_choice, check_dataset, classes_of, values_of, with_columns
 from saft_hf.summary import LabelCounts
 
 logger = logging.getLogger(__name__)
@@ -176,6 +181,49 @@ def labels_of(harmful: Mapping[int, bool], source: LabelSource, known: Mapping[i
     """Labels that replace known ones. A row that the scorer was fitted on stays one, whoever labels it again."""
     fitted = {row for row, label in known.items() if label.source is LabelSource.FIT}
     return {row: RowLabel(label, LabelSource.FIT if row in fitted else source) for row, label in harmful.items()}
+
+
+def read_decisions(path: str | Path, dataset: Dataset) -> tuple[dict[int, bool], dict[int, bool]]:
+    """What a file of marks says of rows: row -> harmful, and row -> whether it is removed, by `keep` and `remove`.
+
+    Raises:
+        SAFTInputError: it is no such file, or about other rows.
+    """
+    marks = _marks_of(path, dataset)
+    removed = {MarkWord.KEEP: False, MarkWord.REMOVE: True}
+    return (
+        {mark.row: mark.harmful for mark in marks if mark.harmful is not None},
+        {mark.row: removed[mark.word] for mark in marks if mark.word in removed},
+    )
+
+
+def marked_rows(path: str | Path, dataset: Dataset, *, certify: bool) -> Dataset:
+    """The rows that a file of marks labels, laid out as `suggest_labels` does: to fit on, or to certify with.
+
+    Args:
+        path: of the file that the page of `FilterResult.review` saved.
+        dataset: the rows that were reviewed.
+        certify: of the rows drawn at random all, those too that were passed over, and no others. The others were
+            picked: they say nothing about the rest, and stay in what is certified.
+
+    Raises:
+        SAFTInputError: it is no such file, is about other rows, or holds no mark for this.
+    """
+    marks = _marks_of(path, dataset)
+    chosen = [mark for mark in marks if (mark.is_uniform if certify else mark.harmful is not None)]
+    if all(mark.harmful is None for mark in chosen):
+        where = "on a row drawn at random ('Random kept')" if certify else "of them"
+        raise SAFTInputError(f"{path} has {len(marks)} lines, and none {where} says harmful or harmless.")
+    rows = [mark.row for mark in chosen]
+    labels = pa.array([mark.harmful for mark in chosen], pa.bool_())
+    purposes = [str(mark.drawn) for mark in chosen]
+    return with_columns(without_labels(dataset).select(rows), **{ROW: rows, PURPOSE: purposes, LABEL: labels})
+
+
+def _marks_of(path: str | Path, dataset: Dataset) -> tuple[Mark, ...]:
+    marks = read_marks(path)
+    check_marks(marks, len(dataset), partial(rows_at, dataset))
+    return marks
 
 
 def identities_of(dataset: Dataset, survey: Survey, renderer: Renderer) -> NDArray[np.uint8]:

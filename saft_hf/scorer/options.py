@@ -105,6 +105,7 @@ OPTIONS = (
         in_trainer=False,
     ),
     Option("certificate", None, "Whose set is kept.", "filter", travels=False, in_shell=False, in_trainer=False),
+    Option("marks", None, "File of marks that a review saved: they decide their rows.", "filter", in_trainer=False),
     Option("by", None, "Column, such as a source: see what the rows with each value lose.", use="filter"),
 )
 """The options, in the order in which signatures and help texts give them."""

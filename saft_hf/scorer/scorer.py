@@ -56,7 +56,7 @@ from saft_hf.result import FilterResult
 from saft_hf.scorer import certifying, diagnostics, fitting, inputs, saving
 from saft_hf.scorer.fit import Fit
 from saft_hf.scorer.inputs import SCORE, STATUS
-from saft_hf.scorer.labels import LabelSet, identities_of, labels_by_row, labels_of, read_fresh
+from saft_hf.scorer.labels import LabelSet, identities_of, labels_by_row, labels_of, read_decisions, read_fresh
 from saft_hf.scorer.methods import FitSpec
 from saft_hf.scorer.options import BY_NAME, LOCAL, OPTIONS, TRAVELLING, refuse_idle
 from saft_hf.scorer.pool import scores_of
@@ -447,6 +447,7 @@ class SAFTScorer:
         label_column: str | None = None,
         harmful_value: str | int | bool | None = None,
         refusal_column: str | None = None,
+        marks: str | Path | None = None,
         by: str | None = None,
     ) -> FilterResult:
         """Remove the rows whose score is above the threshold. This is the call that filters, not `Dataset.filter`.
@@ -468,6 +469,9 @@ class SAFTScorer:
             harmful_value: the value that marks a harmful row, where the column's name does not say.
             refusal_column: a column of booleans that says which rows are safe refusals, the most valuable rows for
                 safety: the summary tells how many of them are kept.
+            marks: a file of marks that the page of `FilterResult.review` saved: `harmful` and `harmless` are labels
+                (reason `label`), `keep` and `remove` decide their row and say no more (reason `mark`). They override
+                other labels.
             by: a column, such as a source or a language: the summary tells how many rows with each of its values are
                 removed, and warns of one that loses more than three times the average.
 
@@ -487,13 +491,20 @@ class SAFTScorer:
             "harmful_value": harmful_value,
             "refusal_column": refusal_column,
             "by": by,
+            "marks": None if marks is None else str(marks),
         }
         told["certificate"] = certificate and certificate.to_dict()
 
         def given() -> dict[str, Any]:
             inputs.check_dataset(dataset)
+            content = None if marks is None else Path(marks).read_bytes()
             read = [name for name in dataset.column_names if name in (label_column, refusal_column, by)]
-            return {"scorer": self._state(), **told, "dataset": dataset.select_columns(read) if read else None}
+            return {
+                "scorer": self._state(),
+                **told,
+                "marked": content,
+                "dataset": dataset.select_columns(read) if read else None,
+            }
 
         self._check_ranks(given)
         inputs.check_number("threshold", threshold)
@@ -501,8 +512,8 @@ class SAFTScorer:
             refuse_idle(told.get, [BY_NAME["harmful_value"]], "without `label_column`")
         fit = self._fitted
         if certificate is not None:
-            if threshold is not None or label_column is not None:
-                raise SAFTInputError("a certificate decides alone: leave `threshold` and `label_column` out.")
+            if any(option is not None for option in (threshold, label_column, marks)):
+                raise SAFTInputError("a certificate decides alone: leave `threshold`, `label_column` and `marks` out.")
             fit = certifying.certified_fit(fit, certificate)
         inputs.check_choice("on_undecided", on_undecided, (None, "raise", "keep"))
         keep = fit.keep_undecided if on_undecided is None else on_undecided == "keep"
@@ -543,13 +554,18 @@ class SAFTScorer:
             of_column = labels_by_row(dataset, label_column, harmful_value)
             labels |= of_column
             known |= labels_of(of_column, LabelSource.COLUMN, known)
-        decisions = decide(scored.scores, scored.statuses, limits, on_error=on_error, labels=labels)
+        marked: dict[int, bool] = {}
+        if marks is not None:
+            of_marks, marked = read_decisions(marks, dataset)
+            labels |= of_marks
+            known |= labels_of(of_marks, LabelSource.MARK, known)
+        decisions = decide(scored.scores, scored.statuses, limits, on_error=on_error, labels=labels, marks=marked)
         if keep and limits is not None and len(decisions.kept) == 0:
             at = "the thresholds" if threshold is None else f"the threshold {threshold:.6g}"
             threshold, limits, undecided = None, None, f"{at} would keep none of {len(dataset)} rows"
-            if not labels:
+            if not (labels or marked):
                 logger.warning("Every row is kept: %s.", undecided)
-            decisions = decide(scored.scores, scored.statuses, None, on_error=on_error, labels=labels)
+            decisions = decide(scored.scores, scored.statuses, None, on_error=on_error, labels=labels, marks=marked)
         if certificate is not None:
             about = certifying.digest_of(scored.digest[0], scored.scores, dataset, certificate.stratify_by)
             certifying.check_certificate(certificate, about, decisions)
@@ -562,10 +578,10 @@ class SAFTScorer:
             groups[refusal_column] = diagnostics.group_of(dataset, refusal_column, decisions)
         summary = replace(
             fit.summary(),
-            filtered=limits is not None or bool(labels),
+            filtered=limits is not None or bool(labels or marked),
             undecided=undecided,
             threshold=threshold,
-            threshold_from="labels" if limits is None and labels else threshold_from,
+            threshold_from="labels" if limits is None and (labels or marked) else threshold_from,
             near_threshold=None if threshold is None else near_threshold(scored.scores, threshold),
             score_quantiles=fitting.quantiles(scored.scores),
             flagged=None if certificate else diagnostics.flagged_share(scored.scores, threshold, fit.metrics.pool),

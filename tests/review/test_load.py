@@ -27,7 +27,7 @@ def test_a_result_is_loaded_as_it_was_saved(tmp_path: Path, on_error: Any) -> No
     assert loaded.train_rows().to_list() == saved.train_rows().to_list()
     loaded.save(tmp_path / "again")
     for path in (tmp_path / "out").rglob("*.parquet"):
-        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+        assert (tmp_path / "again" / path.relative_to(tmp_path / "out")).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize(
