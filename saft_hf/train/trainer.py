@@ -32,6 +32,7 @@ from saft_hf.train.config import (
     setting,
     without_token,
 )
+from saft_hf.train.dashboards import log_histogram
 from saft_hf.train.filtering import filter_rows
 from saft_hf.train.inputs import FilterArgs, model_name, processing_class_of
 from saft_hf.train.masking import MASKED, prepare_masked
@@ -171,15 +172,19 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """TRL's `log`. The first entry with a loss also tells what was filtered; of a stream each does, so far."""
-        record = self._saft
+        record, first = self._saft, False
         if record is not None and record.summary.filtered and ("loss" in logs or "train_loss" in logs):
-            if not self._saft_logged:
+            if first := not self._saft_logged:
                 logs |= log_numbers(record.summary, ("threshold", "seconds"))
                 logs |= {f"saft_score_q{name}": value for name, value in record.summary.score_quantiles.items()}
-            if record.stream is not None or not self._saft_logged:
+            if record.stream is not None or first:
                 logs |= log_numbers(record.summary, _COUNTS)
+                rows = sum(logs.get(f"saft_{name}", 0) for name in _COUNTS[1:])
+                logs |= {"saft_kept_share": logs["saft_kept"] / rows} if rows else {}
             self._saft_logged = True
         super().log(logs, *args, **kwargs)
+        if first and record is not None and record.result is not None and self.is_world_process_zero():
+            log_histogram(self.callback_handler.callbacks, record.result.scores)
 
     # -- checkpoints and cards -------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ def test_log_files_and_card(model: str, tmp_path: Path) -> None:
     trainer.train()
     first = trainer.state.log_history[0]
     assert (first["saft_rows"], first["saft_kept"], first["saft_removed"], first["step"]) == (40, 30, 10, 1)
+    assert first["saft_kept_share"] == 0.75
     assert "loss" in first
     assert first["saft_threshold"] == trainer.saft_scorer.threshold_  # type: ignore[union-attr]
     assert first["saft_score_q0.05"] < first["saft_score_q0.5"] < first["saft_score_q0.95"]

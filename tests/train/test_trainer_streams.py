@@ -50,6 +50,7 @@ def test_a_stream_trains_as_its_kept_rows_do(tuned: str, model: str, tmp_path: P
     # 24 rows were trained on; the stream is read in batches of 16.
     assert sum(counts) == 40 or sum(counts) == 32
     assert counts[0] >= 24
+    assert last["saft_kept_share"] == counts[0] / sum(counts)
     summary = json.loads((tmp_path / "out" / "saft_summary.json").read_text())
     assert (summary["kept"], summary["removed"], summary["errored"]) == counts
     assert summary["stream"] is True
