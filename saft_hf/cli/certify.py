@@ -8,7 +8,8 @@ from pathlib import Path
 
 from saft_hf.cli.arguments import parse
 from saft_hf.cli.data import labels_in
-from saft_hf.cli.pipeline import columns_of, input_of, load_and_fit, output_folder, print_summary
+from saft_hf.cli.pipeline import columns_of, input_of, load_and_fit, output_folder
+from saft_hf.cli.table import print_next, print_summary
 from saft_hf.decide.marks import is_marks_file
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
@@ -73,6 +74,8 @@ def run(argv: Sequence[str]) -> None:
             print_summary(scorer.summary_, files=folder)
             print("Nothing is certified: no rows are written.\n")
         print(certificate.says())
+        if result:
+            print_next("certify", args, str(scorer.model))
 
     World().on_main("saving", save)
 

@@ -11,7 +11,8 @@ from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
 from saft_hf.assets import demo_folder, demo_rows_path
 from saft_hf.cli.arguments import Arguments, parse
-from saft_hf.cli.pipeline import filter_and_save, print_summary
+from saft_hf.cli.pipeline import filter_and_save
+from saft_hf.cli.table import print_summary
 from saft_hf.decide import resolve_label_column
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError

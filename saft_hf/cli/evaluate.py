@@ -9,7 +9,7 @@ from saft_hf.cli.arguments import parse_as
 from saft_hf.cli.experiment import COMMON as COMMON
 from saft_hf.cli.experiment import GROUPS as GROUPS
 from saft_hf.cli.experiment import load_source
-from saft_hf.cli.pipeline import print_table
+from saft_hf.cli.table import print_table
 from saft_hf.evaluate.config import EvaluationConfig
 from saft_hf.evaluate.examiner import Examiner
 from saft_hf.evaluate.metrics import EVALUATION_FILE, ModelEvaluation, summarise

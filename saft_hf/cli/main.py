@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import cache
 from importlib import import_module
@@ -74,32 +75,55 @@ def _main(command: str, *words: str) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(ShellFormatter(flags))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    try:
-        _run(command, words)
-    except BrokenPipeError:
-        raise
-    except (SAFTError, OSError) as error:
-        print(f"saft-hf {command}: {type(error).__name__}: {in_flags(str(error), flags())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"saft-hf {command}: stopped. Start it again to go on where it was.", file=sys.stderr)
-        return 130
-    return 0
+    return _run(command, words, lambda error: in_flags(error, flags()))
 
 
-def _run(command: str, words: Sequence[str]) -> None:
-    """Run a command, and leave the process group that it may have joined."""
+def _run(command: str, words: Sequence[str], shown: Callable[[str], str]) -> int:
+    """Run a command, and leave the process group that it may have joined.
+
+    Where several processes run it, one reports: warnings come from the main process, an error, which all of them raise,
+    from one of each machine.
+    """
     from accelerate import PartialState  # a second or more to import: not for `--help`
     from torch.distributed import is_initialized
 
+    if os.environ.get("RANK", "0") != "0":
+        _be_quiet()
     try:
         import_module(f"saft_hf.cli.{command.replace('-', '_')}").run(words)
         if is_initialized():  # a trainer may have left already
             # A process that leaves while another still talks to it can take that one down with it.
             PartialState().wait_for_everyone()
+    except BrokenPipeError:
+        raise
+    except (SAFTError, OSError) as error:
+        _report(f"saft-hf {command}: {type(error).__name__}: {shown(str(error))}")
+        return 2
+    except KeyboardInterrupt:
+        _report(f"saft-hf {command}: stopped. Start it again to go on where it was.")
+        return 130
     finally:
         if PartialState._shared_state:
             PartialState().destroy_process_group()
+    return 0
+
+
+def _report(text: str) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
+
+
+def _be_quiet() -> None:
+    """No warning and no progress bar of any package from this process."""
+    import datasets
+    import transformers.utils.logging
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    datasets.disable_progress_bars()
+    disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def _options(command: str) -> tuple[Any, list[tuple[str, Any]]]:

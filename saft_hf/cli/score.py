@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from saft_hf.cli.arguments import parse
-from saft_hf.cli.pipeline import check_pushes, destinations, load_and_fit, output_folder, print_summary, push_scorer
+from saft_hf.cli.pipeline import check_pushes, destinations, load_and_fit, output_folder, push_scorer
+from saft_hf.cli.table import print_next, print_summary
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.hub import Destination, push_scored
@@ -40,6 +41,7 @@ def run(argv: Sequence[str]) -> None:
             scorer.save_pretrained(draft / SCORER)
             save_rows(scored, draft / "scored", args.output_format)  # type: ignore[arg-type] # checked
         print_summary(summary, dataset=folder / "scored", scorer=folder / SCORER)
+        print_next("score", args, str(scorer.model))
 
     def push() -> None:
         push_scorer(scorer, args)

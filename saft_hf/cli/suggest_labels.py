@@ -9,7 +9,8 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, Value
 
 from saft_hf.cli.arguments import parse
-from saft_hf.cli.pipeline import load_and_fit, output_folder, print_table
+from saft_hf.cli.pipeline import load_and_fit, output_folder
+from saft_hf.cli.table import print_table
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.files import replacing

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.stats import fisher_exact, spearmanr
 
 from saft_hf import SAFTScorer
-from saft_hf.cli.pipeline import print_summary
+from saft_hf.cli.table import print_summary
 from saft_hf.embed import survey
 from saft_hf.errors import SAFTInputError
 from saft_hf.hub import model_section
