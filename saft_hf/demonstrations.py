@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Value, concatenate_datasets
 
+from saft_hf.assets import pairs
 from saft_hf.errors import SAFTInputError
 from saft_hf.named import NamedDataset
 from saft_hf.render.rows import CHAT_COLUMNS, IMAGE_COLUMNS, TOKEN_COLUMNS
@@ -79,7 +80,12 @@ def interleaved(rows: Dataset, demonstrations: Dataset | None) -> Dataset:
 
 
 def _read(given: Dataset | str, token: str | None) -> Dataset:
-    rows = given if isinstance(given, Dataset) else NamedDataset(given, token=token).pinned().load()
+    if isinstance(given, Dataset):
+        rows = given
+    elif given == BUILT_IN:
+        rows = Dataset.from_list([{"prompt": pair.request, "completion": pair.declines} for pair in pairs()])
+    else:
+        rows = NamedDataset(given, token=token).pinned().load()
     if len(rows) == 0:
         raise SAFTInputError("there is no row in the demonstrations: leave them out, or give some.")
     return rows.with_format(None)

@@ -21,7 +21,7 @@ from saft_hf.status import RowStatus
 
 logger = logging.getLogger(__name__)
 
-SCORE, STATUS = "saft_score", "saft_status"
+SCORE, STATUS, DRIFT = "saft_score", "saft_status", "saft_drift"
 
 _SAMPLE = 64
 

@@ -52,12 +52,14 @@ from saft_hf.hub import Destination, check_token, push_files
 from saft_hf.names import names_checked
 from saft_hf.records import to_plain
 from saft_hf.render import RenderConfig, Renderer
+from saft_hf.render.readouts import MEAN, START
 from saft_hf.result import FilterResult
 from saft_hf.scorer import certifying, diagnostics, fitting, inputs, saving
+from saft_hf.scorer.drift import drift_of
 from saft_hf.scorer.fit import Fit
-from saft_hf.scorer.inputs import SCORE, STATUS
+from saft_hf.scorer.inputs import DRIFT, SCORE, STATUS
 from saft_hf.scorer.labels import LabelSet, identities_of, labels_by_row, labels_of, read_decisions, read_fresh
-from saft_hf.scorer.methods import FitSpec
+from saft_hf.scorer.methods import METHODS, FitSpec
 from saft_hf.scorer.options import BY_NAME, LOCAL, OPTIONS, TRAVELLING, refuse_idle
 from saft_hf.scorer.pool import scores_of
 from saft_hf.scorer.reference_rows import FittedReference, ReferenceInput, read_reference
@@ -389,6 +391,47 @@ class SAFTScorer:
         scored = self._score(dataset)
         plain = inputs.without_scores(dataset)
         return inputs.with_columns(plain, **{SCORE: scored.scores, STATUS: scored.statuses})
+
+    def drift(self, dataset: Dataset) -> Dataset:
+        """Add `saft_drift`: how far a row's answer lies from declining towards complying.
+
+        It is the projection of `response_mean` less `response_start` on the direction between complying and declining
+        answers to the same requests (the package's own pairs), at the layer that tells these apart best. Where the
+        scorer reads both, rows that it has scored are not read again. Harmless rows with a high drift are said to wear
+        off refusals most; it follows the length of answers too, so compare it within rows of about the same length.
+
+        Args:
+            dataset: rows of any shape that SFTTrainer takes. A column of this name is replaced.
+
+        Returns:
+            The dataset with the column (`float32`, NaN where a row has no prompt, or no answer that can be read), the
+            same on every process. Rows and order are unchanged, and nothing is removed.
+
+        Raises:
+            SAFTInputError: the columns are not those of rows to train on, or too few of the pairs can be read.
+
+        Source: DataShield (arXiv 2606.00160), LARF (arXiv 2507.18631).
+
+        Example:
+            >>> rows = scorer.drift(rows).sort("saft_drift").select(range(800))  # doctest: +SKIP
+        """
+        world = World()
+        self._check_ranks(lambda: {**self._options(), "dataset": dataset})
+        with world.sync_errors("reading the dataset"):
+            inputs.check_dataset(dataset)
+            source, renderer = self._open_source(), self._renderer()
+            layers = METHODS["auto"].layers(source.shape.num_layers) if self.layer is None else (self.layer,)
+            features = Features(layers, (START, MEAN), self.vector_dtype)
+        try:
+            if self.fit_ is not None and self.fit_.captured == features:
+                fingerprint = self.fit_.model_fingerprint
+            else:
+                fingerprint = source.fingerprint(features.layers, world)
+            drifts = drift_of(self._extractor(renderer, features, fingerprint, world), dataset)
+        finally:
+            source.release()
+        plain = dataset.remove_columns(DRIFT) if DRIFT in dataset.column_names else dataset
+        return inputs.with_columns(plain, **{DRIFT: drifts})
 
     def _score(self, dataset: Dataset) -> _Scored:
         """Scores, final statuses, and what rendering said about each row. Collective."""

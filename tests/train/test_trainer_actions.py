@@ -19,8 +19,9 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFas
 from trl import SFTTrainer
 
 from saft_hf import FilterResult, SAFTSFTTrainer
+from saft_hf.assets import pairs
 from saft_hf.decide import decide
-from saft_hf.demonstrations import interleaved
+from saft_hf.demonstrations import demonstrations_for, interleaved
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Renderer
 from saft_hf.summary import Summary
@@ -158,6 +159,18 @@ def test_demonstrations_equal_rows_mixed_by_hand(kind: str, action: str, tmp_pat
     lines = Dataset.from_parquet(str(tmp_path / "out" / "_saft" / "audit.parquet"), cache_dir=str(tmp_path / "c"))
     assert lines["source"][:] == ["input"] * len(pool) + ["demonstration"] * count
     assert set(lines["decision"][len(pool) :]) == {"added"}
+
+
+def test_built_in_demonstrations_are_declining_answers_of_the_pairs() -> None:
+    rows, told = demonstrations_for(pool_rows("messages"), 1000, "built-in", 0.05)
+    known = {(pair.request, pair.declines) for pair in pairs()}
+    shown = [tuple(turn["content"] for turn in messages) for messages in rows["messages"]]
+    assert len(shown) == len(set(shown)) == 50
+    assert set(shown) <= known
+    assert (told.rows, told.different, told.share, told.source) == (50, 50, 0.05, "built-in")
+    # From all over the set: of its languages, as many as it has.
+    languages = {pair.request: pair.language for pair in pairs()}
+    assert len({languages[request] for request, _ in shown}) == len(set(languages.values()))
 
 
 def test_demonstrations_without_a_decision(tmp_path: Path) -> None:
