@@ -112,12 +112,13 @@ class NamedDataset:
         """
         with self._explained():
             rows = self.columns.apply(self._open())
-            if isinstance(rows, Dataset):
-                return rows
-            loaded = Dataset.from_generator(
-                _rows_of, gen_kwargs={"stream": rows}, features=rows.features, split=rows.split
-            )
-            loaded.info.config_name = rows.info.config_name
+            loaded = rows
+            if not isinstance(rows, Dataset):
+                loaded = Dataset.from_generator(
+                    _rows_of, gen_kwargs={"stream": rows}, features=rows.features, split=rows.split
+                )
+                loaded.info.config_name = rows.info.config_name
+            loaded.info.dataset_name = self.name if self.is_on_hub else self.path.name  # `datasets` says "json"
             return loaded
 
     def stream(self) -> IterableDataset:

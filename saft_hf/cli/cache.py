@@ -11,6 +11,8 @@ from saft_hf.embed.cache import LIMIT_VARIABLE, CachedPlan, cached_plans, shrink
 from saft_hf.embed.store import default_cache_dir
 from saft_hf.errors import SAFTInputError
 
+_LONGEST = 16
+
 
 def run(argv: Sequence[str]) -> None:
     """List or remove plans: the vectors of one pool, read by one model in one way."""
@@ -20,7 +22,10 @@ def run(argv: Sequence[str]) -> None:
         "environment keeps the folder under N gigabytes: what was not used for longest goes first.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    listing = commands.add_parser("ls", help="list plans, the one that was not used for longest first")
+    listing = commands.add_parser(
+        "ls",
+        help="list plans: model, dataset, rows, age, size; the one that was not used for longest first",
+    )
     removing = commands.add_parser("rm", help="remove plans")
     removing.add_argument("names", nargs="*", help="as `ls` shows them, or the start of one")
     removing.add_argument("--all", action="store_true", help="remove every plan")
@@ -31,10 +36,11 @@ def run(argv: Sequence[str]) -> None:
     plans = cached_plans(options.cache_dir)
     if options.command == "ls":
         for plan in plans:
-            features, rows = plan.describe()
-            used = time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.used)) if plan.used else f"{'unknown':16}"
-            size = f"{plan.size / 1e6:>10,.1f} MB"
-            print(f"{plan.name}  {used}  {size}  {rows:>9,} vectors at {', '.join(features) or '-'}")
+            (features, vectors), about = plan.describe(), plan.about()
+            names = [_short(about.get(name)) for name in ("model", "dataset")]
+            rows, age = about.get("rows", vectors), _age(time.time() - plan.used) if plan.used else "unknown"
+            print(f"{plan.name} {names[0]:<16} {names[1]:<16} {rows:>9,} rows {age:>7} ", end="")
+            print(f"{plan.size / 1e6:,.1f} MB at {', '.join(features) or '-'}")
         print(f"{len(plans)} plans, {sum(plan.size for plan in plans) / 1e6:,.1f} MB in {options.cache_dir}.")
         return
     if [bool(options.names), options.all, options.max_gb is not None].count(True) != 1:
@@ -48,6 +54,20 @@ def run(argv: Sequence[str]) -> None:
         for plan in removed:
             plan.remove()
     print(f"{len(removed)} removed, {sum(plan.size for plan in removed) / 1e6:,.1f} MB.")
+
+
+def _short(name: object) -> str:
+    """The end of a name, which tells more than the folder that it begins with."""
+    text = str(name or "-")
+    return text if len(text) <= _LONGEST else f"…{text[1 - _LONGEST :]}"
+
+
+def _age(seconds: float) -> str:
+    """How long ago, in one unit."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return "now"
 
 
 def _find(plans: Sequence[CachedPlan], name: str, cache_dir: Path) -> CachedPlan:

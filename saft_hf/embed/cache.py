@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -10,17 +11,19 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from saft_hf.errors import SAFTInputError
-from saft_hf.files import locked
+from saft_hf.files import locked, write_json
 
 logger = logging.getLogger(__name__)
 
 LIMIT_VARIABLE = "SAFT_CACHE_GB"
 """Environment variable: gigabytes that a cache folder may hold; no limit where it is not set."""
 
+_ABOUT = "about.json"
 _NAME = re.compile(r"[0-9a-f]{32}")
 _IN_USE_S = 3600
 
@@ -57,10 +60,19 @@ class CachedPlan:
                 logger.warning("The shard %s cannot be read: %s.", path, error)
         return tuple(sorted(features)), rows
 
+    def about(self) -> dict[str, Any]:
+        """What `note` wrote: `model`, `dataset`, `rows`; nothing of a plan that nobody noted anything of."""
+        try:
+            found = json.loads((self.folder / _ABOUT).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def remove(self) -> None:
         """Delete it, but for what a run is writing now. Other files that somebody put there stay."""
         for path in self.folder.glob("[0-9]*.safetensors"):
             path.unlink(missing_ok=True)
+        (self.folder / _ABOUT).unlink(missing_ok=True)
         for path in self.folder.glob(".*.tmp"):
             with suppress(OSError), locked(path, alone=True):
                 path.unlink()
@@ -90,6 +102,13 @@ def touch(folder: Path) -> None:
     """Remember that a plan is in use. A store that belongs to somebody else is only read."""
     if folder.is_dir() and os.access(folder, os.W_OK):
         os.utime(folder)
+
+
+def note(folder: Path, model: str | None, dataset: str | None, rows: int) -> None:
+    """Note for people whose vectors a plan holds, where somebody may write there and nobody has."""
+    if os.access(folder, os.W_OK) and not (folder / _ABOUT).exists():
+        with suppress(OSError):  # as where the plan is removed just now: no reason to stop a run
+            write_json(folder / _ABOUT, {"model": model, "dataset": dataset, "rows": rows})
 
 
 def limit_from_environment() -> int | None:

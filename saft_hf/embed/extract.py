@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from saft_hf.distributed import World
 from saft_hf.embed.backbone import Backbone
-from saft_hf.embed.cache import limit_from_environment, shrink, touch
+from saft_hf.embed.cache import limit_from_environment, note, shrink, touch
 from saft_hf.embed.features import Features, as_arrays, joined, read_batch
 from saft_hf.embed.fill import Filler
 from saft_hf.embed.plan import Plan, make_plan
@@ -121,6 +121,7 @@ class Extractor:
         folder: where the vectors of this model, read in this way, are kept.
         world: the processes that work together.
         called: what progress bars call the rows.
+        model: name of the model, for people.
     """
 
     renderer: Renderer
@@ -133,6 +134,7 @@ class Extractor:
     folder: Path
     world: World
     called: str = "rows"
+    model: str | None = None
 
     def embed(self, dataset: Dataset, *, sample: bool = False) -> Embedded:
         """Bring every row's vectors into the store, and answer with them.
@@ -189,6 +191,9 @@ class Extractor:
         left = missing()
         fill(iter(left), left)
         touch(store.folder)
+        if self.world.is_main:
+            named = dataset.info.dataset_name if self.called == "rows" else self.called
+            note(store.folder, self.model, named, len(dataset))
         if limit is not None:
             shrink(self.folder.parent, limit, keep=[store.folder])
         return Embedded(survey, plan, store, self.world, self.width)

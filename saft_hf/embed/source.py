@@ -167,6 +167,7 @@ class ModelSource:
             token_budget=token_budget or self.token_budget(device),
             folder=folder,
             world=world,
+            model=self.name,
         )
 
     @property

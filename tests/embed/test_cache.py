@@ -194,3 +194,23 @@ def test_removed_between_two_calls(demo_model: str, demo_pool: Dataset, tmp_path
     remove_all(tmp_path)
     assert np.allclose(again(pool[:20])["saft_score"], scores[:20], atol=1e-5)
     assert np.array_equal(scorer.filter(pool).scores, scores)
+
+
+def test_a_plan_says_whose_vectors_it_holds(
+    demo_model: str, demo_pool: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo_pool.select(range(90)).to_json(tmp_path / "my rows.jsonl")
+    cache = ["--cache_dir", str(tmp_path / "cache")]
+    words = ["--model_name_or_path", demo_model, "--dataset_name", str(tmp_path / "my rows.jsonl"), *cache]
+    assert main(["score", *words, "--output_dir", str(tmp_path / "out"), "--on_undecided", "keep"]) == 0
+    capsys.readouterr()
+    assert main(["cache", "ls", *cache]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    pool, reference = ("my rows.jsonl", "reference rows")
+    assert {name for name in (pool, reference) if any(name in line for line in lines)} == {pool, reference}
+    (line,) = [line for line in lines if pool in line]
+    assert demo_model[-10:] in line
+    assert " 90 rows " in line
+    assert " now " in line
+    assert main(["cache", "rm", "--all", *cache]) == 0
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
