@@ -1,0 +1,284 @@
+"""The probe: one linear score from many labelled rows of other sources, read with the user's own model.
+
+Whitened principal components of the reference rows, and on them a logistic regression: classes weigh the same, and in
+each a source weighs by the square root of its rows, so that no single one decides. Features and strength are chosen by
+cross-validation over prompts; what the probe does on sources that it has not seen is measured beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from threadpoolctl import threadpool_limits
+
+from saft_hf.errors import SAFTInputError
+from saft_hf.score.directed import LinearScore
+from saft_hf.score.mixture import Densities
+from saft_hf.score.subspace import subspace_of_rows
+
+COMPONENTS = 64
+"""Principal components of a feature that a probe reads: 32 lose on hard pools, 128 on pools of other kinds."""
+ROWS = 200
+"""Reference rows of each class below which there is no probe: a mixture of fewer says nothing."""
+OUTSIDE = 0.01
+"""Share of the reference rows that lie farther out than the limit beyond which a row is unlike all of them."""
+
+_FOLDS = 5
+_STRENGTHS = (0.001, 0.01, 0.1)
+"""Inverse strength of the L2 penalty, weakest last."""
+_AS_GOOD = 0.002
+"""AUROC by which a candidate must beat an earlier one, which reads less or is held more tightly."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Whitening:
+    """Few coordinates of a row, of variance 1 over the reference rows.
+
+    Attributes:
+        features: names of the features that are read, in order.
+        centres: the reference rows' mean at each, float64 [features, d].
+        maps: what takes a centred vector to its coordinates, float64 [features, r, d].
+    """
+
+    features: tuple[str, ...]
+    centres: NDArray[np.float64]
+    maps: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, sample: Mapping[str, ArrayLike]) -> Whitening:
+        """From a sample of the reference rows, at each feature [n, d].
+
+        Raises:
+            SAFTInputError: fewer than two rows, or all of them equal.
+        """
+        found = [subspace_of_rows(rows, COMPONENTS) for rows in sample.values()]
+        size = min(len(subspace.directions) for subspace in found)
+        return cls(
+            tuple(sample),
+            np.stack([subspace.mean for subspace in found]),
+            np.stack([s.directions[:size] / np.sqrt(s.energies[:size, None]) for s in found]),
+        )
+
+    @property
+    def components(self) -> int:
+        """Coordinates of one feature."""
+        return int(self.maps.shape[1])
+
+    def select(self, features: Sequence[str]) -> Whitening:
+        """The same with some of the features only."""
+        at = [self.features.index(name) for name in features]
+        return Whitening(tuple(features), self.centres[at], self.maps[at])
+
+    def columns(self, features: Sequence[str]) -> NDArray[np.intp]:
+        """Which of the coordinates are those of some features."""
+        at = np.array([self.features.index(name) for name in features])
+        return np.asarray((at[:, None] * self.components + np.arange(self.components)).ravel())
+
+    def __call__(self, vectors: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+        """Coordinates of rows, float64 [n, features * r], from vectors [n, d] at each feature."""
+        rows = (np.asarray(vectors[name], dtype=np.float64) for name in self.features)
+        # On one thread: more of them may add up in another order, and so may other numbers of processes.
+        with threadpool_limits(1, "blas"):
+            return np.concatenate(
+                [(x - c) @ m.T for x, c, m in zip(rows, self.centres, self.maps, strict=True)], axis=1
+            )
+
+    def distance(self, vectors: Mapping[str, ArrayLike]) -> NDArray[np.float32]:
+        """How far rows lie from the reference rows' mean: mean square of the coordinates, float32 [n]."""
+        return distances(self(vectors))
+
+    def score(self, weights: NDArray[np.float64]) -> LinearScore:
+        """A direction in coordinates, [features * r], as a score of vectors."""
+        parts = weights.reshape(len(self.features), 1, -1)
+        return LinearScore(self.features, self.centres, np.ascontiguousarray((parts @ self.maps)[:, 0]))
+
+
+def distances(coordinates: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Mean square of whitened coordinates, [n]: 1 on average over the reference rows."""
+    return np.mean(np.square(coordinates), axis=1).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probe:
+    """What a reference teaches.
+
+    Attributes:
+        whitening: the coordinates that it reads.
+        score: the score: log-odds, up to a constant.
+        limit: distance beyond which a row is unlike the reference rows.
+        densities: how each component, a source's harmful or benign rows, scores.
+        components: their names, [s].
+        strength: of the penalty that cross-validation chose.
+        auroc: over prompts that the probe has not seen.
+        held_out_auroc: over sources that it has not seen.
+    """
+
+    whitening: Whitening
+    score: LinearScore
+    limit: float
+    densities: Densities
+    components: tuple[str, ...]
+    strength: float
+    auroc: float
+    held_out_auroc: float
+
+    def outside(self, vectors: Mapping[str, ArrayLike]) -> NDArray[np.bool_]:
+        """Rows that are unlike all reference rows, bool [n]."""
+        return np.asarray(self.whitening.distance(vectors) > self.limit)
+
+
+def candidates(stored: Sequence[str]) -> list[tuple[str, ...]]:
+    """Sets of features to choose from, the smallest first.
+
+    `response_mean` of the last layer that is read, all readouts there, all readouts of all layers.
+
+    Args:
+        stored: names of the features, such as `23.response_mean`.
+
+    Example:
+        >>> candidates(["4.response_start", "4.response_mean", "6.response_start", "6.response_mean"])[:2]
+        [('6.response_mean',), ('6.response_start', '6.response_mean')]
+    """
+    last = max((name.split(".")[0] for name in stored), key=int)
+    top = tuple(name for name in stored if name.split(".")[0] == last)
+    mean = tuple(name for name in top if name.endswith(".response_mean"))
+    return list(dict.fromkeys(found for found in (mean, top, tuple(stored)) if found))
+
+
+def fit_probe(
+    whitening: Whitening,
+    coordinates: NDArray[np.floating],
+    harmful: NDArray[np.bool_],
+    sources: Sequence[str],
+    source: NDArray[np.integer],
+    prompts: NDArray[np.integer],
+    *,
+    seed: int = 0,
+) -> Probe:
+    """Learn a probe from reference rows.
+
+    Args:
+        whitening: of all features that were read.
+        coordinates: of the rows in it, [m, q], finite.
+        harmful: their labels, bool [m].
+        sources: names of the sources.
+        source: which of them each row is from, [m].
+        prompts: one whole number for each row, [m]; rows of the same prompt have the same, and are held out together.
+        seed: of the folds: the same input gives the same bits.
+
+    Raises:
+        SAFTInputError: a class has too few rows, or shapes differ.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> harmful = np.arange(1000) % 2 == 0
+        >>> x = rng.standard_normal((1000, 6)) + 2 * harmful[:, None]
+        >>> whitening = Whitening.of({"8.response_mean": x})
+        >>> probe = fit_probe(whitening, whitening({"8.response_mean": x}), harmful, ["a"], 0 * harmful, np.arange(1000))
+        >>> probe.auroc > 0.99, probe.components, round(float(probe.outside({"8.response_mean": 9 + x}).mean()))
+        (True, ('a: benign', 'a: harmful'), 1)
+    """
+    rows = np.asarray(coordinates, dtype=np.float64)
+    if not len(rows) == len(harmful) == len(source) == len(prompts):
+        raise SAFTInputError("a probe needs a label, a source and a prompt for each row")
+    for name, own in (("harmful", harmful), ("benign", ~harmful)):
+        if own.sum() < ROWS or np.unique(prompts[own]).size < ROWS / 10:
+            raise SAFTInputError(
+                f"a probe needs {ROWS} reference rows of each class, of {ROWS // 10} prompts; found {own.sum()} {name} "
+                f"ones, of {np.unique(prompts[own]).size}"
+            )
+    folds = _folds(prompts, seed)
+    # On one process and one thread: what is learned must be the same bits on any machine of a launch.
+    with threadpool_limits(1, "blas"):
+        best: tuple[float, tuple[str, ...], float, NDArray[np.float64]] | None = None
+        weights = _weights(harmful, source)
+        for features in candidates(whitening.features):
+            columns = whitening.columns(features)
+            for strength in _STRENGTHS:
+                scores = _unseen(rows[:, columns], harmful, source, folds, strength)
+                area = float(roc_auc_score(harmful, scores, sample_weight=weights))
+                if best is None or area > best[0] + _AS_GOOD:
+                    best = area, features, strength, scores
+        assert best is not None  # noqa: S101 - there is a candidate
+        area, features, strength, scores = best
+        own = rows[:, whitening.columns(features)]
+        held_out = _without_source(own, harmful, source, prompts, strength, scores)
+        direction = _direction(own, harmful, source, strength)
+    pairs = [(at, bad) for at in range(len(sources)) for bad in (False, True) if (harmful[source == at] == bad).any()]
+    component = np.empty(len(rows), dtype=np.intp)
+    for number, (at, bad) in enumerate(pairs):
+        component[(source == at) & (harmful == bad)] = number
+    chosen = whitening.select(features)
+    return Probe(
+        whitening=chosen,
+        score=chosen.score(direction),
+        limit=float(np.quantile(distances(own), 1 - OUTSIDE)),
+        densities=Densities.of(scores, held_out, component, np.array([bad for _, bad in pairs])),
+        components=tuple(f"{sources[at]}: {'harmful' if bad else 'benign'}" for at, bad in pairs),
+        strength=strength,
+        auroc=area,
+        held_out_auroc=float(roc_auc_score(harmful, held_out, sample_weight=weights)),
+    )
+
+
+def _folds(prompts: NDArray[np.integer], seed: int) -> NDArray[np.intp]:
+    """The fold of each row, [m]: rows of one prompt are in one."""
+    groups = np.unique(prompts, return_inverse=True)[1]
+    fold = np.arange(int(groups.max()) + 1) % _FOLDS
+    return np.asarray(np.random.default_rng(seed).permutation(fold)[groups])
+
+
+def _weights(harmful: NDArray[np.bool_], source: NDArray[np.integer]) -> NDArray[np.float64]:
+    """What each row weighs: both classes the same, and in each its sources by the square root of their rows."""
+    weights = np.zeros(len(harmful))
+    for bad in (True, False):
+        for at in np.unique(source[harmful == bad]):
+            own = (harmful == bad) & (source == at)
+            weights[own] = own.sum() ** -0.5
+        weights[harmful == bad] *= len(harmful) / 2 / weights[harmful == bad].sum()
+    return weights
+
+
+def _direction(
+    rows: NDArray[np.float64], harmful: NDArray[np.bool_], source: NDArray[np.integer], strength: float
+) -> NDArray[np.float64]:
+    model = LogisticRegression(C=strength, max_iter=1000)
+    return np.asarray(model.fit(rows, harmful, sample_weight=_weights(harmful, source)).coef_[0])
+
+
+def _unseen(
+    rows: NDArray[np.float64],
+    harmful: NDArray[np.bool_],
+    source: NDArray[np.integer],
+    folds: NDArray[np.intp],
+    strength: float,
+) -> NDArray[np.float64]:
+    """Scores by directions that have not seen the prompt, [m]."""
+    scores = np.zeros(len(rows))
+    for own in (folds == fold for fold in np.unique(folds)):
+        scores[own] = rows[own] @ _direction(rows[~own], harmful[~own], source[~own], strength)
+    return scores
+
+
+def _without_source(
+    rows: NDArray[np.float64],
+    harmful: NDArray[np.bool_],
+    source: NDArray[np.integer],
+    prompts: NDArray[np.integer],
+    strength: float,
+    otherwise: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Scores by directions that have seen neither the source nor its prompts, [m]; `otherwise` where that leaves one
+    class only."""
+    scores = otherwise.copy()
+    for at in np.unique(source):
+        own = source == at
+        learned = ~own & ~np.isin(prompts, prompts[own])
+        if harmful[learned].any() and not harmful[learned].all():
+            scores[own] = rows[own] @ _direction(rows[learned], harmful[learned], source[learned], strength)
+    return scores
