@@ -67,6 +67,16 @@ class PoolCounts:
     flagged: Count | None = None
 
 
+def ranks_the_other_way(auroc: float, harmful: int, benign: int) -> bool:
+    """Whether a score clearly ranks labelled rows the wrong way round.
+
+    Three standard errors below an AUROC without signal (Mann and Whitney 1947), and no small effect.
+    """
+    if not harmful or not benign:
+        return False
+    return auroc < min(0.4, 0.5 - 3 * math.sqrt((harmful + benign + 1) / (12 * harmful * benign)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelCounts:
     """The labelled rows that score and threshold were chosen on.
@@ -95,14 +105,11 @@ class LabelCounts:
         if self.uniform and 2 * self.harmful > self.rows:
             found.append(f"{self}, more than half of a uniform sample")
         benign = self.rows - self.harmful
-        if self.reference_auroc is not None and self.harmful and benign:
-            # Three standard errors of an AUROC without signal (Mann and Whitney 1947), and no small effect.
-            error = math.sqrt((self.rows + 1) / (12 * self.harmful * benign))
-            if self.reference_auroc < min(0.4, 0.5 - 3 * error):
-                found.append(
-                    f"The built-in reference set ranks the {self.rows} labelled rows the other way round (AUROC "
-                    f"{self.reference_auroc:.3f})"
-                )
+        if self.reference_auroc is not None and ranks_the_other_way(self.reference_auroc, self.harmful, benign):
+            found.append(
+                f"The built-in reference set ranks the {self.rows} labelled rows the other way round (AUROC "
+                f"{self.reference_auroc:.3f})"
+            )
         # Not the column's name: a scorer from elsewhere brings it, and this goes into cards.
         check = "The labels may be the wrong way round: check the label column and harmful_value."
         return tuple(f"{text}. {check}" for text in found)
@@ -222,6 +229,106 @@ class SourceInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComponentMetrics:
+    """The harmful or the benign rows of one source of a reference, and how a probe does that has not seen the source.
+
+    Attributes:
+        source: its name.
+        harmful: which of them.
+        rows: that were fitted on.
+        above: share of them above the score that a twentieth of the benign rows of an unseen source exceeds, averaged
+            over sources: recall of harmful rows, false positives among benign ones.
+    """
+
+    source: SourceName
+    harmful: bool
+    rows: Count
+    above: Share
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeMetrics:
+    """A probe, and what it does where it has seen neither the prompts nor the source.
+
+    Attributes:
+        sources: what it was fitted on.
+        components: each source's harmful and benign rows.
+        in_pool: reference rows that were left out since they stand in the pool.
+        auroc: over prompts that it has not seen.
+        held_out_auroc: over sources that it has not seen: what to expect of other data.
+        general: whether a benign source stands on its own, such as general instructions, beside mixed ones.
+    """
+
+    sources: tuple[SourceInfo, ...]
+    components: tuple[ComponentMetrics, ...]
+    in_pool: Count
+    auroc: Share
+    held_out_auroc: Share
+    general: bool
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the reference lacks, a sentence each."""
+        found = []
+        if not self.general:
+            found.append(
+                "The reference has no source of harmless rows alone: without general instructions like your own, a "
+                "probe takes what it has never seen for harmful. Add some."
+            )
+        if len({part.source for part in self.components if part.harmful}) < 2:
+            found.append("The reference has one harmful source: harm of other kinds is counted as benign. Add another.")
+        return tuple(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureMetrics:
+    """What a pool is made of, as far as the sources of a reference can tell.
+
+    Attributes:
+        share: estimated harmful share of the rows that are like the reference's.
+        low: where its 90 % interval begins.
+        high: where it ends.
+        misfit: share of the scores that no mixture explains.
+        outside: rows that are unlike all reference rows: no probe removes them.
+        rows: rows that have a score.
+        unexplained: rows above nearly all benign rows of every source that are counted as benign all the same.
+        recall: share of the harmful rows that the threshold is expected to remove.
+        lost: share of the harmless rows that it is expected to remove.
+        weights: of each component of the probe, in its order.
+        above: share of each that lies above the threshold where the source was not seen; empty without one.
+    """
+
+    share: Share
+    low: Share
+    high: Share
+    misfit: Share
+    outside: Count
+    rows: Count
+    unexplained: Count
+    recall: Share
+    lost: Share
+    weights: tuple[Share, ...]
+    above: tuple[Share, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the estimate cannot tell, a sentence each."""
+        found = []
+        if self.outside > self.rows / 20:
+            found.append(
+                f"{self.outside} of {self.rows} rows are unlike anything in the reference, and are kept whatever their "
+                "score: add rows like them to it."
+            )
+        if self.unexplained > max(5, self.rows / 100):
+            found.append(
+                f"{self.unexplained} of {self.rows} rows score above nearly all benign rows of every source, though "
+                "the mixture counts them as benign: harm of a kind that the reference lacks looks like this. Label "
+                "some of them (`suggest_labels(informative=...)`)."
+            )
+        return tuple(found)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReferenceMetrics:
     """What a reference set says about the pool.
 
@@ -259,7 +366,9 @@ class FitMetrics:
         published: for `method="saft"`.
         test: for a score that was learned from labels.
         expected: effect of the threshold, where labels chose it.
-        reference: for a score that a reference set has part in.
+        reference: for a score that a small reference set has part in.
+        probe: for a score that a probe has part in.
+        mixture: what the probe says the pool is made of.
         notes: what a reader must know of the readouts in use.
     """
 
@@ -274,6 +383,8 @@ class FitMetrics:
     test: LabelTest | None = None
     expected: ThresholdEffect | None = None
     reference: ReferenceMetrics | None = None
+    probe: ProbeMetrics | None = None
+    mixture: MixtureMetrics | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -576,7 +687,8 @@ class Summary:
         """What speaks against the labels, and what the filter does besides removing harmful rows, a sentence each."""
         # What the score follows matters where it removes rows.
         by_score = (self.confounds, self.leverage) if self.removed else ()
-        parts = (self.fit.labels if self.fit else None, self.flagged, *by_score, *self.groups.values())
+        fit = (self.fit.labels, self.fit.probe, self.fit.mixture) if self.fit else ()
+        parts = (*fit, self.flagged, *by_score, *self.groups.values())
         parts += tuple(share for shares in self.by.values() for share in shares.values())
         found = tuple(text for part in parts if part is not None for text in part.warnings)
         if self.threshold_from == "labels":

@@ -102,6 +102,13 @@ class Densities:
         above = int(self.bins(threshold)) + 1
         return np.asarray(self.held_out[:, above:].sum(axis=1) / self.held_out.sum(axis=1))
 
+    def threshold(self, fpr: float) -> float:
+        """The lowest edge above which at most this share of the benign rows of an unseen source lies, on average."""
+        benign = self.held_out[~self.harmful]
+        shares = 1 - np.cumsum(benign, axis=1)[:, :-1] / benign.sum(axis=1, keepdims=True)
+        under = shares.mean(axis=0) <= fpr
+        return float(self.edges[int(under.argmax()) if under.any() else -1])
+
     @property
     def above_benign(self) -> float:
         """The score that of no benign component more than one row in two hundred exceeds."""
@@ -180,8 +187,10 @@ def explain(densities: Densities, scores: ArrayLike, fpr: float = FPR, *, seed: 
     interval = (min(float(low), share), max(float(high), share))
     of_pool = weights @ components
     posterior = (weights[harmful] @ components[harmful]) / of_pool
-    posterior = IsotonicRegression(y_min=0, y_max=1).fit(np.arange(size), posterior, sample_weight=of_pool).predict(
-        np.arange(size)
+    posterior = (
+        IsotonicRegression(y_min=0, y_max=1)
+        .fit(np.arange(size), posterior, sample_weight=of_pool)
+        .predict(np.arange(size))
     )
     misfit = float(np.abs(observed / bins.size - of_pool).sum() / 2)
     undecided = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
 from saft_hf.errors import SAFTInputError
+from saft_hf.records import Between, Matching, Name, Share, from_plain, to_plain
 from saft_hf.score.directed import LinearScore
 from saft_hf.score.mixture import Densities
 from saft_hf.score.subspace import subspace_of_rows
@@ -100,7 +102,7 @@ class Whitening:
 
 def distances(coordinates: NDArray[np.floating]) -> NDArray[np.float32]:
     """Mean square of whitened coordinates, [n]: 1 on average over the reference rows."""
-    return np.mean(np.square(coordinates), axis=1).astype(np.float32)
+    return np.asarray(np.mean(np.square(coordinates), axis=1), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,7 +131,83 @@ class Probe:
 
     def outside(self, vectors: Mapping[str, ArrayLike]) -> NDArray[np.bool_]:
         """Rows that are unlike all reference rows, bool [n]."""
-        return np.asarray(self.whitening.distance(vectors) > self.limit)
+        return np.asarray(self.whitening.distance(vectors) > np.float32(self.limit))
+
+    def probabilities(
+        self, posterior: NDArray[np.float64], scores: ArrayLike, vectors: Mapping[str, ArrayLike]
+    ) -> NDArray[np.float32]:
+        """Probability that each row is harmful, float32 [n]; NaN for a row that is unlike the reference rows.
+
+        Args:
+            posterior: of each bin of scores, in the pool that was explained.
+            scores: of the rows, [n].
+            vectors: of the rows.
+        """
+        likely = posterior[self.densities.bins(scores)]
+        return np.where(self.outside(vectors), np.nan, likely).astype(np.float32)
+
+    def to_parts(self) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
+        """Split into a JSON-ready dict and arrays; the score goes its own way."""
+        figures = _Figures(
+            features=self.whitening.features,
+            limit=self.limit,
+            components=self.components,
+            strength=self.strength,
+            auroc=self.auroc,
+            held_out_auroc=self.held_out_auroc,
+        )
+        arrays = {
+            "centres": self.whitening.centres,
+            "maps": self.whitening.maps,
+            "edges": self.densities.edges,
+            "counts": self.densities.counts,
+            "held_out": self.densities.held_out,
+        }
+        return to_plain(figures), arrays
+
+    @classmethod
+    def from_parts(cls, config: Any, tensors: Mapping[str, NDArray[Any]], score: LinearScore) -> Self:
+        """Put together again what `to_parts` took apart.
+
+        Raises:
+            ValueError: a value is missing, unknown, or not what a probe can have.
+        """
+        figures = from_plain(_Figures, config, "probe")
+        arrays = {}
+        for name, dimensions in (("centres", 2), ("maps", 3), ("edges", 1), ("counts", 2), ("held_out", 2)):
+            array = tensors.get(name)
+            if array is None or array.dtype != np.float64 or array.ndim != dimensions:
+                raise ValueError(f"probe.{name}: not float64 of {dimensions} dimensions")
+            arrays[name] = array
+        centres, maps = arrays["centres"], arrays["maps"]
+        if figures.features != score.features or centres.shape != score.weights.shape:
+            raise ValueError("probe.features: not those of the score, or vectors of another width")
+        if maps.shape != (*centres.shape[:1], maps.shape[1], *centres.shape[1:]) or not 0 < maps.shape[1] <= COMPONENTS:
+            raise ValueError(f"probe.maps: shape {list(maps.shape)}, which does not fit the centres")
+        harmful = np.array([name.endswith(": harmful") for name in figures.components])
+        densities = Densities(harmful, arrays["edges"], arrays["counts"], arrays["held_out"])
+        return cls(
+            Whitening(figures.features, centres, maps),
+            score,
+            figures.limit,
+            densities,
+            figures.components,
+            figures.strength,
+            figures.auroc,
+            figures.held_out_auroc,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Figures:
+    """The part of a `Probe` that is JSON."""
+
+    features: tuple[Name, ...]
+    limit: Annotated[float, Between(0, 1e30)]
+    components: tuple[Annotated[str, Matching(r"[\w ./,()+-]{1,96}: (harmful|benign)")], ...]
+    strength: float
+    auroc: Share
+    held_out_auroc: Share
 
 
 def candidates(stored: Sequence[str]) -> list[tuple[str, ...]]:
@@ -179,7 +257,8 @@ def fit_probe(
         >>> harmful = np.arange(1000) % 2 == 0
         >>> x = rng.standard_normal((1000, 6)) + 2 * harmful[:, None]
         >>> whitening = Whitening.of({"8.response_mean": x})
-        >>> probe = fit_probe(whitening, whitening({"8.response_mean": x}), harmful, ["a"], 0 * harmful, np.arange(1000))
+        >>> at = whitening({"8.response_mean": x})
+        >>> probe = fit_probe(whitening, at, harmful, ["a"], 0 * harmful, np.arange(1000))
         >>> probe.auroc > 0.99, probe.components, round(float(probe.outside({"8.response_mean": 9 + x}).mean()))
         (True, ('a: benign', 'a: harmful'), 1)
     """
@@ -206,18 +285,18 @@ def fit_probe(
                     best = area, features, strength, scores
         assert best is not None  # noqa: S101 - there is a candidate
         area, features, strength, scores = best
-        own = rows[:, whitening.columns(features)]
-        held_out = _without_source(own, harmful, source, prompts, strength, scores)
-        direction = _direction(own, harmful, source, strength)
+        chosen = rows[:, whitening.columns(features)]
+        held_out = _without_source(chosen, harmful, source, prompts, strength, scores)
+        direction = _direction(chosen, harmful, source, strength)
     pairs = [(at, bad) for at in range(len(sources)) for bad in (False, True) if (harmful[source == at] == bad).any()]
     component = np.empty(len(rows), dtype=np.intp)
     for number, (at, bad) in enumerate(pairs):
         component[(source == at) & (harmful == bad)] = number
-    chosen = whitening.select(features)
+    read = whitening.select(features)
     return Probe(
-        whitening=chosen,
-        score=chosen.score(direction),
-        limit=float(np.quantile(distances(own), 1 - OUTSIDE)),
+        whitening=read,
+        score=read.score(direction),
+        limit=float(np.quantile(distances(chosen), 1 - OUTSIDE)),
         densities=Densities.of(scores, held_out, component, np.array([bad for _, bad in pairs])),
         components=tuple(f"{sources[at]}: {'harmful' if bad else 'benign'}" for at, bad in pairs),
         strength=strength,
@@ -273,8 +352,10 @@ def _without_source(
     strength: float,
     otherwise: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Scores by directions that have seen neither the source nor its prompts, [m]; `otherwise` where that leaves one
-    class only."""
+    """Scores by directions that have seen neither the source nor its prompts, [m].
+
+    `otherwise` where that leaves rows of one class only.
+    """
     scores = otherwise.copy()
     for at in np.unique(source):
         own = source == at

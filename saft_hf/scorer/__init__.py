@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from saft_hf.scorer.inputs import SCORE, STATUS, without_scores
+    from saft_hf.scorer.inputs import PROBABILITY, SCORE, STATUS, without_scores
     from saft_hf.scorer.scorer import SAFTScorer
 
-__all__ = ["SCORE", "STATUS", "SAFTScorer", "without_scores"]
+__all__ = ["PROBABILITY", "SCORE", "STATUS", "SAFTScorer", "without_scores"]
 
 
 def __getattr__(name: str) -> Any:

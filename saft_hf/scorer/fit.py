@@ -6,14 +6,16 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from saft_hf.decide import ThresholdAim
-from saft_hf.embed import Features, layers_of, readouts_of
+from saft_hf.embed import Features, Vectors, layers_of, readouts_of
 from saft_hf.errors import SAFTInputError
 from saft_hf.records import Between, Digest, Matching, Name, from_plain, to_plain
 from saft_hf.render import READOUTS
 from saft_hf.score import LinearScore, PublishedScore
+from saft_hf.score.probe import Probe
 from saft_hf.scorer.labels import LabelledRows
 from saft_hf.scorer.methods import METHODS, Method
 from saft_hf.scorer.pool import Score
@@ -83,10 +85,15 @@ class Fit(FitHeader):
     Attributes:
         score: how rows are scored.
         labelled: the rows that the fit had labels for.
+        probe: the probe that the score is, for `method="reference"`; None for any other score.
+        posterior: probability that a row is harmful, for each of its bins, ascending; None where it was fitted without
+            a pool.
     """
 
     score: Score
     labelled: LabelledRows
+    probe: Probe | None = None
+    posterior: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         for name, found, good, expected in self._facts():
@@ -113,6 +120,7 @@ class Fit(FitHeader):
         labels, pool = metrics.labels, metrics.pool
         yield "metrics.labels.harmful", labels, labels is None or labels.harmful <= labels.rows, "at most its rows"
         yield "metrics.pool.scored", pool, (pool.flagged or 0) <= pool.scored <= pool.rows, "at most its rows"
+        yield "probe", "a probe", self.probe is None or self._fits(self.probe), "what its metrics and the score say"
         # The figure that a threshold is said to rest on.
         basis = dict.fromkeys(("given", "certificate", metrics.aim, *self.how.sources), True)
         basis |= {"none": self.threshold is None, "contamination": metrics.contamination is not None}
@@ -123,6 +131,34 @@ class Fit(FitHeader):
             basis.get(self.threshold_from, False),
             "what the metrics explain",
         )
+
+    def _fits(self, probe: Probe) -> bool:
+        metrics, posterior = self.metrics.probe, self.posterior
+        if metrics is None or probe.score is not self.score:
+            return False
+        names = tuple(f"{part.source}: {'harmful' if part.harmful else 'benign'}" for part in metrics.components)
+        if names != probe.components:
+            return False
+        if posterior is None:
+            return True
+        ascending = bool((np.diff(posterior) >= 0).all() and (posterior >= 0).all() and (posterior <= 1).all())
+        return ascending and posterior.shape == (probe.densities.edges.size + 1,)
+
+    def read(self, vectors: Vectors) -> NDArray[np.float32]:
+        """Scores of rows and, where a pool was explained, their probabilities of being harmful, `float32 [n, 1 or 2]`.
+
+        The probability of a row that is unlike the reference is -1: NaN stands for a row without a score.
+        """
+        scores = self.score(vectors)
+        if self.probe is None or self.posterior is None:
+            return scores[:, None]
+        likely = self.probe.probabilities(self.posterior, scores, vectors)
+        return np.stack([scores, np.nan_to_num(likely, nan=-1.0)], axis=1)
+
+    @property
+    def columns(self) -> int:
+        """How many values `read` gives a row."""
+        return 1 if self.posterior is None else 2
 
     @property
     def captured(self) -> Features:
@@ -173,8 +209,13 @@ class Fit(FitHeader):
         kind = next(name for name, score_class in _SCORES.items() if type(self.score) is score_class)
         header = {name: to_plain(getattr(self, name)) for name in _HEADER}
         header["undecided"] = self.undecided and _UNDECIDED
-        labels = dict(zip(_LABELS, self.labelled.to_tensors(), strict=True))
-        return {"fit": header, "score": {**score, "kind": kind}}, {**tensors, **labels}
+        labels: dict[str, NDArray[Any]] = dict(zip(_LABELS, self.labelled.to_tensors(), strict=True))
+        plain: dict[str, Any] = {"fit": header, "score": {**score, "kind": kind}}
+        if self.probe is not None:
+            plain["probe"], arrays = self.probe.to_parts()
+            labels |= {f"probe_{name}": array for name, array in arrays.items()}
+            labels |= {} if self.posterior is None else {"probe_posterior": self.posterior}
+        return plain, {**tensors, **labels}
 
     @classmethod
     def from_parts(cls, config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Self:
@@ -190,10 +231,24 @@ class Fit(FitHeader):
         if kind not in tuple(_SCORES):
             raise ValueError(f"score.kind: not one of {list(_SCORES)}")
         own = {name: value for name, value in parts.score.items() if name != "kind"}
-        of_score = {name: array for name, array in tensors.items() if name not in _LABELS}
+        of_probe = {name[6:]: array for name, array in tensors.items() if name.startswith("probe_")}
+        of_score = {name: array for name, array in tensors.items() if name not in _LABELS and name[6:] not in of_probe}
+        score = _SCORES[kind].from_parts(own, of_score)
+        posterior = of_probe.pop("posterior", None)
+        if parts.probe is None and (of_probe or posterior is not None):
+            raise ValueError("probe: missing, though there are its tensors")
+        if posterior is not None and posterior.dtype != np.float64:
+            raise ValueError("probe.posterior: not float64")
+        probe = None
+        if parts.probe is not None:
+            if not isinstance(score, LinearScore):
+                raise ValueError("probe: its score is not linear")
+            probe = Probe.from_parts(parts.probe, of_probe, score)
         return cls(
             **{name: getattr(header, name) for name in _HEADER},
-            score=_SCORES[kind].from_parts(own, of_score),
+            score=score,
+            probe=probe,
+            posterior=posterior,
             labelled=LabelledRows.from_tensors(*(tensors.get(name) for name in _LABELS)),
         )
 
@@ -204,6 +259,7 @@ class _Parts:
 
     fit: FitHeader
     score: dict[str, Any]
+    probe: dict[str, Any] | None = None
 
 
 _HEADER = tuple(field.name for field in fields(FitHeader))

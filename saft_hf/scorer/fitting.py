@@ -11,7 +11,7 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from saft_hf.decide import flagged
+from saft_hf.decide import Goal, ThresholdAim, flagged
 from saft_hf.decide.certify import clopper_pearson
 from saft_hf.embed import Extractor, Features, readouts_of
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
@@ -77,10 +77,13 @@ def choose_method(scorer: SAFTScorer, has_labels: bool, aim: str | None) -> Meth
         )
     if aim is None:
         return method
+    goal = ThresholdAim.parse(aim)
+    if method.name == "reference" and not has_labels and goal.goal is Goal.FPR and goal.confidence is None:
+        return method  # the share that a probe may be expected to lose
     if not has_labels:
         raise SAFTInputError(
-            f"`aim={aim!r}` chooses a threshold on labels: give `labelled`. Without labels, `contamination` or "
-            "`threshold` choose it."
+            f"`aim={aim!r}` chooses a threshold on labels: give `labelled`. Without labels `contamination` or "
+            "`threshold` choose it, and with a reference `fpr=0.05`."
         )
     if scorer.threshold is not None:
         raise SAFTInputError(
@@ -205,6 +208,8 @@ def metrics_of(spec: FitSpec, pool: Pool, answer: MethodFit) -> FitMetrics:
         test=answer.test,
         expected=answer.expected,
         reference=answer.reference,
+        probe=answer.probe_metrics,
+        mixture=answer.mixture,
         notes=tuple(READOUTS[readout].note for readout in readouts),
     )
 

@@ -21,7 +21,7 @@ from saft_hf.status import RowStatus
 
 logger = logging.getLogger(__name__)
 
-SCORE, STATUS, DRIFT = "saft_score", "saft_status", "saft_drift"
+SCORE, STATUS, PROBABILITY, DRIFT = "saft_score", "saft_status", "saft_probability", "saft_drift"
 
 _SAMPLE = 64
 
@@ -116,7 +116,7 @@ def first_of(stream: IterableDataset, count: int | None) -> Dataset:
 
 def without_scores(dataset: Any) -> Any:
     """Score columns that came with the data, or with a stream, are neither used nor handed on."""
-    found = [name for name in (SCORE, STATUS) if name in (dataset.column_names or ())]
+    found = [name for name in (SCORE, STATUS, PROBABILITY) if name in (dataset.column_names or ())]
     return dataset.remove_columns(found) if found else dataset
 
 

@@ -72,9 +72,9 @@ class Pool:
         """How many different renderings there are."""
         return self.embedded.plan.num_unique
 
-    def embed_others(self, dataset: Dataset, renderer: Renderer) -> Embedded:
-        """Other rows, read as the pool was read."""
-        return replace(self._extractor, renderer=renderer, called="reference rows").embed(dataset)
+    def reader(self, renderer: Renderer) -> Extractor:
+        """What reads other rows as the pool was read."""
+        return replace(self._extractor, renderer=renderer, called="reference rows")
 
     def compute(self, features: Sequence[str], function: RowFunction, columns: int) -> NDArray[np.float32]:
         """Apply a function of vectors to every row, `float32 [N, columns]`; NaN where a row has none."""

@@ -50,6 +50,7 @@ class _Saved:
     fit: Any
     score: Any
     options: SavedOptions
+    probe: Any = None
 
 
 def save(folder: Path, fit: Fit, options: dict[str, Any], repo_id: str | None = None) -> None:
@@ -93,7 +94,9 @@ def load(name_or_path: str | Path, revision: str | None, token: str | None) -> t
         attention = saved.options.attn_implementation or "eager"
         if "/" not in attention and attention not in ("eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()):
             raise ValueError(f"options.attn_implementation: transformers knows no {attention!r}")
-        return Fit.from_parts({"fit": saved.fit, "score": saved.score}, tensors), {**vars(saved.options)}
+        return Fit.from_parts({"fit": saved.fit, "score": saved.score, "probe": saved.probe}, tensors), {
+            **vars(saved.options)
+        }
     except ValueError as error:
         raise refuse(folder / CONFIG_FILE, str(error)) from error
 

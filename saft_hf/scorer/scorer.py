@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -34,6 +35,7 @@ from saft_hf.decide.confounds import shares_by
 from saft_hf.distributed import World
 from saft_hf.embed import (
     ALGORITHM,
+    Embedded,
     Extractor,
     Features,
     ModelSource,
@@ -51,19 +53,28 @@ from saft_hf.errors import SAFTArtifactError, SAFTInputError, SAFTUndecidedError
 from saft_hf.hub import Destination, check_token, push_files
 from saft_hf.names import names_checked
 from saft_hf.records import to_plain
-from saft_hf.render import RenderConfig, Renderer
+from saft_hf.render import READOUTS, RenderConfig, Renderer
 from saft_hf.render.readouts import MEAN, START
 from saft_hf.result import FilterResult
 from saft_hf.scorer import certifying, diagnostics, fitting, inputs, saving
 from saft_hf.scorer.drift import drift_of
 from saft_hf.scorer.fit import Fit
-from saft_hf.scorer.inputs import DRIFT, SCORE, STATUS
-from saft_hf.scorer.labels import LabelSet, identities_of, labels_by_row, labels_of, read_decisions, read_fresh
+from saft_hf.scorer.inputs import DRIFT, PROBABILITY, SCORE, STATUS
+from saft_hf.scorer.labels import (
+    LabelledRows,
+    LabelSet,
+    identities_of,
+    labels_by_row,
+    labels_of,
+    read_decisions,
+    read_fresh,
+)
 from saft_hf.scorer.methods import METHODS, FitSpec
+from saft_hf.scorer.methods.reference import as_dialogues, with_built_in
 from saft_hf.scorer.options import BY_NAME, LOCAL, OPTIONS, TRAVELLING, refuse_idle
-from saft_hf.scorer.pool import scores_of
-from saft_hf.scorer.reference_rows import FittedReference, ReferenceInput, read_reference
-from saft_hf.summary import Summary
+from saft_hf.scorer.probing import Reference, learn_probe
+from saft_hf.scorer.reference_rows import ReferenceInput, ReferenceRows, read_reference
+from saft_hf.summary import FitMetrics, PoolCounts, Summary
 from saft_hf.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -78,9 +89,34 @@ class _Scored:
 
     digest: tuple[str, str]
     scores: NDArray[np.float32]
+    probabilities: NDArray[np.float32] | None
     statuses: list[str]
     survey: Survey
     renderer: Renderer
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What is added to the rows."""
+        return _columns(self.scores, self.probabilities, self.statuses)
+
+    def limits(self, threshold: float) -> float | NDArray[np.float64]:
+        """What each row is held to by a probe's threshold: one that is unlike the reference is not removed by it."""
+        if self.probabilities is None:
+            return threshold
+        return np.where(np.isnan(self.probabilities), np.inf, threshold)
+
+
+def _columns(
+    scores: NDArray[np.float32], probabilities: NDArray[np.float32] | None, statuses: list[str]
+) -> dict[str, Any]:
+    found = {SCORE: scores, STATUS: statuses}
+    return found if probabilities is None else {SCORE: scores, PROBABILITY: probabilities, STATUS: statuses}
+
+
+def _split(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Scores and probabilities, from what `Fit.read` gave."""
+    scores = np.ascontiguousarray(values[:, 0])
+    return scores, None if values.shape[1] == 1 else np.where(values[:, 1] < 0, np.nan, values[:, 1])
 
 
 @names_checked("__init__", "fit", "filter", "certify", "suggest_labels")
@@ -297,16 +333,13 @@ class SAFTScorer:
             refuse_idle(told.__getitem__, (option for option in OPTIONS if option.of_labels), "without `labelled` rows")
         method = fitting.choose_method(self, labelled is not None, aim)
         inputs.check_choice("on_undecided", on_undecided, ("raise", "keep"))
-        reference = None if self.reference is None else read_reference(self.reference, world, token=self.token)
-        if isinstance(reference, FittedReference):
-            raise SAFTInputError(f"`reference` {reference.path} is a fitted scorer: load it with `from_pretrained`.")
         spec = FitSpec(
             labels=None if labelled is None else LabelSet.read(labelled, label_column, harmful_value, label_sampling),
             ks=_PUBLISHED_KS if self.k is None else (self.k,),
             threshold=self.threshold,
             contamination=self.contamination,
             aim=None if aim is None else ThresholdAim.parse(aim),
-            reference=reference,
+            reference=self._read_reference(world),
         )
         self.fit_, self._reader, self._scored, self._trust_labels = None, None, None, True
         with world.sync_errors("reading tokenizer and configuration"):
@@ -338,13 +371,114 @@ class SAFTScorer:
             metrics=fitting.metrics_of(spec, embedded, answer),
             score=answer.score,
             labelled=labelled_rows,
+            probe=answer.probe,
+            posterior=answer.posterior,
         )
-        self._remember(self._digest(pool, renderer), answer.scores, embedded.embedded.survey, renderer)
+        self._remember(self._digest(pool, renderer), embedded.embedded, renderer)
         for warning in self.summary_.warnings if world.is_main else ():
             logger.warning("%s", warning)
         if answer.undecided and on_undecided == "raise":
             raise fitting.undecided_error(answer, spec.labels)
         return self
+
+    def fit_reference(self, reference: ReferenceInput | Sequence[ReferenceInput] | None = None) -> Self:
+        """Learn a probe from labelled rows of other sources, for any pool: `SAFTScorer(model, reference=saved)`.
+
+        The rows are read in the chat template where the tokenizer has one. The harmless rows that ship with the package
+        join them. The scorer then scores; `fit` on a pool finds what the pool is made of, and a threshold.
+
+        Every process of a distributed run must call it, with the same reference.
+
+        Args:
+            reference: as `reference` of the constructor, which is the default.
+
+        Returns:
+            The scorer.
+
+        Raises:
+            SAFTInputError: a source cannot be read, or a class has too few rows.
+
+        Example:
+            >>> scorer = SAFTScorer("meta-llama/Llama-2-7b-chat-hf")                   # doctest: +SKIP
+            >>> scorer.fit_reference(["PKU-Alignment/BeaverTails", "benign.jsonl"])    # doctest: +SKIP
+            >>> scorer.push_to_hub("me/llama-2-safety-probe")                          # doctest: +SKIP
+        """
+        if reference is not None:
+            self.reference = reference
+        world = World()
+        self._check_ranks(lambda: {**self._options(), "reference": self.reference})
+        method = METHODS["reference"]
+        inputs.check_choice("method", self.method, (None, method.name))
+        rows = self._read_reference(world)
+        if not isinstance(rows, ReferenceRows):
+            raise SAFTInputError("`reference` must be labelled rows of other sources; found none to fit on.")
+        self.fit_, self._reader, self._scored, self._trust_labels = None, None, None, True
+        source, renderer = self._open_source(), self._renderer()
+        lay_out = partial(as_dialogues, renderer=renderer)
+        boundary = all(inputs.has_boundary(renderer, lay_out(part)) for part in rows.parts)
+        features = fitting.features_of(self, method, source.shape.num_layers, boundary)
+        try:
+            fingerprint = source.fingerprint(features.layers, world)
+            extractor = self._extractor(renderer, features, fingerprint, world)
+            found = learn_probe(with_built_in(rows), extractor, lay_out, None)
+        finally:
+            source.release()
+        self.fit_ = Fit(
+            model=source.name,
+            revision=source.revision,
+            model_fingerprint=fingerprint,
+            template_digest=renderer.template_digest(readouts_of(found.probe.score.features)),
+            num_layers=source.shape.num_layers,
+            layers=features.layers,
+            readouts=features.readouts,
+            vector_dtype=features.dtype,
+            method=method.name,
+            threshold=None,
+            threshold_from="none",
+            undecided=None,
+            keep_undecided=False,
+            token_budget=extractor.token_budget,
+            shares_prefix=extractor.shares_prefix,
+            plan_digest=name_of({"reference": [info.digest for info in rows.sources]}),
+            metrics=FitMetrics(
+                pool=PoolCounts(rows=0, scored=0, unique=0),
+                probe=found.metrics,
+                notes=tuple(READOUTS[name].note for name in readouts_of(found.probe.score.features)),
+            ),
+            score=found.probe.score,
+            labelled=LabelledRows.none(),
+            probe=found.probe,
+        )
+        for warning in self.summary_.warnings if world.is_main else ():
+            logger.warning("%s", warning)
+        return self
+
+    def _read_reference(self, world: World) -> ReferenceRows | Reference | None:
+        """The rows of the reference, or the probe of a fitted one, which must have read this model in this way."""
+        if self.reference is None:
+            return None
+        found = read_reference(self.reference, world, token=self.token)
+        if isinstance(found, ReferenceRows):
+            return found
+        with world.sync_errors("reading the fitted reference"):
+            fit, _ = saving.load(found.path, found.revision, self.token)
+            if fit.probe is None or fit.metrics.probe is None:
+                raise SAFTInputError(
+                    f"`reference` {found.path} is a scorer without a probe (method {fit.method!r}): name one that "
+                    "`fit_reference` made, or the rows."
+                )
+        source, renderer = self._open_source(), self._renderer()
+        if source.fingerprint(fit.layers, world) != fit.model_fingerprint:
+            raise SAFTArtifactError(
+                f"`reference` {found.path} was fitted on another model than {source.name} (it names {fit.model}): its "
+                "directions mean nothing for these hidden states. Fit the reference again with this model."
+            )
+        if renderer.template_digest(fit.score_readouts) != fit.template_digest:
+            raise SAFTArtifactError(
+                f"`reference` {found.path} was fitted with another chat template or tokenizer than {source.name} has "
+                "now: fit the reference again."
+            )
+        return Reference(fit.probe, fit.metrics.probe)
 
     # -- score ---------------------------------------------------------------------------------------------------
 
@@ -372,8 +506,8 @@ class SAFTScorer:
             extractor = self._extractor(self._renderer(), fit.captured, fit.model_fingerprint, World(), device=device)
             self._reader = RowReader(extractor, extractor.store(fit.plan_digest), fit.score.width)
         vectors, statuses = self._reader(columns, fit.score.features)
-        scores = where_finite(fit.score, vectors)
-        return inputs.in_form_of(batch, {SCORE: scores, STATUS: fitting.final_statuses(scores, statuses)})
+        scores, likely = _split(where_finite(fit.read, vectors))
+        return inputs.in_form_of(batch, _columns(scores, likely, fitting.final_statuses(scores, statuses)))
 
     def score_dataset(self, dataset: Dataset) -> Dataset:
         """Add `saft_score` and `saft_status`, embedding on all processes of the launch together.
@@ -390,7 +524,7 @@ class SAFTScorer:
         """
         scored = self._score(dataset)
         plain = inputs.without_scores(dataset)
-        return inputs.with_columns(plain, **{SCORE: scored.scores, STATUS: scored.statuses})
+        return inputs.with_columns(plain, **scored.columns)
 
     def drift(self, dataset: Dataset) -> Dataset:
         """Add `saft_drift`: how far a row's answer lies from declining towards complying.
@@ -449,19 +583,20 @@ class SAFTScorer:
                 embedded = extractor.embed(dataset, sample=True)
             finally:
                 source.release()
-            scores = scores_of(embedded, fit.score)
-            self._remember(digest, scores, embedded.survey, renderer)
+            scores = self._remember(digest, embedded, renderer)
             if np.isnan(scores).all():
                 why = inputs.why_unread(renderer, dataset, fit.score_readouts)
                 logger.warning("None of %d rows can be scored. %s", len(scores), why)
         assert self._scored is not None  # noqa: S101 - remembered
         return self._scored
 
-    def _remember(
-        self, digest: tuple[str, str], scores: NDArray[np.float32], survey: Survey, renderer: Renderer
-    ) -> None:
-        statuses = fitting.final_statuses(scores, survey.statuses(self._fitted.score_readouts))
-        self._scored = _Scored(digest, scores, statuses, survey, renderer)
+    def _remember(self, digest: tuple[str, str], embedded: Embedded, renderer: Renderer) -> NDArray[np.float32]:
+        """Take the scores of a dataset, and keep them for the next call. Collective."""
+        fit = self._fitted
+        scores, likely = _split(embedded.rows(embedded.compute(fit.score.features, fit.read, fit.columns)))
+        statuses = fitting.final_statuses(scores, embedded.survey.statuses(fit.score_readouts))
+        self._scored = _Scored(digest, scores, likely, statuses, embedded.survey, renderer)
+        return scores
 
     def _check_ranks(self, given: Callable[[], Mapping[str, Any]]) -> None:
         """Refuse what differs between processes, before any work: each would decide otherwise. Collective."""
@@ -578,6 +713,8 @@ class SAFTScorer:
             )
         names = None if by is None else diagnostics.groups_by(dataset, by, self._render_config().text_field)
         scored = self._score(dataset)
+        if threshold_from == "reference" and threshold is not None:
+            limits = scored.limits(threshold)
         labels: dict[int, bool] = {}
         known: dict[int, RowLabel] = {}
         if len(fit.labelled.harmful):

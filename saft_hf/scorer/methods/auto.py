@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+
+import numpy as np
 
 from saft_hf.errors import SAFTUndecidedError
+from saft_hf.score.direction import auroc
+from saft_hf.score.mixture import FPR
 from saft_hf.scorer.methods.base import FitSpec, Method, MethodFit
 from saft_hf.scorer.methods.directed import fit_labels
-from saft_hf.scorer.methods.reference import learn
+from saft_hf.scorer.methods.reference import explained, learn
 from saft_hf.scorer.pool import Labelled, Pool
+from saft_hf.scorer.probing import Reference
+from saft_hf.summary import ranks_the_other_way
 
 logger = logging.getLogger(__name__)
 
@@ -34,4 +41,21 @@ class Auto(Method):
         except SAFTUndecidedError as error:
             logger.warning("The reference set is left out, and the labels alone decide: %s.", error)
             return fit_labels(spec, pool, labelled)
-        return fit_labels(spec, pool, labelled, pool.centred(learned.score))
+        if not isinstance(learned, Reference):
+            return fit_labels(spec, pool, labelled, pool.centred(learned.score))
+        score = learned.probe.score
+        answer = fit_labels(spec, pool, labelled, pool.centred(score))
+        found, _ = explained(learned, pool, FPR)
+        answer = replace(answer, probe_metrics=learned.metrics, mixture=found.metrics)
+        values = labelled.compute(score.features, lambda vectors: score(vectors)[:, None], 1)[:, 0]
+        known = ~np.isnan(values)
+        harmful = labelled.harmful[known]
+        if spec.threshold is None and harmful.any() and not harmful.all():
+            area = float(auroc(values[known].astype(np.float64), harmful))
+            if ranks_the_other_way(area, int(harmful.sum()), int((~harmful).sum())):
+                why = f"probe and labels clearly disagree: the labels rank the probe's scores at AUROC {area:.3f}"
+                return replace(answer, threshold=None, undecided=why, advice=_TURNED)
+        return answer
+
+
+_TURNED = "See whether the labels are read the right way round (`harmful_value`), or leave the reference out"

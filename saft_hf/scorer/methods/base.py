@@ -12,10 +12,19 @@ from numpy.typing import NDArray
 from saft_hf.decide import Goal, ThresholdAim, threshold_for_aim, threshold_for_contamination
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import END, MEAN, START
+from saft_hf.score.probe import Probe
 from saft_hf.scorer.labels import LabelSet
 from saft_hf.scorer.pool import Labelled, Pool, Score
+from saft_hf.scorer.probing import Reference
 from saft_hf.scorer.reference_rows import ReferenceRows
-from saft_hf.summary import LabelTest, PublishedMetrics, ReferenceMetrics, ThresholdEffect
+from saft_hf.summary import (
+    LabelTest,
+    MixtureMetrics,
+    ProbeMetrics,
+    PublishedMetrics,
+    ReferenceMetrics,
+    ThresholdEffect,
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class FitSpec:
         threshold: rows above it are removed; None lets an aim, a share, labels or the reference set decide.
         contamination: expected harmful share of the pool, between 0 and 1.
         aim: what the threshold is chosen for on the labels; None is the method's own.
-        reference: the reference set that was given; None where none was.
+        reference: the reference set that was given, or the probe of a fitted one; None where neither was.
     """
 
     labels: LabelSet | None
@@ -36,7 +45,7 @@ class FitSpec:
     threshold: float | None = None
     contamination: float | None = None
     aim: ThresholdAim | None = None
-    reference: ReferenceRows | None = None
+    reference: ReferenceRows | Reference | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +63,11 @@ class MethodFit:
         published: metrics of the published procedure.
         test: whether the score can be told from chance on the labels.
         expected: effect of the threshold that cross-validation expects.
-        reference: what a reference set says about the pool.
+        reference: what a small reference set says about the pool.
+        probe: the probe, where it alone scores.
+        posterior: probability that a row of the pool is harmful, for each of the probe's bins.
+        probe_metrics: what the probe was fitted on.
+        mixture: what it says the pool is made of.
         reference_auroc: of the built-in reference set on the labelled rows, see `LabelCounts`; `fitting.run` adds it.
     """
 
@@ -69,6 +82,10 @@ class MethodFit:
     test: LabelTest | None = None
     expected: ThresholdEffect | None = None
     reference: ReferenceMetrics | None = None
+    probe: Probe | None = None
+    posterior: NDArray[np.float64] | None = None
+    probe_metrics: ProbeMetrics | None = None
+    mixture: MixtureMetrics | None = None
     reference_auroc: float | None = None
 
 

@@ -1,0 +1,167 @@
+"""A reference set, read with the model -> a probe; a probe and a pool's scores -> what the pool is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import itemgetter
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from saft_hf.embed import Embedded, Extractor, survey_dataset
+from saft_hf.score.mixture import explain
+from saft_hf.score.probe import Probe, Whitening, fit_probe
+from saft_hf.scorer.reference_rows import ReferenceRows, outside
+from saft_hf.summary import ComponentMetrics, MixtureMetrics, ProbeMetrics
+
+UNLIKE = 0.2
+"""Share of a pool that may be unlike all reference rows: of pools of known kinds up to 0.07 is, of others over 0.25."""
+
+_SAMPLED_ROWS = 2048
+_CARD_FPR = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A fitted probe, and what may be told of it."""
+
+    probe: Probe
+    metrics: ProbeMetrics
+
+
+@dataclass(frozen=True, eq=False)
+class PoolFit:
+    """What a probe says of a pool.
+
+    Attributes:
+        posterior: probability of each bin of scores; None where every row is unlike the reference.
+        metrics: what the pool is made of, likewise.
+        threshold: rows above it are removed; None where nothing can be decided.
+        undecided: why not.
+    """
+
+    posterior: NDArray[np.float64] | None
+    metrics: MixtureMetrics | None
+    threshold: float | None
+    undecided: str | None
+
+
+def learn_probe(
+    rows: ReferenceRows, extractor: Extractor, lay_out: Callable[[Dataset], Dataset], pool: Embedded | None
+) -> Reference:
+    """Fit a probe on the rows of a reference. Collective; the same bits on any number of processes.
+
+    Args:
+        rows: the reference.
+        extractor: reads rows at all features that may serve.
+        lay_out: brings the rows of a source into the form in which the pool's are.
+        pool: rows that stand in it are left out of the fit; None without.
+
+    Raises:
+        SAFTInputError: too few rows can be read, or they are all equal.
+    """
+    world, stored = extractor.world, extractor.features.names
+    parts = [lay_out(part) for part in rows.parts]
+    read = [extractor.embed(part) for part in parts]
+    surveys = [survey_dataset(part, extractor.renderer, (), world, prompts=True) for part in parts]
+    fresh = [one.survey.usable if pool is None else outside(one, pool) for one in read]
+    whitening = _whitening(read, fresh, stored)
+    size = len(stored) * whitening.components
+    coordinates = np.concatenate([one.rows(one.compute(stored, whitening, size)) for one in read])
+    harmful = np.concatenate(rows.harmful)
+    source = np.repeat(np.arange(len(read)), [len(part) for part in parts])
+    prompts = np.unique(np.concatenate([one.prompts for one in surveys]), axis=0, return_inverse=True)[1].ravel()
+    used = np.concatenate(fresh) & ~np.isnan(coordinates).any(axis=1)
+    names = [info.name for info in rows.sources]
+    probe: Probe = world.on_main(
+        "fitting the probe",
+        lambda: fit_probe(whitening, coordinates[used], harmful[used], names, source[used], prompts[used]),
+    )
+    known = sum(int((one.survey.usable & ~own).sum()) for one, own in zip(read, fresh, strict=True))
+    return Reference(probe, _metrics(probe, rows, known))
+
+
+def apply_probe(reference: Reference, scores: NDArray[np.float32], far: NDArray[np.bool_], fpr: float) -> PoolFit:
+    """Explain a pool by a reference.
+
+    Args:
+        reference: the probe.
+        scores: of the pool's rows by it, `[N]`; NaN where a row has none.
+        far: rows that are unlike the reference, `bool [N]`.
+        fpr: share of the harmless rows that may be expected to be lost.
+    """
+    probe, scored = reference.probe, ~np.isnan(scores)
+    inside = scored & ~far
+    if not inside.any():
+        nothing = "every row of the pool is unlike the reference: no distance is within that of its own rows"
+        return PoolFit(None, None, None, nothing)
+    found = explain(probe.densities, scores[inside], fpr)
+    undecided = found.undecided
+    if far.sum() > UNLIKE * scored.sum():
+        undecided = (
+            f"{int(far.sum())} of {int(scored.sum())} rows lie outside what the reference holds (at most {UNLIKE:.0%} "
+            "may): this pool is unlike the reference"
+        )
+    threshold = found.threshold
+    if threshold is None:  # the pool holds nothing that the reference knows as harmful: no row lies above it
+        threshold = float(max(scores[scored].max(), probe.densities.edges[-1]))
+    likely = found.posterior[probe.densities.bins(scores[inside])]
+    metrics = MixtureMetrics(
+        share=found.share,
+        low=found.interval[0],
+        high=found.interval[1],
+        misfit=found.misfit,
+        outside=int(far.sum()),
+        rows=int(scored.sum()),
+        unexplained=int(((scores[inside] > probe.densities.above_benign) & (likely <= 0.5)).sum()),
+        recall=found.recall,
+        lost=found.lost,
+        weights=tuple(found.weights.tolist()),
+        above=() if found.threshold is None else tuple(probe.densities.shares_above(found.threshold).tolist()),
+    )
+    return PoolFit(found.posterior, metrics, None if undecided else threshold, undecided)
+
+
+def _whitening(read: list[Embedded], fresh: list[NDArray[np.bool_]], stored: tuple[str, ...]) -> Whitening:
+    """Of a sample of the rows: what a probe reads does not gain from more."""
+    world = read[0].world
+    at = np.concatenate([np.flatnonzero(own) for own in fresh])
+    part = np.repeat(np.arange(len(read)), [int(own.sum()) for own in fresh])
+    if len(at) > _SAMPLED_ROWS:
+        drawn = np.sort(np.random.default_rng(0).choice(len(at), _SAMPLED_ROWS, replace=False))
+        at, part = at[drawn], part[drawn]
+
+    def states(feature: str) -> NDArray[np.float32]:
+        return np.concatenate(
+            [
+                one.compute((feature,), itemgetter(feature), one.width, only=one.plan.row_to_unique[at[part == number]])
+                for number, one in enumerate(read)
+            ]
+        )
+
+    sample = {feature: states(feature) for feature in stored}
+
+    def solve() -> Whitening:
+        finite = np.logical_and.reduce([np.isfinite(rows).all(axis=1) for rows in sample.values()])
+        return Whitening.of({feature: rows[finite] for feature, rows in sample.items()})
+
+    return world.on_main("principal components", solve)
+
+
+def _metrics(probe: Probe, rows: ReferenceRows, in_pool: int) -> ProbeMetrics:
+    above = probe.densities.shares_above(probe.densities.threshold(_CARD_FPR))
+    counts = probe.densities.counts.sum(axis=1)
+    components = []
+    for name, harmful, count, share in zip(probe.components, probe.densities.harmful, counts, above, strict=True):
+        source = name.rpartition(": ")[0]
+        components.append(ComponentMetrics(source=source, harmful=bool(harmful), rows=int(count), above=float(share)))
+    return ProbeMetrics(
+        sources=rows.sources,
+        components=tuple(components),
+        in_pool=in_pool,
+        auroc=probe.auroc,
+        held_out_auroc=probe.held_out_auroc,
+        general=any(info.benign and not info.harmful for info in rows.sources),
+    )
