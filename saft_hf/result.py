@@ -23,14 +23,14 @@ from saft_hf.decide.marks import read_marks
 from saft_hf.demonstrations import demonstrations_for, interleaved
 from saft_hf.errors import SAFTInputError
 from saft_hf.files import replacing, replacing_folder, write_json
-from saft_hf.hub import PRIVATE, Destination, PushedSplit, push_files
+from saft_hf.hub import AUDIT, PRIVATE, Destination, PushedSplit, push_files
 from saft_hf.records import from_plain, to_plain
 from saft_hf.review import Reviewed, review_page
 from saft_hf.summary import DEMONSTRATIONS_SHARE, Demonstrations, Provenance, Summary
 
 logger = logging.getLogger(__name__)
 
-AUDIT_FILE = "audit.parquet"
+AUDIT_FILE = AUDIT
 SUMMARY_FILE = "saft_summary.json"
 KEPT = "kept"
 SCORER = "scorer"

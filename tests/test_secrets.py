@@ -15,7 +15,7 @@ from datasets import Dataset
 from saft_hf import SAFTScorer, SAFTSFTConfig
 from saft_hf.cli.arguments import Arguments, parse
 from saft_hf.errors import SAFTHubError
-from saft_hf.hub import Destination, Repository
+from saft_hf.hub import Destination, Repository, with_retries
 from saft_hf.train.inputs import FilterArgs, loading_options
 from saft_hf.train.record import Record
 
@@ -86,3 +86,14 @@ def test_a_token_that_cannot_be_sent_is_refused_unseen(demo_pool: Dataset, broke
         with pytest.raises(SAFTHubError, match="the token holds") as caught:
             call()
         assert TOKEN not in "".join(traceback.format_exception(caught.value))
+
+
+def test_no_error_of_the_network_shows_a_token() -> None:
+    """One that looks like none, in the words of whatever client."""
+
+    def fail() -> None:
+        raise ConnectionError(f"the header {TOKEN} was not sent")
+
+    with pytest.raises(SAFTHubError, match=r"the header \[token\] was not sent") as caught:
+        with_retries(fail, Repository("a/b", token=TOKEN), seconds=0)
+    assert TOKEN not in "".join(traceback.format_exception(caught.value))

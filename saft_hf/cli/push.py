@@ -35,12 +35,13 @@ def run(argv: Sequence[str]) -> None:
         create_pr=args.hub_create_pr,
         audit=args.hub_include_indices,
     )
-    tensors = folder / TENSORS_FILE
-    if tensors.is_file() and is_public(to):
+    scorers = list(folder.rglob(TENSORS_FILE))  # a saved result may hold one
+    public = bool(scorers) and is_public(to)
+    for tensors in scorers if public else ():
         with safe_open(tensors, framework="numpy") as file:
             if "labelled" in file.keys() and file.get_slice("labelled").get_shape()[0]:  # noqa: SIM118 - not a dict
                 raise SAFTInputError(
-                    f"{folder} holds a scorer with digests of the rows that people labelled, and {to} is public: push "
-                    "it with `SAFTScorer.push_to_hub`, which leaves them out, or to a private repository."
+                    f"{tensors.parent} holds a scorer with digests of the rows that people labelled, and {to} is "
+                    "public: push it with `SAFTScorer.push_to_hub`, which leaves them out, or to a private repository."
                 )
     print(f"Pushed to {push_folder(folder, to)}.")

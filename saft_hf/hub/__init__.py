@@ -5,10 +5,11 @@ from __future__ import annotations
 from saft_hf.hub.cards import model_section, scorer_card
 from saft_hf.hub.merge import merge_cards
 from saft_hf.hub.network import Repository, check_token, redact, with_retries
-from saft_hf.hub.push import CARD, PRIVATE, REVIEW, Destination, check_push, is_public, push_files, push_folder
+from saft_hf.hub.push import AUDIT, CARD, PRIVATE, REVIEW, Destination, check_push, is_public, push_files, push_folder
 from saft_hf.hub.split import PushedSplit, push_scored
 
 __all__ = [
+    "AUDIT",
     "CARD",
     "PRIVATE",
     "REVIEW",

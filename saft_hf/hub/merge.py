@@ -59,7 +59,8 @@ def merge_cards(existing: str | None, ours: str) -> str:
         The merged card. Merging it again with the same card of ours changes nothing.
 
     Raises:
-        SAFTInputError: the existing front matter cannot be read, or describes other columns.
+        SAFTInputError: the existing front matter cannot be read, is none that `datasets` reads, or describes other
+            columns.
     """
     if not existing:
         return ours
@@ -124,10 +125,15 @@ def _with_values(front: str, before: Mapping[str, Any], values: Mapping[str, Any
 def _merged(key: str, before: Any, ours: Any) -> Any:
     if key in _LISTS:
         return list(dict.fromkeys([*_as_list(before), *_as_list(ours)]))
-    if key == "configs":
-        return _merged_configs(_as_list(before), ours)
-    if key == "dataset_info":
-        return _merged_infos(_as_list(before), _as_list(ours))
+    try:
+        if key == "configs":
+            return _merged_configs(_as_list(before), ours)
+        if key == "dataset_info":
+            return _merged_infos(_as_list(before), _as_list(ours))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise SAFTInputError(
+            f"`{key}` of the existing card is not what `datasets` reads ({type(error).__name__}: {error}): fix it"
+        ) from error
     return ours
 
 
@@ -165,7 +171,7 @@ def _merged_infos(before: list[Any], ours: list[Any]) -> Any:
 def _merged_info(before: Mapping[str, Any], ours: Mapping[str, Any], name: str) -> dict[str, Any]:
     """One configuration: `ours` describes one split of it."""
     [split] = ours["splits"]
-    splits = {old["name"]: old for old in before.get("splits", [])}
+    splits = {old["name"]: {"num_bytes": 0, **old} for old in before.get("splits") or []}
     others = [old for old in splits if old != split["name"]]
     if others and before.get("features") != ours["features"]:
         raise SAFTInputError(
@@ -176,9 +182,9 @@ def _merged_info(before: Mapping[str, Any], ours: Mapping[str, Any], name: str) 
     replaced = splits.get(split["name"])
     splits[split["name"]] = split
     # What a split takes to download is not noted anywhere: what is replaced is taken for its share of the whole.
-    download = before.get("download_size", 0)
+    download = before.get("download_size") or 0
     if replaced != split:
-        share = replaced["num_bytes"] / max(before.get("dataset_size", 0), 1) if replaced else 0.0
+        share = replaced["num_bytes"] / max(before.get("dataset_size") or 0, 1) if replaced else 0.0
         download = round(download * (1 - min(share, 1.0))) + ours["download_size"]
     sizes = {"download_size": download, "dataset_size": sum(entry["num_bytes"] for entry in splits.values())}
     return {**before, **ours, "splits": list(splits.values()), **sizes}

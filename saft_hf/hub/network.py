@@ -113,7 +113,7 @@ def with_retries(action: Callable[[], T], where: Repository, seconds: float | No
                 if not _is_passing(source) or time.monotonic() + pause > deadline:
                     # Not `from error`: the traceback of some clients shows the request's headers.
                     raise SAFTHubError(_why(error, source, where, seconds)) from None
-                logger.warning("%s: %s. Trying again in %.1f s.", where, _said(source), pause)
+                logger.warning("%s: %s. Trying again in %.1f s.", where, _said(source, where), pause)
             time.sleep(pause)
             wait = min(2 * wait, LONGEST_WAIT)
 
@@ -185,11 +185,11 @@ def _asked_to_wait(error: BaseException) -> float:
     return float(asked) if asked.isdigit() else 0.0
 
 
-def _said(error: BaseException) -> str:
+def _said(error: BaseException, where: Repository) -> str:
     """What the Hub or the client said, in a line."""
     status = _status(error)
     own = getattr(error, "server_message", None) or str(error) or type(error).__name__
-    line = " ".join(redact(own).split())
+    line = " ".join(redact(own, where.token).split())
     return line[:500] if status is None else f"status {status}: {line[:500]}"
 
 
@@ -200,7 +200,7 @@ def _why(error: BaseException, source: BaseException, where: Repository, seconds
     if isinstance(source, OfflineModeIsEnabled):
         return f"{where} cannot be reached: HF_HUB_OFFLINE is set. Unset it"
     if isinstance(source, LocalEntryNotFoundError):
-        return f"{where} was never fetched to this machine, and the Hub cannot be reached ({_said(source)})"
+        return f"{where} was never fetched to this machine, and the Hub cannot be reached ({_said(source, where)})"
     if isinstance(source, GatedRepoError):
         return f"{where} is gated: ask for access on its page, then {LOG_IN}"
     if isinstance(source, RevisionNotFoundError):
@@ -212,8 +212,8 @@ def _why(error: BaseException, source: BaseException, where: Repository, seconds
     if status == 401:
         return f"the Hub does not know this token: make a new one, then {LOG_IN}"
     if status == 403:
-        return _forbidden(where) + f" ({_said(source)})"
-    said = redact(" ".join(str(error).split()), where.token)[:500] if source is not error else _said(source)
+        return _forbidden(where) + f" ({_said(source, where)})"
+    said = redact(" ".join(str(error).split()), where.token)[:500] if source is not error else _said(source, where)
     if _is_passing(source):
         return f"{where} could not be reached for {seconds:.0f} s ({said}). Try again later"
     return f"{where}: the Hub refuses ({said})"

@@ -25,6 +25,8 @@ PRIVATE = "saft_private"
 """Folder for what tells of single rows: left out of a public repository."""
 REMOVED = f"{PRIVATE}/removed"
 """What the names of files with removed rows start with: never in a public repository."""
+AUDIT = "audit.parquet"
+"""Of a saved result: indices and digests of its rows, likewise."""
 REVIEW = "review.html"
 """Page with the text of rows that may be harmful: never pushed."""
 REPORT = "saft_report"
@@ -254,7 +256,9 @@ def _files(folder: Path, to: Destination, *, public: bool) -> dict[str, Path]:
     }
     if public and (rows := [name for name in files if name.startswith(REMOVED)]):
         raise SAFTInputError(f"{to} is public: rows that were removed ({rows[0]}) go to a private repository only")
-    return {name: path for name, path in files.items() if not public or to.audit or not name.startswith(f"{PRIVATE}/")}
+    if public and not to.audit:
+        return {n: path for n, path in files.items() if not n.startswith(f"{PRIVATE}/") and path.name != AUDIT}
+    return files
 
 
 def _card(path: Path, to: Destination, info: Any, existing: set[str], ours: set[str]) -> bytes:

@@ -135,6 +135,34 @@ def test_short_forms_of_data_files_are_the_split_train(data_files: Any, first: A
     assert files[1] == {"split": "test", "path": "data/test-*"}
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_sizes_that_somebody_left_out_count_as_none(split: str) -> None:
+    """As `datasets` reads them."""
+    about = {"features": info("test", 1)["features"], "splits": [{"name": split}], "download_size": None}
+    described = metadata_of(merge_cards(f"---\n{yaml.safe_dump({'dataset_info': about})}---\n", ours()))["dataset_info"]
+    assert [one["name"] for one in described["splits"]] == list(dict.fromkeys([split, "train"]))
+    assert (described["dataset_size"], described["download_size"]) == (20, 12)
+    empty = metadata_of(merge_cards("---\ndataset_info:\n  splits:\n---\n", ours()))["dataset_info"]
+    assert empty["dataset_size"] == 20
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        {"dataset_info": {"splits": {"train": {"num_examples": 3}}}},
+        {"dataset_info": {"features": {"prompt": "string"}, "splits": [{"name": "test"}]}},
+        {"dataset_info": ["default"]},
+        {"configs": [{"data_files": "x.csv"}]},
+        {"configs": [{"config_name": "default", "data_files": {"train": "a.csv"}}]},
+        {"configs": [{"config_name": "default", "data_files": [{"path": "a.csv"}]}]},
+        {"configs": "default"},
+    ],
+)
+def test_metadata_that_nobody_could_read_is_said(front: dict[str, Any]) -> None:
+    with pytest.raises(SAFTInputError, match=r"`(configs|dataset_info)` of the existing card.*fix it"):
+        merge_cards(f"---\n{yaml.safe_dump(front)}---\n", ours())
+
+
 @pytest.mark.parametrize("front", ["a: [1\n", "- 1\n", "word\n"])
 def test_front_matter_that_cannot_be_read_is_said(front: str) -> None:
     with pytest.raises(SAFTInputError, match="fix it"):

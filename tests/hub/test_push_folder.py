@@ -49,11 +49,15 @@ def test_a_public_repository_gets_no_single_rows(alice: Any, repo: Any, folder: 
     assert not [name for name in repo("alice/public").files() if name.startswith("saft_private/")]
     assert "oid" in alice.run(public, folder, "alice/public-audit").result
     assert "saft_private/audit-train.parquet" in repo("alice/public-audit").files()
+    (folder / "audit.parquet").write_bytes(b"digests")  # as a saved result has it
+    for name in ("alice/public", "alice/public-audit"):
+        assert "oid" in alice.run(public, folder, name).result
+        assert ("audit.parquet" in repo(name).files()) == ("audit" in name)
     (folder / "saft_private" / "removed-train.parquet").write_bytes(b"\0rows")
     for name in ("alice/public", "alice/public-audit"):
         refused = alice.run(public, folder, name).result
         assert "is public: rows that were removed" in refused["message"]
-        assert len(repo(name).commits()) == 1
+        assert len(repo(name).commits()) == 1 + ("audit" in name)
 
 
 def test_what_a_trainer_keeps_to_itself_stays_here(alice: Any, repo: Any, folder: Path) -> None:
