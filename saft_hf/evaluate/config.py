@@ -34,7 +34,9 @@ class EvaluationConfig:
     labelled_split: str = _option("train", "Split of `labelled_name`.")
     label_column: str | None = _option(None, "By default `is_safe`, `harmful` and so on.")
     harmful_value: str | None = _option(None, "The value that marks a harmful row.")
-    benign_name: str | None = _option(None, "Harmless instructions: for `easy` pools, and to measure utility.")
+    benign_name: str | None = _option(
+        None, "Harmless instructions (labelled: those that are), for `easy` pools and utility."
+    )
     benign_split: str = _option("train", "Split of `benign_name`.")
     refusals_name: str | None = _option(None, "Safe refusals of harmful prompts.")
     safe_prompts_name: str | None = _option(

@@ -7,10 +7,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import AutoConfig
 
 from saft_hf.assets import demo_rows_path
+from saft_hf.cli.arguments import parse_as
+from saft_hf.cli.experiment import load_source
 from saft_hf.cli.main import main
+from saft_hf.evaluate.config import ExperimentConfig
 from saft_hf.evaluate.metrics import EVALUATION_FILE
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -62,9 +68,22 @@ def test_an_experiment_from_yaml(
     assert "magic" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["small", "paper"])
+@pytest.mark.parametrize("name", ["small", "public", "paper"])
 def test_the_ready_configs_can_be_read(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = Path(__file__).parents[2] / "examples" / "contamination" / f"{name}.yaml"
+    path = ROOT / "examples" / "contamination" / f"{name}.yaml"
     nowhere = str(tmp_path / "nowhere.jsonl")
     assert main(["experiment", "--config", str(path), "--labelled_name", nowhere]) == 2
     assert f"there is no file {nowhere}" in capsys.readouterr().err
+
+
+def test_the_small_config_finds_what_it_needs_in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    config = parse_as(ExperimentConfig, "experiment", ["--config", "examples/contamination/small.yaml"])
+    config.check()
+    assert AutoConfig.from_pretrained(config.model_name_or_path).num_hidden_layers == 4
+    rows = load_source(config)
+    assert not any(row.harmful for row in rows.benign)  # the file has labels, and harmful rows
+    pool = rows.pool(config.pools[0], config.shares[0], config.rows, config.labels, config.demonstrations, 0)
+    assert (len(pool.rows), pool.harmful.sum(), len(pool.labelled)) == (200, 50, 60)
+    held = rows.held_out(config.prompts, config.pairs, config.benign_rows, config.safe_prompts)
+    assert (len(held.harmful), len(held.benign)) == (config.prompts, config.benign_rows)
