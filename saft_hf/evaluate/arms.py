@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from datasets import Dataset
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from saft_hf.demonstrations import BUILT_IN, demonstrations_for, interleaved
 from saft_hf.errors import SAFTInputError
 from saft_hf.evaluate.config import ExperimentConfig
 from saft_hf.evaluate.generate import generate_answers
 from saft_hf.evaluate.guards import read_verdict
-from saft_hf.evaluate.pools import Dialogue, DrawnPool
+from saft_hf.evaluate.pools import Dialogue, DrawnPool, read_rows
 from saft_hf.evaluate.records import SelectionMetrics
 from saft_hf.scorer import SAFTScorer
 from saft_hf.summary import Summary
@@ -74,6 +76,17 @@ def choose_rows(arm: str, pool: DrawnPool, config: ExperimentConfig, seed: int, 
     if arm in ("saft", "auto", "reference"):
         return _scored(arm, pool, config)
     raise SAFTInputError(f"there is no arm {arm!r}.")
+
+
+def with_demonstrations(rows: list[Dialogue], share: float) -> list[Dialogue]:
+    """Rows with the package's demonstrations mixed in, as a trainer does; none at a share of 0."""
+    if not share:
+        return rows
+    dataset = Dataset.from_list([{"messages": row.messages, "place": place} for place, row in enumerate(rows)])
+    shown, _ = demonstrations_for(dataset, len(rows), BUILT_IN, share)
+    mixed = interleaved(dataset, shown)
+    made = read_rows(mixed, labelled=False)
+    return [new if place is None else rows[place] for place, new in zip(mixed["place"], made, strict=True)]
 
 
 def _scored(arm: str, pool: DrawnPool, config: ExperimentConfig) -> ArmRows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from saft_hf.errors import SAFTInputError
 
 ARMS = ("untuned", "none", "random", "ask", "saft", "auto", "reference", "oracle")
+_SHOWN = re.compile(rf"({'|'.join(set(ARMS) - {'untuned', 'random'})})\+(0?\.\d*[1-9]|1)")
 """`untuned`: the model as it is. `none`: no filter. `random`: as many rows as `saft` keeps, drawn at random;
 `random:ARM` as many as another arm. `ask`: a chat model is asked about each row. `saft`: as published. `auto`: our
 scores. `reference`: our scores without labels. `oracle`: the true labels."""
@@ -86,7 +88,7 @@ class ExperimentConfig(EvaluationConfig):
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Of pools, label draws, training."})
     arms: list[str] = field(
         default_factory=lambda: ["untuned", "none", "random", "saft", "auto", "oracle"],
-        metadata={"help": " ".join(ARMS)},
+        metadata={"help": f"{' '.join(ARMS)}; with demonstrations at a share of the kept rows: auto+0.03"},
     )
     asked_model: str | None = _option(None, "Chat model of the arm `ask`.")
     layer: int | None = _option(None, "Of the arm `saft`; by default half of the layers.")
@@ -107,8 +109,12 @@ class ExperimentConfig(EvaluationConfig):
         if find_spec("matplotlib") is None:
             raise SAFTInputError("the report has plots, which need matplotlib: `pip install 'saft-hf[plots]'`.")
         known = {*ARMS, *(f"random:{arm}" for arm in ARMS)}
-        if wrong := [arm for arm in self.arms if arm not in known]:
-            raise SAFTInputError(f"`arms` holds {wrong}; known are {list(ARMS)}.")
+        shown = {arm: _SHOWN.fullmatch(arm) for arm in self.arms}
+        if wrong := [arm for arm in self.arms if arm not in known and not shown[arm]]:
+            raise SAFTInputError(
+                f"`arms` holds {wrong}; known are {list(ARMS)}, and all but `untuned` and `random` with demonstrations "
+                "too, such as `auto+0.03`."
+            )
         for arm in self.arms:
             if arm.startswith("random") and (like := same_size_as(arm)) not in self.arms:
                 raise SAFTInputError(f"the arm {arm!r} keeps as many rows as {like!r}: add that to `arms` too.")
@@ -120,6 +126,22 @@ class ExperimentConfig(EvaluationConfig):
             raise SAFTInputError("`demonstrations` needs `refusals_name`: the rows that they come from.")
         if self.keep_models not in ("none", "filtered", "all"):
             raise SAFTInputError(f"`keep_models` must be 'none', 'filtered' or 'all', not {self.keep_models!r}.")
+
+
+def without_demonstrations(arm: str) -> tuple[str, float]:
+    """The arm that chooses the rows, and the share of demonstrations that are mixed into them.
+
+    Example:
+        >>> without_demonstrations("auto+0.03"), without_demonstrations("auto")
+        (('auto', 0.03), ('auto', 0.0))
+    """
+    name, _, share = arm.partition("+")
+    return name, float(share or 0)
+
+
+def first_word(arm: str) -> str:
+    """Of an arm's name: `random` of `random:auto`, `auto` of `auto+0.03`."""
+    return re.split("[:+]", arm)[0]
 
 
 def same_size_as(arm: str) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from saft_hf.evaluate.arms import choose_rows, selection_metrics
-from saft_hf.evaluate.config import ExperimentConfig, digest, model_identity, same_size_as
+from saft_hf.evaluate.arms import choose_rows, selection_metrics, with_demonstrations
+from saft_hf.evaluate.config import ExperimentConfig, digest, model_identity, same_size_as, without_demonstrations
 from saft_hf.evaluate.examiner import PROTOCOL, Examiner
 from saft_hf.evaluate.pools import Dialogue, DrawnPool, ExperimentRows
 from saft_hf.evaluate.probe import probe
@@ -110,19 +110,21 @@ class Experiment:
 
     def _run(self, condition: Condition, pool: DrawnPool, arm: str, size: int | None) -> tuple[str, SelectionMetrics]:
         c = self.config
-        options = [c.asked_model] if arm == "ask" else [c.dtype, c.layer if arm == "saft" else size]
+        base, share = without_demonstrations(arm)
+        options = [c.asked_model] if base == "ask" else [c.dtype, c.layer if base == "saft" else size]
         name = digest([*self._base, _drawn(condition, pool), arm, options, c.training, c.lora, self.examiner.digest])
         path = self.folder / RUNS / f"{name}.json"
         if path.exists() and (self.folder / MODELS / f"{(done := read_record(Run, path)).model}.json").exists():
             return name, done.selection
-        chosen = choose_rows(arm, pool, c, condition.seed, size)
+        chosen = choose_rows(base, pool, c, condition.seed, size)
         selection, scores = selection_metrics(chosen, pool), chosen.scores
         logger.info("%s %s: %d of %d rows kept. %s", condition, arm, selection.kept, selection.rows, chosen.note)
+        rows = with_demonstrations([pool.rows[i] for i in chosen.kept], share)
         run = Run(
             **vars(condition),
             arm=arm,
             selection=selection,
-            model=self._model([pool.rows[i] for i in chosen.kept], condition.seed, filtered=arm != "none"),
+            model=self._model(rows, condition.seed, filtered=base != "none"),
             scores=None if scores is None else [None if np.isnan(s) else float(s) for s in scores],
             truth=None if scores is None else pool.harmful.astype(int).tolist(),
         )

@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from saft_hf.evaluate.config import first_word
 from saft_hf.evaluate.table import Line, Results
 
 matplotlib.use("Agg")
@@ -207,8 +208,8 @@ _PLOTS = {
 
 
 def _style(arm: str) -> dict[str, Any]:
-    """Colour, marker and line of an arm."""
-    return _STYLES[arm.partition(":")[0]]
+    """Colour, marker and line of an arm; hollow with demonstrations."""
+    return {**_STYLES[first_word(arm)], **({"markerfacecolor": "none"} if "+" in arm else {})}
 
 
 def _grid(rows: int, columns: int, *, sharex: bool = False) -> tuple[Figure, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from saft_hf.evaluate.bootstrap import Interval, mean_interval
-from saft_hf.evaluate.config import ARMS, same_size_as
+from saft_hf.evaluate.config import ARMS, first_word, same_size_as, without_demonstrations
 from saft_hf.evaluate.metrics import Evaluation, summarise, verdict_table
 from saft_hf.evaluate.records import (
     EXPERIMENT_FILE,
@@ -126,7 +126,7 @@ def read_results(folder: Path) -> Results:
     groups: dict[tuple[str, float, int, str], list[Run]] = defaultdict(list)
     for name in record.runs:
         run = read_record(Run, folder / RUNS / f"{name}.json")
-        groups[run.pool, run.share, ARMS.index(run.arm.partition(":")[0]), run.arm].append(run)
+        groups[run.pool, run.share, ARMS.index(first_word(run.arm)), run.arm].append(run)
     lines = []
     if record.untuned:
         untuned = model(record.untuned)
@@ -177,6 +177,8 @@ def verdicts(results: Results) -> list[str]:
             others = dict.fromkeys(same_size, "a random filter of the same size")
             if arm in _FILTERS:
                 others["none"] = "no filter"
+            if "+" in arm:
+                others[without_demonstrations(arm)[0]] = "the same rows without demonstrations"
             sentences += [_against(line, lines[name], words, judge) for name, words in others.items() if name in lines]
         if oracle := lines.get("oracle"):
             sentences += [_below(line, oracle, judge) for line in results.lines if lines.get(line.arm) is line]

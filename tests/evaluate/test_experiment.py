@@ -18,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from saft_hf import SAFTInputError
+from saft_hf.assets import pairs
 from saft_hf.evaluate import experiment as module
 from saft_hf.evaluate.arms import ArmRows, selection_metrics
 from saft_hf.evaluate.experiment import Experiment
@@ -27,6 +28,8 @@ from saft_hf.evaluate.probe import probe
 from saft_hf.evaluate.records import Condition
 from saft_hf.evaluate.report import to_html, write_report
 from saft_hf.evaluate.table import MARK, Results, read_results, table, verdicts
+
+SHOWN = {(pair.request, pair.declines) for pair in pairs()}
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,36 @@ def test_a_run_that_is_stopped_and_started_again_gives_the_same_table(
     config.training["learning_rate"] = 1e-3
     Experiment(config, source).run()
     assert len(done) > count  # another experiment
+
+
+def test_arms_with_demonstrations_are_told_apart(
+    demo_model: str, demo_pool: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[list[Dialogue]] = []
+    real = module.tuned
+
+    def tuned(config: Any, rows: list[Dialogue], *args: Any) -> Any:
+        trained.append(rows)
+        return real(config, rows, *args)
+
+    monkeypatch.setattr(module, "tuned", tuned)
+    arms = ["none", "oracle", "oracle+0.1", "none+0.5"]
+    results = read_results(Experiment(small_config(demo_model, tmp_path, arms=arms), demo_source(demo_pool)).run())
+    shown = [[row for row in rows if (row.question, row.answer) in SHOWN] for rows in trained]
+    assert [(len(rows) - len(some), len(some)) for rows, some in zip(trained, shown, strict=True)] == [
+        (40, 0),
+        (30, 0),
+        (30, 3),
+        (40, 20),
+    ]
+    assert [row for row in trained[3] if row not in shown[3]] == trained[0]
+    kept = {line.arm: line.runs[0].selection.kept for line in results.lines if line.runs}
+    assert kept == {"none": 40, "none+0.5": 40, "oracle": 30, "oracle+0.1": 30}
+    assert list(kept) == ["none", "none+0.5", "oracle", "oracle+0.1"]
+    assert any("oracle+0.1 from the same rows without demonstrations" in sentence for sentence in verdicts(results))
+    for wrong in ("untuned+0.1", "auto+0", "auto+2", "auto+x"):
+        with pytest.raises(SAFTInputError, match="with demonstrations too"):
+            small_config(demo_model, tmp_path, arms=[wrong]).check()
 
 
 def test_the_same_rows_are_trained_on_once(results: Results, folder: Path) -> None:
