@@ -39,6 +39,7 @@ class ArmRows:
         note: what a reader must know, such as that the filter could not decide; or "".
         scores: one a row, NaN where there is none; None where the arm has no scores.
         summary: of the filter; an empty one where the arm has no scores.
+        undecided: whether the filter could take no decision by the scores.
     """
 
     kept: NDArray[np.int64]
@@ -46,6 +47,7 @@ class ArmRows:
     note: str = ""
     scores: NDArray[np.float32] | None = None
     summary: Summary = field(default_factory=Summary)
+    undecided: bool = False
 
 
 def choose_rows(arm: str, pool: DrawnPool, config: ExperimentConfig, seed: int, size: int | None = None) -> ArmRows:
@@ -112,6 +114,7 @@ def _scored(arm: str, pool: DrawnPool, config: ExperimentConfig) -> ArmRows:
         else "",
         scores=result.scores,
         summary=summary,
+        undecided=undecided is not None,
     )
 
 
@@ -160,6 +163,7 @@ def selection_metrics(chosen: ArmRows, pool: DrawnPool) -> SelectionMetrics:
         method=summary.method,
         layers=list(summary.layers),
         readouts=list(summary.readouts),
+        undecided=chosen.undecided,
     )
 
 

@@ -16,7 +16,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 # Okabe and Ito's colours, each with a marker and a line of its own.
 _STYLES: dict[str, dict[str, Any]] = {
@@ -98,14 +98,19 @@ def _by_utility(results: Results) -> Figure | None:
                 if (perplexity := line.evaluation.perplexity) is not None:
                     _errorbars(ax, [(perplexity, line)], judge)
             title = f"{pool} pool, {share:.0%} harmful"
-            _labels(ax, title, "perplexity on harmless rows", f"share judged harmful ({judge})")
+            _labels(ax, title, "perplexity on harmless rows (log)", f"share judged harmful ({judge})")
             ax.set_ylim(-0.03, 1.03)
+            ax.set_xscale("log")  # an arm that was not trained lies far out
+            for set_formatter in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
+                set_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.4)))
     return _with_legend(figure, axes)
 
 
 def _errorbars(ax: Axes, lines: list[tuple[float, Line]], judge: str) -> None:
-    """The lines of one arm, each at its x; a ring marks one that was barely trained."""
-    points = [(x, line, interval) for x, line in lines if (interval := line.evaluation.harmful[judge])]
+    """The lines of one arm, each at its x; a ring marks one that was barely trained. Undecided seeds are left out."""
+    points = [
+        (x, line, interval) for x, line in lines if not line.undecided and (interval := line.evaluation.harmful[judge])
+    ]
     if not points:
         return
     x, mean = [x for x, _, _ in points], np.array([interval.mean for _, _, interval in points])
@@ -188,8 +193,8 @@ _PLOTS = {
     ),
     "harmfulness_by_utility": (
         _by_utility,
-        "The same share against perplexity on held-out harmless rows. Down and to the left is better. An arm at the "
-        "perplexity of the untuned model was hardly trained (ring).",
+        "The same share against perplexity on held-out harmless rows (on a log axis). Down and to the left is better. "
+        "An arm at the perplexity of the untuned model was hardly trained (ring).",
     ),
     "score_densities": (
         _densities,

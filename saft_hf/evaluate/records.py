@@ -45,6 +45,7 @@ class SelectionMetrics:
         method: how the score was found.
         layers: that the score reads.
         readouts: that it reads.
+        undecided: whether the filter could take no decision by the scores.
     """
 
     rows: int
@@ -62,6 +63,7 @@ class SelectionMetrics:
     method: str | None
     layers: list[int]
     readouts: list[str]
+    undecided: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

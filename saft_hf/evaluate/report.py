@@ -7,14 +7,16 @@ import csv
 import io
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from saft_hf.evaluate.judges import Agreement, agreement
-from saft_hf.evaluate.table import MARK, Results, read_results, table, verdicts
+from saft_hf.evaluate.table import MARK, Results, headline, read_results, split_heads, table, verdicts
 from saft_hf.files import replacing
+from saft_hf.summary import public_name
 
 REPORT, TABLE, PLOTS = "report.html", "table.csv", "plots"
 
@@ -55,9 +57,13 @@ def to_html(results: Results, plots: list[tuple[Path, str]]) -> str:
     config = record.config
     heads, rows = table(results)
     before = ["", *(line.title for line in results.lines)]
+    # Two tables: one would be wider than a screen, and what a filter chose would lie outside.
+    tables = [[heads.index(head) for head in part] for part in split_heads(heads)]
     arms = [arm for arm in config.arms if arm != "untuned"]
     return environment.get_template("report.html.jinja").render(
         title="Does the filter make the tuned model safer?",
+        headline=headline(results),
+        model=_public(config.model_name_or_path),
         config=config,
         version=record.version,
         held_out=record.held_out,
@@ -66,16 +72,35 @@ def to_html(results: Results, plots: list[tuple[Path, str]]) -> str:
         planned=len(arms) * len(config.pools) * len(config.shares) * len(config.seeds),
         verdicts=verdicts(results),
         mark=MARK,
-        heads=heads,
-        rows=[
-            {"cells": row, "faint": bool(line.barely_trained), "first": line.title != last}
-            for row, line, last in zip(rows, results.lines, before, strict=False)
+        tables=[
+            {
+                "heads": [heads[column] for column in columns],
+                "rows": [
+                    {
+                        "cells": [row[column] for column in columns],
+                        "faint": bool(line.barely_trained),
+                        "first": line.title != last,
+                    }
+                    for row, line, last in zip(rows, results.lines, before, strict=False)
+                ],
+            }
+            for columns in tables
         ],
-        notes=[f"{line.title}, {line.arm}: {note}" for line in results.lines if line.pool for note in line.notes],
+        notes=[f"{line.title}, {line.name}: {note}" for line in results.lines if line.pool for note in line.notes],
         agreements=_agreements(results),
         plots=[{"data": base64.b64encode(path.read_bytes()).decode(), "caption": caption} for path, caption in plots],
-        options=yaml.safe_dump(asdict(config), sort_keys=True),
+        options=yaml.safe_dump(_public(asdict(config)), sort_keys=True),
     )
+
+
+def _public(value: Any) -> Any:
+    """Options as others may see them: of folders and files on this machine the last name alone."""
+    if isinstance(value, dict):
+        return {name: _public(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_public(item) for item in value]
+    is_path = isinstance(value, str) and "/" in value and public_name(value) is None
+    return Path(value).name if is_path else value
 
 
 def _agreements(results: Results) -> dict[str, Agreement]:

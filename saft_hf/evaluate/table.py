@@ -48,6 +48,7 @@ class Line:
         models: of the runs.
         evaluation: of all seeds together.
         barely_trained: why its harmfulness says little; "" where it was trained like the others.
+        undecided: whether these are the seeds at which the filter could not decide: they are averaged with no others.
     """
 
     pool: str
@@ -57,6 +58,12 @@ class Line:
     models: list[ModelRun]
     evaluation: Evaluation
     barely_trained: str = ""
+    undecided: bool = False
+
+    @property
+    def name(self) -> str:
+        """The arm, for people."""
+        return f"{self.arm}, undecided" if self.undecided else self.arm
 
     @property
     def title(self) -> str:
@@ -101,8 +108,9 @@ class Results:
         return self.record.config.judges
 
     def line(self, pool: str, share: float, arm: str) -> Line | None:
-        """One line, or None where nothing of it is done."""
-        return next((line for line in self.lines if (line.pool, line.share, line.arm) == (pool, share, arm)), None)
+        """One line of seeds that were decided, or None where there is none."""
+        found = (line for line in self.lines if not line.undecided)
+        return next((line for line in found if (line.pool, line.share, line.arm) == (pool, share, arm)), None)
 
     @property
     def untuned(self) -> Line | None:
@@ -123,17 +131,19 @@ def read_results(folder: Path) -> Results:
     def model(name: str) -> ModelRun:
         return read_record(ModelRun, folder / MODELS / f"{name}.json")
 
-    groups: dict[tuple[str, float, int, str], list[Run]] = defaultdict(list)
+    groups: dict[tuple[str, float, int, str, bool], list[Run]] = defaultdict(list)
     for name in record.runs:
         run = read_record(Run, folder / RUNS / f"{name}.json")
-        groups[run.pool, run.share, ARMS.index(first_word(run.arm)), run.arm].append(run)
+        order = ARMS.index(first_word(run.arm))
+        groups[run.pool, run.share, order, run.arm, run.selection.undecided].append(run)
     lines = []
     if record.untuned:
         untuned = model(record.untuned)
         lines.append(Line("", 0.0, "untuned", [], [untuned], summarise([untuned.metrics])))
-    for (pool, share, _, arm), runs in sorted(groups.items()):
+    for (pool, share, _, arm, undecided), runs in sorted(groups.items()):
         models = [model(run.model) for run in runs]
-        lines.append(Line(pool, share, arm, runs, models, summarise([one.metrics for one in models])))
+        evaluation = summarise([one.metrics for one in models])
+        lines.append(Line(pool, share, arm, runs, models, evaluation, undecided=undecided))
     probes = [read_record(Probe, folder / PROBES / f"{name}.json") for name in record.probes]
     results = Results(record, lines, sorted(probes, key=lambda probe: (probe.pool, probe.share)))
     for line in lines:
@@ -164,6 +174,39 @@ def _barely_trained(line: Line, results: Results) -> str:
 
 
 # -- in words ----------------------------------------------------------------------------------------------------------
+
+
+def headline(results: Results) -> str:
+    """What a reader in a hurry should take away: whether the best filter there is makes models less harmful."""
+    arm = next((arm for arm in ("auto", "saft", "reference", "ask") if arm in results.record.config.arms), None)
+    judge = "trained" if "trained" in results.judges else results.judges[0]
+    pairs = [(results.line(*at, arm), results.line(*at, "none")) for at in results.pools] if arm else []
+    known = [
+        (one.evaluation.harmful[judge], two.evaluation.harmful[judge], gap, len(one.runs))
+        for one, two in pairs
+        if one and two and (gap := _difference(one, two, judge)) is not None
+    ]
+    undecided = [line for line in results.lines if line.arm == arm and line.undecided]
+    silent = sum(len(line.runs) for line in undecided)
+    aside = f" At {silent} seed(s) {arm} could not decide; they are not counted here." if silent else ""
+    if not known:
+        return f"Nothing can be said yet: no filter is done beside a model that was tuned on all rows.{aside}"
+    own, without = (
+        float(np.mean([interval.mean for interval in intervals if interval is not None]))
+        for intervals in zip(*((one, two) for one, two, _, _ in known), strict=True)
+    )
+    figures = (
+        f"judge {judge} calls {own:.0%} of the answers to held-out harmful prompts harmful, against {without:.0%} "
+        "without a filter"
+    )
+    if all(gap.spread is None for _, _, gap, _ in known):
+        return f"One seed cannot tell whether {arm} makes tuned models less harmful: {figures}.{aside}"
+    better = sum(gap.high < 0 and gap.spread is not None for _, _, gap, _ in known)
+    worse = sum(gap.low > 0 and gap.spread is not None for _, _, gap, _ in known)
+    says = f"{arm} makes tuned models less harmful than no filter in {better} of {len(known)} pool(s)"
+    if worse:
+        says += f", and more harmful in {worse}"
+    return f"{says}: {figures} ({max(runs for *_, runs in known)} seeds).{aside}"
 
 
 def verdicts(results: Results) -> list[str]:
@@ -235,13 +278,19 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
     return heads, [_row(line, results.judges, has_bleurt) for line in results.lines]
 
 
+def split_heads(heads: list[str]) -> tuple[list[str], list[str]]:
+    """The heads of two tables, in place of one that is wider than a screen: what was chosen, what the models do."""
+    arm, chosen = heads[:5], heads[heads.index("margin, nats") + 1 :]
+    return arm + chosen, arm[:4] + heads[5 : -len(chosen)]
+
+
 def _row(line: Line, judges: list[str], has_bleurt: bool) -> list[str]:
     e, tuned = line.evaluation, line.arm != "untuned"
     kept, rows = line.mean("kept"), line.mean("rows")
     return [
         line.pool or "-",
         f"{line.share:.0%}" if tuned else "-",
-        f"{line.arm} {MARK}" if line.barely_trained else line.arm,
+        f"{line.name} {MARK}" if line.barely_trained else line.name,
         str(len(line.runs)) if tuned else "-",
         f"{kept:.0f} ({kept / rows:.0%})" if kept is not None and rows else "0",
         *(_bounds(e.harmful[judge]) for judge in judges),

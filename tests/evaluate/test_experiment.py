@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,12 @@ from saft_hf.evaluate import experiment as module
 from saft_hf.evaluate.arms import ArmRows, selection_metrics
 from saft_hf.evaluate.experiment import Experiment
 from saft_hf.evaluate.metrics import summarise
+from saft_hf.evaluate.plots import _by_utility
 from saft_hf.evaluate.pools import Dialogue, DrawnPool
 from saft_hf.evaluate.probe import probe
 from saft_hf.evaluate.records import Condition
 from saft_hf.evaluate.report import to_html, write_report
-from saft_hf.evaluate.table import MARK, Results, read_results, table, verdicts
+from saft_hf.evaluate.table import MARK, Results, headline, read_results, table, verdicts
 
 SHOWN = {(pair.request, pair.declines) for pair in pairs()}
 
@@ -217,6 +219,78 @@ def test_filters_are_compared_with_random_ones_prompt_by_prompt(results: Results
     assert not any("below the oracle" in sentence for sentence in verdicts(results))
     _judge(results, "oracle", [1] * 40)
     assert sum("random lies below the oracle, beyond chance" in sentence for sentence in verdicts(results)) == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "seeds", "says"),
+    [
+        ([0, 1] * 20, 1, "One seed cannot tell whether saft makes tuned models less harmful"),
+        ([0, 1] * 20, 2, "saft makes tuned models less harmful than no filter in 1 of 1 pool(s): "),
+        ([1] * 40, 2, "saft makes tuned models less harmful than no filter in 0 of 1 pool(s): "),
+    ],
+)
+def test_a_sentence_on_top_tells_what_to_take_away(results: Results, own: list[int], seeds: int, says: str) -> None:
+    results.record.config.judges = ["refusal"]
+    results.lines = [line for line in results.lines if line.arm in ("none", "saft")]
+    _seeds(results, seeds)
+    _judge(results, "none", [1] * 40)
+    _judge(results, "saft", own)
+    said = headline(results)
+    assert said.startswith(says)
+    assert f"calls {sum(own) / 40:.0%} of the answers" in said
+    assert "against 100% without a filter" in said
+    assert f'<p class="headline">{said}</p>' in to_html(results, [])
+    results.lines = [line for line in results.lines if line.arm == "none"]
+    assert headline(results).startswith("Nothing can be said yet")
+
+
+def test_an_undecided_seed_is_averaged_with_no_decided_one(folder: Path, tmp_path: Path) -> None:
+    record = json.loads((folder / "experiment.json").read_text())
+    found = {name: json.loads((folder / "runs" / f"{name}.json").read_text()) for name in record["runs"]}
+    (name,) = [name for name, run in found.items() if run["arm"] == "saft"]
+    for seed, (kept, undecided) in {7: (10, False), 8: (20, False), 9: (40, True)}.items():
+        run = {**found[name], "seed": seed}
+        run["selection"] = {**run["selection"], "kept": kept, "undecided": undecided}
+        found[f"more-{seed}"] = run
+        record["runs"].append(f"more-{seed}")
+    del found[name]
+    record["runs"].remove(name)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    for name, run in found.items():
+        (tmp_path / "runs" / f"{name}.json").write_text(json.dumps(run))
+    (tmp_path / "experiment.json").write_text(json.dumps(record))
+    results = read_results(tmp_path)
+    lines = {line.name: line for line in results.lines if line.arm == "saft"}
+    assert {name: (line.mean("kept"), len(line.runs)) for name, line in lines.items()} == {
+        "saft": (15.0, 2),
+        "saft, undecided": (40.0, 1),
+    }
+    assert results.line("hard", 0.25, "saft") is lines["saft"]
+    assert "At 1 seed(s) saft could not decide" in headline(results)
+    assert "<td>saft, undecided" in to_html(results, [])
+    assert not any("40 rows kept" in sentence for sentence in verdicts(results) if ": saft " in sentence)
+
+
+def test_the_report_names_no_path_of_the_machine(results: Results, folder: Path, demo_model: str) -> None:
+    html = to_html(results, [])
+    assert "/" in demo_model
+    assert str(folder.parent) in str(results.record.config)  # what could be shown
+    assert demo_model not in html
+    assert str(folder.parent) not in html
+    assert "<code>model</code>" in html
+
+
+def test_what_an_arm_chose_fits_a_screen_and_perplexity_is_on_a_log_axis(results: Results) -> None:
+    html = to_html(results, [])
+    chose, do = (part.split("</thead>")[0] for part in html.split("<thead>")[1:3])
+    for head in ("precision", "recall", "AUROC"):
+        assert f"<th>{head}</th>" in chose
+        assert f"<th>{head}</th>" not in do
+    heads = re.findall("<th>(.*?)</th>", chose)
+    assert sum(max(len(head), 12) * 7 + 16 for head in heads) < 1200  # 12 px type, 7 px a character at most
+    figure = _by_utility(results)
+    assert figure is not None
+    assert {ax.get_xscale() for ax in figure.axes} == {"log"}
 
 
 def test_an_arm_that_was_hardly_trained_is_marked(folder: Path, tmp_path: Path) -> None:
