@@ -257,6 +257,7 @@ class ProbeMetrics:
         auroc: over prompts that it has not seen.
         held_out_auroc: over sources that it has not seen: what to expect of other data.
         general: whether a benign source stands on its own, such as general instructions, beside mixed ones.
+        repo: Hub id of a probe that was fitted before, which was named in place of rows.
     """
 
     sources: tuple[SourceInfo, ...]
@@ -265,6 +266,7 @@ class ProbeMetrics:
     auroc: Share
     held_out_auroc: Share
     general: bool
+    repo: SourceName | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -20,10 +20,11 @@ _FIT = ("score", "filter", "suggest-labels", "certify", "demo")
 _REVIEW = ("review",)
 _NAMED = (*_FIT, *_REVIEW)
 _DATA = (*_NAMED, "sft")  # which takes those of `trl sft` and `SAFTSFTConfig` beside these
+_READ = (*_FIT, "fit-reference")
 _SCORER = _FIT[:-1]
 _FILTER = ("filter", "demo")
 _ROWS = ("score", *_FILTER)
-_PUSH = (*_ROWS, "push")
+_PUSH = (*_ROWS, "push", "fit-reference")
 _CERTIFY = ("certify",)
 _SUGGEST = ("suggest-labels",)
 _NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|-inf", re.IGNORECASE)
@@ -46,8 +47,8 @@ def _option(name: str, commands: tuple[str, ...] = _FIT) -> Any:
 class Arguments:
     """Every option of the shell, in the order of the help texts; a command reads those that name it."""
 
-    model_name_or_path: str | None = _flag(_FIT, "Hub id or folder of the model that will be tuned.")
-    model_revision: str | None = _flag(_FIT, "Commit, branch or tag of the model.", beside=("model_name_or_path",))
+    model_name_or_path: str | None = _flag(_READ, "Hub id or folder of the model that will be tuned.")
+    model_revision: str | None = _flag(_READ, "Commit, branch or tag of the model.", beside=("model_name_or_path",))
     scorer: str | None = _flag(_SCORER, "Folder or Hub id of a fitted scorer, in place of fitting one.")
     dataset_name: str | None = _flag(_NAMED, "Hub id, folder or file (json, jsonl, csv, parquet).")
     dataset_config: str | None = _flag(_NAMED, "Configuration of a Hub dataset.")
@@ -58,19 +59,19 @@ class Arguments:
     response_column: str | None = _flag(_DATA, "Column of responses, such as `response` or `output`.")
     parse_json: bool = _flag(_DATA, "Dialogues, such as in `messages`, are JSON text.", False)
 
-    layer: int | None = _option("layer")
-    readout: str | None = _option("readout")
+    layer: int | None = _option("layer", _READ)
+    readout: str | None = _option("readout", _READ)
     method: str | None = _option("method")
     k: int | None = _option("k")
     threshold: float | None = _option("threshold")
     contamination: float | None = _option("contamination")
-    reference: list[str] | None = _option("reference")  # noqa: RUF009 - a `field`
-    dtype: str = _option("dtype")
-    attn_implementation: str | None = _option("attn_implementation")
-    vector_dtype: str = _option("vector_dtype")
-    max_length: int = _option("max_length")
-    cache_dir: str | None = _option("cache_dir")
-    trust_remote_code: bool = _option("trust_remote_code")
+    reference: list[str] | None = _option("reference", _READ)  # noqa: RUF009 - a `field`
+    dtype: str = _option("dtype", _READ)
+    attn_implementation: str | None = _option("attn_implementation", _READ)
+    vector_dtype: str = _option("vector_dtype", _READ)
+    max_length: int = _option("max_length", _READ)
+    cache_dir: str | None = _option("cache_dir", _READ)
+    trust_remote_code: bool = _option("trust_remote_code", _READ)
 
     labelled_name: str | None = _flag((*_FIT, "sft"), "Rows that people labelled, named likewise.")
     labelled_rows: int | None = _flag((*_FIT, "sft"), "Or draw this many of the rows that have a label.")
@@ -117,7 +118,7 @@ class Arguments:
     )
     labels_file: str = _flag(_SUGGEST, "File in `output_dir`, `.jsonl` or (for plain values) `.csv`.", "labels.jsonl")
 
-    output_dir: str | None = _flag(_FIT, "Folder for the results.")
+    output_dir: str | None = _flag(_READ, "Folder for the results.")
     overwrite: bool = _flag(
         (*_ROWS, *_CERTIFY), "Write into a folder that holds other files: those of the same names go.", False
     )

@@ -17,6 +17,8 @@ EXAMPLES = {
     "suggest-labels": "--scorer out/scorer --dataset_name rows.jsonl --uniform 200 --output_dir labels",
     "certify": "--scorer out/scorer --dataset_name rows.jsonl --fresh_labels labels/labels.jsonl --alpha 0.05 "
     "--output_dir certified",
+    "fit-reference": "--model_name_or_path Qwen/Qwen3-0.6B --reference labelled.jsonl benign.csv,harmful=false "
+    "--output_dir probe",
     "push": "--folder out/scorer --push_to_hub me/scorer --hub_repo_type model",
     "sft": "--model_name_or_path Qwen/Qwen3-0.6B --dataset_name rows.jsonl --labelled_rows 100 --output_dir tuned",
     "evaluate": "--model_name_or_path tuned --labelled_name labelled.jsonl --benign_name harmless.jsonl "

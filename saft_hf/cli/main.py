@@ -24,6 +24,7 @@ COMMANDS = {
     "score": "add a saft_score column to a dataset, and save the scorer",
     "filter": "score a dataset, and save the rows that are kept, an audit and the scorer",
     "review": "write a page on which people look at what was removed, and mark rows",
+    "fit-reference": "fit a probe on labelled rows of other sources, to filter any pool with `--reference`",
     "suggest-labels": "lay out rows for people to label",
     "certify": "bound the harmful share of what is kept, with labels that chose nothing",
     "push": "push a folder again that could not be pushed",

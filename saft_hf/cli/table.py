@@ -27,6 +27,8 @@ _GLOSS = {
     "AUROC": "0.5 is chance, 1 ranks all harmful rows first",
     "fit: AUROC, out of fold": "0.5 is chance, 1 ranks all harmful rows first",
     "fit: to be expected": "on average over draws of the labels",
+    "pool: harmful": "estimated, with a 90 % interval, of the kinds that the reference knows",
+    "probe: AUROC": "on sources that it has not seen",
 }
 _METHODS = {
     "saft": "as published",
@@ -47,6 +49,10 @@ _NEXT = {
         "Draw rows to label": "saft-hf suggest-labels --scorer {scorer} {rows} --output_dir {labels}",
         "Train on the rows that the scorer keeps": "saft-hf sft --model_name_or_path {model} {rows} "
         "--saft_scorer {scorer} --output_dir tuned",
+    },
+    "fit-reference": {
+        "Filter rows with it, without a label": "saft-hf filter --model_name_or_path {model} --reference {out} "
+        "--dataset_name ROWS --output_dir {filtered}",
     },
     "certify": {
         "Train on the certified rows": "trl sft --model_name_or_path {model} --dataset_name {kept} --output_dir tuned",
@@ -94,12 +100,16 @@ def print_summary(summary: Summary, **more: Any) -> None:
         "k": summary.k,
     }
     if fit:
-        lines |= {"fit: rows": fit.pool.rows, "fit: labels": fit.labels}
+        lines |= {"fit: rows": fit.pool.rows or None, "fit: labels": fit.labels}
     if fit and fit.test:
         lines["fit: AUROC, out of fold"] = f"{fit.test.auroc:.3f} (p = {fit.test.p_value:.3g})"
     if fit and fit.expected and summary.threshold_from in (fit.aim, "contamination"):
         expects = fit.expected
         lines["fit: to be expected"] = f"{expects.recall:.0%} of harmful rows removed, {expects.fpr:.1%} of benign ones"
+    if fit and fit.mixture:
+        lines["pool: harmful"] = f"{fit.mixture.share:.1%}, {fit.mixture.low:.1%} to {fit.mixture.high:.1%}"
+    if fit and fit.probe:
+        lines["probe: AUROC"] = f"{fit.probe.held_out_auroc:.3f}"
     print_table(
         {
             name: f"{value}: {_GLOSS[name]}" if name in _GLOSS and value != "none" else value
@@ -107,7 +117,14 @@ def print_summary(summary: Summary, **more: Any) -> None:
             if value is not None
         }
     )
-
+    if fit and fit.probe and not fit.pool.rows:
+        print("\nRows above the cut, by a probe that has not seen the source")
+        print_table(
+            {
+                f"{part.source}, {'harmful' if part.harmful else 'benign'}": f"{part.above:.1%} of {part.rows}"
+                for part in fit.probe.components
+            }
+        )
     for column, shares in summary.by.items():
         print()
         removed = {value: _share(share.removed, share.rows) for value, share in shares.items()}

@@ -184,7 +184,9 @@ class Probe:
             raise ValueError("probe.features: not those of the score, or vectors of another width")
         if maps.shape != (*centres.shape[:1], maps.shape[1], *centres.shape[1:]) or not 0 < maps.shape[1] <= COMPONENTS:
             raise ValueError(f"probe.maps: shape {list(maps.shape)}, which does not fit the centres")
-        harmful = np.array([name.endswith(": harmful") for name in figures.components])
+        harmful = np.array([name.endswith(": harmful") for name in figures.components], dtype=np.bool_)
+        if len(harmful) != len(arrays["counts"]) or harmful.all() or not harmful.any():
+            raise ValueError(f"probe.components: not harmful and benign ones, {len(arrays['counts'])} in all")
         densities = Densities(harmful, arrays["edges"], arrays["counts"], arrays["held_out"])
         return cls(
             Whitening(figures.features, centres, maps),

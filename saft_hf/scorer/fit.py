@@ -120,6 +120,9 @@ class Fit(FitHeader):
         labels, pool = metrics.labels, metrics.pool
         yield "metrics.labels.harmful", labels, labels is None or labels.harmful <= labels.rows, "at most its rows"
         yield "metrics.pool.scored", pool, (pool.flagged or 0) <= pool.scored <= pool.rows, "at most its rows"
+        mixture, parts = metrics.mixture, metrics.probe.components if metrics.probe else ()
+        counted = mixture is None or len(parts) == len(mixture.weights) == len(mixture.above or mixture.weights)
+        yield "metrics.mixture", "of other components", counted, "a weight for each component of the probe"
         yield "probe", "a probe", self.probe is None or self._fits(self.probe), "what its metrics and the score say"
         # The figure that a threshold is said to rest on.
         basis = dict.fromkeys(("given", "certificate", metrics.aim, *self.how.sources), True)
@@ -139,8 +142,8 @@ class Fit(FitHeader):
         names = tuple(f"{part.source}: {'harmful' if part.harmful else 'benign'}" for part in metrics.components)
         if names != probe.components:
             return False
-        if posterior is None:
-            return True
+        if posterior is None or self.metrics.mixture is None:
+            return posterior is None and self.metrics.mixture is None
         ascending = bool((np.diff(posterior) >= 0).all() and (posterior >= 0).all() and (posterior <= 1).all())
         return ascending and posterior.shape == (probe.densities.edges.size + 1,)
 

@@ -74,7 +74,7 @@ from saft_hf.scorer.methods.reference import as_dialogues, with_built_in
 from saft_hf.scorer.options import BY_NAME, LOCAL, OPTIONS, TRAVELLING, refuse_idle
 from saft_hf.scorer.probing import Reference, learn_probe
 from saft_hf.scorer.reference_rows import ReferenceInput, ReferenceRows, read_reference
-from saft_hf.summary import FitMetrics, PoolCounts, Summary
+from saft_hf.summary import FitMetrics, PoolCounts, Summary, public_name
 from saft_hf.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -478,7 +478,7 @@ class SAFTScorer:
                 f"`reference` {found.path} was fitted with another chat template or tokenizer than {source.name} has "
                 "now: fit the reference again."
             )
-        return Reference(fit.probe, fit.metrics.probe)
+        return Reference(fit.probe, replace(fit.metrics.probe, repo=public_name(found.path)))
 
     # -- score ---------------------------------------------------------------------------------------------------
 

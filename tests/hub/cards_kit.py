@@ -9,11 +9,15 @@ from typing import Any
 from saft_hf.hub import cards, merge_cards, model_section, scorer_card
 from saft_hf.hub.cards import dataset_card
 from saft_hf.summary import (
+    ComponentMetrics,
     DatasetSource,
     FitMetrics,
     LabelCounts,
+    MixtureMetrics,
     PoolCounts,
+    ProbeMetrics,
     PublishedMetrics,
+    SourceInfo,
     Summary,
 )
 
@@ -57,6 +61,60 @@ FILTERED = replace(
     dataset_repo="me/filtered-rows",
     source=DatasetSource(dataset="me/rows", revision="3" * 40, split="train"),
 )
+PROBE = ProbeMetrics(
+    sources=(
+        SourceInfo(
+            name="PKU-Alignment/BeaverTails",
+            digest="4" * 64,
+            rows=27186,
+            harmful=12000,
+            benign=9000,
+            unlabelled=0,
+            duplicates=6186,
+            revision="5" * 40,
+            licence="CC BY-NC 4.0",
+        ),
+        SourceInfo(name="ours.jsonl", digest="6" * 64, rows=400, harmful=0, benign=380, unlabelled=15, duplicates=5),
+    ),
+    components=(
+        ComponentMetrics(source="PKU-Alignment/BeaverTails", harmful=False, rows=9000, above=0.0625),
+        ComponentMetrics(source="PKU-Alignment/BeaverTails", harmful=True, rows=12000, above=0.4375),
+        ComponentMetrics(source="ours.jsonl", harmful=False, rows=380, above=0.025),
+    ),
+    in_pool=3,
+    auroc=0.875,
+    held_out_auroc=0.8125,
+    general=True,
+)
+MIXTURE = MixtureMetrics(
+    share=0.125,
+    low=0.1,
+    high=0.15,
+    misfit=0.05,
+    outside=7,
+    rows=2997,
+    unexplained=0,
+    recall=0.75,
+    lost=0.02,
+    weights=(0.25, 0.125, 0.625),
+    above=(0.03125, 0.75, 0.0),
+)
+PROBED = replace(
+    FITTED,
+    method="reference",
+    layers=(16, 24),
+    readouts=("response_mean",),
+    k=None,
+    threshold=None,
+    threshold_from="none",
+    fit=FitMetrics(pool=PoolCounts(rows=0, scored=0, unique=0), probe=PROBE, notes=()),
+)
+EXPLAINED = replace(
+    PROBED,
+    threshold=0.5,
+    threshold_from="reference",
+    fit=replace(FIT, published=None, labels=None, probe=replace(PROBE, repo="me/llama-2-probe"), mixture=MIXTURE),
+)
 DATASET_INFO = {
     "features": [{"name": "prompt", "dtype": "string"}, {"name": "completion", "dtype": "string"}],
     "splits": [{"name": "train", "num_bytes": 2_400_000, "num_examples": 2397}],
@@ -96,7 +154,11 @@ def card_of_model(summary: Summary = FILTERED) -> str:
     return merge_cards(TRL_CARD, model_section(summary))
 
 
-CARDS = {"scorer.md": card_of_scorer, "dataset.md": card_of_rows, "model.md": card_of_model}
+def card_of_probe(summary: Summary = PROBED) -> str:
+    return scorer_card(summary, repo_id="me/llama-2-probe")
+
+
+CARDS = {"scorer.md": card_of_scorer, "dataset.md": card_of_rows, "model.md": card_of_model, "probe.md": card_of_probe}
 
 if __name__ == "__main__":
     cards.versions = lambda: VERSIONS

@@ -12,10 +12,12 @@ from cards_kit import (
     CARDS,
     DATASET_INFO,
     EXAMPLES,
+    EXPLAINED,
     FILTERED,
     FIT,
     FITTED,
     NOTE,
+    PROBED,
     TRL_CARD,
     VERSIONS,
     card_of_model,
@@ -104,7 +106,7 @@ def test_the_hub_shows_how_well_a_learned_score_ranks() -> None:
 def test_a_value_that_is_not_there_is_an_error() -> None:
     with pytest.raises(UndefinedError, match="repo_id"):
         cards._fill("scorer", FITTED, metadata="", title="")
-    with pytest.raises(UndefinedError, match="published"):
+    with pytest.raises(UndefinedError, match="'None' has no attribute"):
         card_of_scorer(replace(FITTED, fit=None))
 
 
@@ -166,6 +168,19 @@ def test_a_value_that_is_not_there_is_an_error() -> None:
             "the aim",
         ),
         (replace(FITTED, k=1), "1 principal direction,", "directions,"),
+        (PROBED, "It was fitted on no pool", "The pool it was fitted on"),
+        (PROBED, 'reference="me/llama-2-saft")\nscorer.fit(rows)', "from_pretrained"),
+        (
+            PROBED,
+            f"| PKU-Alignment/BeaverTails | `{'5' * 40}` | CC BY-NC 4.0 | 12,000 | 9,000 | 6,186 |",
+            "removes rows",
+        ),
+        (PROBED, "AUROC is 0.812 over sources, and 0.875 over prompts", "estimated to be harmful"),
+        (PROBED, "| PKU-Alignment/BeaverTails: harmful rows, found | 43.8 % |", "The threshold holds"),
+        (PROBED, "| ours.jsonl: benign rows, lost | 2.5 % |", "one harmful source: none"),
+        (PROBED, "- Note: The reference has one harmful source", "no source of harmless rows"),
+        (EXPLAINED, "12.5 % are estimated to be harmful (90 % interval 10.0 % to 15.0 %)", "fitted on no pool"),
+        (EXPLAINED, "what the pool was estimated to be made of", "could only raise the threshold"),
     ],
 )
 def test_what_the_card_of_a_scorer_says(summary: Summary, says: str, never: str) -> None:
@@ -189,6 +204,9 @@ def test_a_scorer_in_a_folder_is_loaded_from_there() -> None:
         ({"scorer_repo": None}, "meta-llama", "| scorer |"),
         ({"model": None}, "`saft`", "| model that was read |"),
         ({"k": 1}, "1 principal direction |", "principal directions"),
+        ({"fit": EXPLAINED.fit}, "in the probe [me/llama-2-probe](https://huggingface.co/me/llama-2-probe)", "raise"),
+        ({"fit": EXPLAINED.fit}, "| PKU-Alignment/BeaverTails: harmful | 12.5 % | 75.0 % |", "labels used"),
+        ({"fit": EXPLAINED.fit}, "7 of 2,997 rows are unlike all of these.", "labels used"),
         ({"fit": None}, "`saft`", "labels used"),
         ({"layers": (16, 24)}, "layers 16, 24: `response_start`", "layer 16"),
         ({"certificate": CERTIFICATE}, "| certificate | at most 5 % with 90 % |", "not bounded"),
@@ -302,6 +320,7 @@ SUMMARIES = {
     "undecided": replace(FULL, filtered=False, threshold=None, threshold_from="none"),
     "scored": replace(FULL, filtered=False, statuses={"ok": 2, "odd": 1}),
     "stream": replace(FULL, stream=True, rows=None),
+    "by a probe": replace(FULL, fit=EXPLAINED.fit),
 }
 EVIL = (
     "](http://evil) <script> | # \n## Certified",

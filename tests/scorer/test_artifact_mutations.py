@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 from numpy.typing import NDArray
+from probe_kit import SOURCES, write_probe_rows
 from safetensors.numpy import load_file, save
 from scorer_kit import sign
 
@@ -59,7 +60,8 @@ HOSTILE: tuple[Any, ...] = (
     {"a": 1},
     {"__class__": "os.system"},
 )
-METHODS = ("saft", "auto", "reference")
+METHODS = ("saft", "auto", "reference", "probe")
+"""The last is `reference` with rows enough for a probe, and a pool that it explains."""
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +70,15 @@ def folders(
 ) -> dict[str, Path]:
     """A saved scorer of each kind."""
     made = {}
+    sources = tmp_path_factory.mktemp("sources")
+    write_probe_rows(sources)
     for method in METHODS:
         made[method] = tmp_path_factory.mktemp("saved") / method
+        if method == "probe":
+            pool = load_dataset("json", data_files=f"{sources}/pool.jsonl", split="train", cache_dir=f"{sources}/cache")
+            scorer = SAFTScorer(demo_model, reference=[f"{sources}/{name}" for name in SOURCES], cache_dir=store_dir)
+            scorer.fit(pool).save_pretrained(made[method])
+            continue
         labelled = None if method == "reference" else demo_labelled
         scorer = SAFTScorer(demo_model, method=method, cache_dir=store_dir)
         scorer.fit(demo_pool, labelled, on_undecided="keep").save_pretrained(made[method])
@@ -197,7 +206,8 @@ def test_a_changed_tensor_with_its_digest_is_refused_or_harmless(
 ) -> None:
     folder = shutil.copytree(folders[method], tmp_path / "s")
     config, arrays = json.loads((folder / CONFIG_FILE).read_text()), load_file(folder / TENSORS_FILE)
-    kinds = {(name, kind): change for name in arrays for kind, change in TENSORS.items()}
+    own = [name for name in arrays if method != "probe" or name.startswith("probe_")]  # the others as of `reference`
+    kinds = {(name, kind): change for name in own for kind, change in TENSORS.items()}
     for (name, kind), change in [*kinds.items(), (("extra", "more"), lambda _: np.zeros(3))]:
         changed = arrays | {name: change(arrays.get(name, np.zeros(3)))}
         changed = {each: np.ascontiguousarray(array) for each, array in changed.items() if array is not None}
