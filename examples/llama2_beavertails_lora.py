@@ -52,6 +52,7 @@ def main() -> None:
             per_device_train_batch_size=8,
             gradient_accumulation_steps=2,
             seed=options.seed,
+            saft_method="saft",
             saft_layer=15,
         ),
         train_dataset=pool,

@@ -117,7 +117,7 @@ def test_workers_that_take_a_card_by_their_rank_score_as_the_parent(alone: Any) 
 
 
 def test_two_processes_on_one_card_find_what_one_does(alone: Any, tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29777"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     words = [*launcher, str(SCRIPT), str(tmp_path), "float32", "0"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-3000:]
