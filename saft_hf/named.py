@@ -39,6 +39,7 @@ class NamedDataset:
         streaming: read row by row, in place of fetching files first.
         token: for private datasets of the Hub.
         columns: what columns of other names or kinds are.
+        license: of a Hub dataset, once it is pinned.
 
     Raises:
         SAFTInputError: the name is a URL.
@@ -51,6 +52,7 @@ class NamedDataset:
     streaming: bool = False
     token: str | None = field(default=None, repr=False)
     columns: Columns = AS_IS
+    license: str | None = None
 
     shown: ClassVar[Mapping[str, str]] = {
         "config": "`--dataset_config`",
@@ -87,7 +89,9 @@ class NamedDataset:
         """Where the rows come from, for cards; None for folders and files, whose names are nobody else's."""
         if not self.is_on_hub:
             return None
-        return DatasetSource(dataset=self.name, revision=self.revision, config=self.config, split=self.split)
+        return DatasetSource(
+            dataset=self.name, revision=self.revision, config=self.config, split=self.split, license=self.license
+        )
 
     def pinned(self) -> NamedDataset:
         """The same at the commit that the revision is now, so that what was read can be read again.
@@ -101,7 +105,8 @@ class NamedDataset:
             return self
         where = Repository(self.name, "dataset", self.revision, self.token)
         info = with_retries(lambda: where.api.dataset_info(self.name, revision=self.revision), where, seconds=30.0)
-        return replace(self, revision=info.sha)
+        said = info.card_data.get("license") if info.card_data else None
+        return replace(self, revision=info.sha, license=said if isinstance(said, str) else None)
 
     def load(self) -> Dataset:
         """Load the rows.

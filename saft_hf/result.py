@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from huggingface_hub import CommitInfo
 from numpy.typing import NDArray
 
@@ -23,7 +23,7 @@ from saft_hf.decide.marks import read_marks
 from saft_hf.demonstrations import demonstrations_for, interleaved
 from saft_hf.errors import SAFTInputError
 from saft_hf.files import replacing, replacing_folder, write_json
-from saft_hf.hub import AUDIT, PRIVATE, Destination, PushedSplit, push_files
+from saft_hf.hub import AUDIT, CARD, PICTURE, PRIVATE, REVIEW, Destination, PushedSplit, push_files, write_local_card
 from saft_hf.records import from_plain, to_plain
 from saft_hf.review import Reviewed, review_page
 from saft_hf.summary import DEMONSTRATIONS_SHARE, Demonstrations, Provenance, Summary
@@ -34,7 +34,8 @@ AUDIT_FILE = AUDIT
 SUMMARY_FILE = "saft_summary.json"
 KEPT = "kept"
 SCORER = "scorer"
-RESULT = (SUMMARY_FILE, AUDIT_FILE, KEPT)
+REMOVED = "removed"
+RESULT = (SUMMARY_FILE, AUDIT_FILE, KEPT, REMOVED, CARD, PICTURE, REVIEW)
 """What a saved result may consist of."""
 
 _AUDIT_ROWS = 1000
@@ -211,17 +212,25 @@ class FilterResult:
             logger.warning("%s", warning)
 
     def save(
-        self, folder: str | Path, *, file_format: Literal["arrow", "parquet"] = "parquet", overwrite: bool = False
+        self,
+        folder: str | Path,
+        *,
+        file_format: Literal["arrow", "parquet"] = "parquet",
+        overwrite: bool = False,
+        save_removed: bool = False,
     ) -> Path:
-        """Save the rows to train on, the audit and the summary, in one step: all of them, or what was there stays.
+        """Save the rows to train on, audit, summary and card, in one step: all of them, or what was there stays.
 
         Args:
             folder (`str` or `Path`): made where it is missing. `kept/` holds the dataset for `load_dataset`
                 (and `trl sft`), `audit.parquet` a line for each input row (see `saft_hf.decide.write_audit`; no text),
-                `saft_summary.json` the counts, and the digests of the others.
+                `saft_summary.json` the counts and the digests of the others, `README.md` a card, and `scores.png`
+                (with `saft-hf[plots]`) a picture of the scores. A `review.html` of a former result goes.
             file_format (`str`, *optional*, defaults to `parquet`): of `kept/`; `arrow` is for `load_from_disk`.
-            overwrite (`bool`, *optional*, defaults to `False`): replace these four in a folder that is not empty and
-                holds no result. A former result is replaced in any case, and other files stay.
+            overwrite (`bool`, *optional*, defaults to `False`): replace these in a folder that is not empty and holds
+                no result. A former result is replaced in any case, and other files stay.
+            save_removed (`bool`, *optional*, defaults to `False`): save the removed rows too, in `removed/`, with
+                `saft_row` (the audit's `row_index`), `saft_score` and `saft_reason`. Handle them with care.
 
         Returns:
             The folder.
@@ -231,14 +240,36 @@ class FilterResult:
             OSError: the folder cannot be written, or the disk is full; existing files stay whole.
         """
         with saving(Path(folder), RESULT, file_format, overwrite=overwrite) as draft:
-            self.write(draft, file_format)
+            self.write(draft, file_format, save_removed=save_removed)
         return Path(folder)
 
-    def write(self, folder: Path, file_format: Literal["arrow", "parquet"] = "parquet") -> None:
+    def write(
+        self, folder: Path, file_format: Literal["arrow", "parquet"] = "parquet", *, save_removed: bool = False
+    ) -> None:
         """Write what `save` saves into a new folder, file by file."""
         self.save_audit(folder / AUDIT_FILE)
-        save_rows(self.train_rows(), folder / KEPT, file_format)
+        rows = self.train_rows()
+        save_rows(rows, folder / KEPT, file_format)
+        if save_removed:
+            save_rows(self._removed_with_reasons(), folder / REMOVED, file_format)
         write_json(folder / SUMMARY_FILE, self.summary.to_dict())
+        write_local_card(
+            folder,
+            rows,
+            f"{KEPT}/*.{file_format}",
+            self.scores,
+            self.summary,
+            audit=AUDIT_FILE,
+            removed_rows=f"{REMOVED}/" if save_removed else None,
+        )
+
+    def _removed_with_reasons(self) -> Dataset:
+        chosen = self.removed_indices
+        reasons = [self.decisions.reasons[row] for row in chosen]
+        added = {"saft_row": chosen, "saft_score": self.scores[chosen], "saft_reason": reasons}
+        plain = self.removed.remove_columns([name for name in self.dataset.column_names if name in added])
+        joined: Dataset = concatenate_datasets([plain, Dataset.from_dict(added)], axis=1)
+        return joined
 
     def save_audit(self, path: str | Path) -> AuditDigests:
         """Write the audit alone: a line for each input row, see `saft_hf.decide.write_audit`; no text.

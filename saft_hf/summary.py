@@ -549,12 +549,14 @@ class DatasetSource:
         revision: commit.
         config: configuration.
         split: split.
+        license: as its card names it; None where it does not, or was not read.
     """
 
     dataset: str
     revision: str | None = None
     config: str | None = None
     split: str | None = None
+    license: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

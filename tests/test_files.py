@@ -110,7 +110,7 @@ def test_a_killed_save_leaves_the_old_result_or_the_new_one(tmp_path: Path, old_
     assert len(found) > 10
     assert whole(out) == 30
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    names = {"audit.parquet", "kept", "saft_summary.json", "notes.txt", "mine"}
+    names = {"audit.parquet", "kept", "saft_summary.json", "README.md", "scores.png", "notes.txt", "mine"}
     assert {path.name for path in out.iterdir()} == names
 
 

@@ -122,6 +122,7 @@ class Arguments:
     overwrite: bool = _flag(
         (*_ROWS, *_CERTIFY), "Write into a folder that holds other files: those of the same names go.", False
     )
+    save_removed: bool = _flag(_FILTER, "Save the removed rows too, with score and reason: harmful text.", False)
     output_format: str = _flag((*_ROWS, *_CERTIFY), "`parquet` (for `load_dataset`, `trl sft`) or `arrow`.", "parquet")
 
     folder: str | None = _flag(("push", *_REVIEW), "Folder that a failed push kept, or that `filter` wrote.")

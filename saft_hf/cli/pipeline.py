@@ -187,7 +187,7 @@ def filter_and_save(args: Arguments) -> tuple[FilterResult, Fitted]:
 
     def save() -> None:
         with saving(folder, names, args.output_format, overwrite=args.overwrite) as draft:
-            result.write(draft, args.output_format)  # type: ignore[arg-type] # checked
+            result.write(draft, args.output_format, save_removed=args.save_removed)  # type: ignore[arg-type] # checked
             scorer.save_pretrained(draft / SCORER)
 
     def push() -> None:

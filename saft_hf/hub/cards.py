@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from saft_hf.hub.merge import size_category
 from saft_hf.summary import DatasetSource, Summary
 from saft_hf.version import versions
 
@@ -25,6 +26,8 @@ _REASONS = {
     ("kept", "no_decision"): "kept: nothing was decided",
     ("removed", "score"): "removed: score above the threshold",
     ("removed", "label"): "removed: a person labelled them harmful",
+    ("kept", "mark"): "kept: a person who reviewed them kept them",
+    ("removed", "mark"): "removed: a person who reviewed them removed them",
 }
 _STATUSES = {
     "bad_row": "a value is missing or of the wrong type",
@@ -46,6 +49,7 @@ _THRESHOLDS = {
 }
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*", re.ASCII)
 _MARKUP = re.compile(r"[\\`*_{}\[\]()<>#|!~$&]")
 # Renderers make links of bare addresses even where their signs are escaped; in code they do not.
 _LITERAL = re.compile(r"(`[^`]+`|\S*(?:://|www\.|@)\S*)")
@@ -86,22 +90,24 @@ def scorer_card(summary: Summary, *, repo_id: str | None = None) -> str:
 
 def dataset_card(
     summary: Summary,
-    repo_id: str,
+    repo_id: str | None,
     *,
     config: str,
     split: str,
+    data_files: str,
     dataset_info: Mapping[str, Any],
     picture: str | None = None,
     audit: str | None = None,
     removed_rows: str | None = None,
 ) -> str:
-    """The card of rows that are pushed: `model_cards/dataset.md.jinja`.
+    """The card of rows that are saved or pushed: `model_cards/dataset.md.jinja`.
 
     Args:
         summary: of the filter; one with `statuses` says that the rows were scored, and none was removed.
-        repo_id: where they go.
+        repo_id: where they go; None for a folder on this machine.
         config: their configuration.
         split: their split.
+        data_files: pattern of their files.
         dataset_info: columns, splits and sizes of this configuration, as `datasets` writes them into a card.
         picture: path of the histogram in the repository; None, here and below, where there is none.
         audit: path of the audit.
@@ -110,13 +116,17 @@ def dataset_card(
     Returns:
         Markdown with front matter that names the split's files, ready for `merge_cards`.
     """
+    source = summary.source
     metadata = DatasetCardData(
+        license=source.license if source and source.license and _LICENSE.fullmatch(source.license) else None,
+        size_categories=[size_category(dataset_info)],
         tags=_TAGS,
-        source_datasets=_hub_ids(summary.source.dataset if summary.source else None),
+        source_datasets=_hub_ids(source.dataset if source else None),
         dataset_info=dict(dataset_info),
-        configs=[{"config_name": config, "data_files": [{"split": split, "path": f"{data_folder(config)}/{split}-*"}]}],
+        configs=[{"config_name": config, "data_files": [{"split": split, "path": data_files}]}],
     )
-    where = {"repo_id": repo_id, "title": repo_id.split("/")[-1], "config": config, "split": split}
+    title = repo_id.split("/")[-1] if repo_id else "Filtered rows"
+    where = {"repo_id": repo_id, "title": title, "config": config, "split": split}
     files = {"picture": picture, "audit": audit, "removed_rows": removed_rows}
     return _fill("dataset", summary, metadata=metadata.to_yaml(), trained=False, **where, **files)
 

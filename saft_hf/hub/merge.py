@@ -16,6 +16,10 @@ _SECTION = re.compile(r"<!-- saft_hf:begin(?P<name>[^\n]*?)-->.*?<!-- saft_hf:en
 # At the top level of a block mapping a key starts its line; what belongs to it is indented or a dash.
 _KEY = re.compile(r"^(?=[^\s#\-\]}])", re.MULTILINE)
 
+_WORDS = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
+_SIZES = [(10 ** (3 + power), word) for power, word in enumerate(_WORDS)]
+_OF_OTHERS = ("license",)
+"""Keys that stay what they are where they are set."""
 _LISTS = ("tags", "datasets", "source_datasets", "models")
 """Keys whose values are lists that others add to as well."""
 
@@ -68,13 +72,25 @@ def merge_cards(existing: str | None, ours: str) -> str:
     text = existing.replace("\r\n", "\n") if windows else existing
     front, body = split_card(text)
     before, values = metadata_of(text), metadata_of(ours)
-    new_front = _with_values(front, before, {key: _merged(key, before.get(key), values[key]) for key in values})
+    values = {key: _merged(key, before.get(key), values[key]) for key in values}
+    if "size_categories" in values:
+        values["size_categories"] = [size_category(values["dataset_info"])]
+    new_front = _with_values(front, before, values)
     follower = None
     for section in reversed([*_SECTION.finditer(split_card(ours)[1])]):
         body = _with_section(body, section["name"], section[0], follower)
         follower = section["name"]
     merged = f"---\n{new_front}---\n{body}" if new_front else body
     return merged.replace("\n", "\r\n") if windows else merged
+
+
+def size_category(dataset_info: Any) -> str:
+    """The Hub's word for how many rows there are, in all splits of all configurations of a card's `dataset_info`."""
+    rows = sum(split["num_examples"] for info in _as_list(dataset_info) for split in info["splits"])
+    below = next((i for i, (limit, _) in enumerate(_SIZES) if rows < limit), len(_SIZES))
+    if below == len(_SIZES):
+        return f"n>{_SIZES[-1][1]}"
+    return f"n<{_SIZES[0][1]}" if below == 0 else f"{_SIZES[below - 1][1]}<n<{_SIZES[below][1]}"
 
 
 def without_private(card: str) -> str:
@@ -123,6 +139,8 @@ def _with_values(front: str, before: Mapping[str, Any], values: Mapping[str, Any
 
 
 def _merged(key: str, before: Any, ours: Any) -> Any:
+    if key in _OF_OTHERS:
+        return before or ours
     if key in _LISTS:
         return list(dict.fromkeys([*_as_list(before), *_as_list(ours)]))
     try:

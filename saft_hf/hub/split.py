@@ -24,6 +24,8 @@ from saft_hf.hub.plots import score_histogram
 from saft_hf.hub.push import CARD, PRIVATE, REPORT, Destination, push_files
 from saft_hf.summary import DatasetSource, Summary
 
+PICTURE = "scores.png"
+"""Beside the card of rows on this machine."""
 _SHARD_BYTES = 500_000_000
 _NAME = re.compile(r"\w+(?:[.-]\w+)*")
 
@@ -111,6 +113,7 @@ class PushedSplit:
             self.repo_id,
             config=self.config,
             split=self.split,
+            data_files=f"{data_folder(self.config)}/{self.split}-*",
             dataset_info=info,
             picture=f"{REPORT}/scores-{self.name}.png" if picture else None,
             audit=audit if (folder / audit).exists() else None,
@@ -129,18 +132,62 @@ class PushedSplit:
             groups = pq.ParquetFile(path).metadata
             sizes["rows"] += sum(groups.row_group(i).total_byte_size for i in range(groups.num_row_groups))
             sizes["files"] += path.stat().st_size
-        split = SplitInfo(name=self.split, num_bytes=sizes["rows"], num_examples=len(rows))
-        info = DatasetInfo(
-            config_name=self.config,
-            features=rows.features,
-            splits=SplitDict({self.split: split}),
-            download_size=sizes["files"],
-            dataset_size=sizes["rows"],
-        )
-        data = DatasetCardData()
-        DatasetInfosDict({self.config: info}).to_dataset_card_data(data)
-        described: Mapping[str, Any] = data["dataset_info"]
-        return described
+        return _described(self.config, self.split, rows, sizes["rows"], sizes["files"])
+
+
+def write_local_card(
+    folder: Path,
+    rows: Dataset,
+    data_files: str,
+    scores: ArrayLike,
+    summary: Summary,
+    *,
+    audit: str,
+    removed_rows: str | None = None,
+) -> None:
+    """Write card and picture beside rows that are saved on this machine; `load_dataset` of the folder reads the rows.
+
+    Args:
+        folder: that the rows are in.
+        rows: that are saved.
+        data_files: pattern of their files.
+        scores: of all rows of the input, [N], for the picture.
+        summary: of the filter.
+        audit: name of the audit.
+        removed_rows: folder of the removed rows; None where they are not saved.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    if picture := score_histogram(scores, summary.threshold):
+        (folder / PICTURE).write_bytes(picture)
+    card = dataset_card(
+        summary,
+        None,
+        config="default",
+        split="train",
+        data_files=data_files,
+        dataset_info=_described("default", "train", rows, _nbytes(rows), _nbytes(rows)),
+        picture=PICTURE if picture else None,
+        audit=audit,
+        removed_rows=removed_rows,
+    )
+    (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def _described(config: str, split: str, rows: Dataset, size: int, download_size: int) -> Mapping[str, Any]:
+    """What a card says of rows in `dataset_info`."""
+    info = DatasetInfo(
+        config_name=config,
+        features=rows.features,
+        splits=SplitDict({split: SplitInfo(name=split, num_bytes=size, num_examples=len(rows))}),
+        download_size=download_size,
+        dataset_size=size,
+    )
+    data = DatasetCardData()
+    DatasetInfosDict({config: info}).to_dataset_card_data(data)
+    described: Mapping[str, Any] = data["dataset_info"]
+    return described
 
 
 def push_scored(rows: Dataset, to: Destination, split: str, scores: ArrayLike, summary: Summary) -> CommitInfo:

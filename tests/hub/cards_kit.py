@@ -59,7 +59,7 @@ FILTERED = replace(
     },
     scorer_repo="me/llama-2-saft",
     dataset_repo="me/filtered-rows",
-    source=DatasetSource(dataset="me/rows", revision="3" * 40, split="train"),
+    source=DatasetSource(dataset="me/rows", revision="3" * 40, split="train", license="mit"),
 )
 PROBE = ProbeMetrics(
     sources=(
@@ -147,6 +147,8 @@ def card_of_scorer(summary: Summary = FITTED, repo_id: str | None = "me/llama-2-
 def card_of_rows(summary: Summary = FILTERED, **options: Any) -> str:
     files = {"picture": "saft_report/scores-default-train.png", "audit": "saft_private/audit-default-train.parquet"}
     given = {"config": "default", "split": "train", "dataset_info": DATASET_INFO, **files, **options}
+    folder = "data" if given["config"] == "default" else given["config"]
+    given = {"data_files": f"{folder}/{given['split']}-*", **given}
     return dataset_card(summary, "me/filtered-rows", **given)
 
 

@@ -87,6 +87,7 @@ def test_the_hub_reads_the_front_matter() -> None:
     data = DatasetCard(card_of_rows()).data.to_dict()
     assert data["tags"] == ["saft", "data-filtering"]
     assert data["source_datasets"] == ["me/rows"]
+    assert (data["license"], data["size_categories"]) == ("mit", ["1K<n<10K"])
     assert data["configs"] == [
         {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]},
     ]
@@ -282,7 +283,7 @@ def test_rows_that_were_only_scored() -> None:
     card = card_of_rows(scored, audit=None)
     assert "**none was removed**" in card
     assert "| with a score | 2,998 |" in card
-    assert "removed as harmful" not in card
+    assert "removed as likely harmful" not in card
     assert "saft_private" not in card
 
 
@@ -376,10 +377,11 @@ def test_no_text_from_outside_forms_structure(make: Callable[[Summary], str], ev
 
 @pytest.mark.parametrize("evil", EVIL[:-1], ids=range(len(EVIL) - 1))
 def test_the_front_matter_holds_no_name_that_no_repository_can_have(evil: str) -> None:
-    bad = replace(FULL, model=evil, dataset_repo=evil, source=DatasetSource(dataset=evil))
+    bad = replace(FULL, model=evil, dataset_repo=evil, source=DatasetSource(dataset=evil, license=evil))
     for text in (card_of_scorer(bad), card_of_rows(bad), model_section(bad)):
         data = yaml.safe_load(text.split("---\n")[1])
-        assert set(data) <= {"library_name", "tags", "dataset_info", "configs", "model_name", "model-index"}
+        known = {"library_name", "tags", "dataset_info", "configs", "model_name", "model-index", "size_categories"}
+        assert set(data) <= known
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))

@@ -67,7 +67,7 @@ def test_the_notes_on_a_readout_reach_every_card(cards: dict[str, str]) -> None:
 
 def test_counts_and_repositories_reach_the_cards(run: Any, cards: dict[str, str]) -> None:
     for name in ("rows", "model"):
-        assert f"Of 600 rows, {run['removed']} were removed as harmful" in cards[name]
+        assert f"Of 600 rows, {run['removed']} were removed as likely harmful" in cards[name]
         assert "19 of 100 labelled rows are harmful" in cards[name]
     assert "[alice/rows](https://huggingface.co/datasets/alice/rows)" in cards["model"]
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saft_hf.errors import SAFTInputError
-from saft_hf.hub.merge import merge_cards, metadata_of, split_card
+from saft_hf.hub.merge import merge_cards, metadata_of, size_category, split_card
 
 STANDING = """---
 # the maintainers' note
@@ -65,6 +65,20 @@ def ours(split: str = "train", config: str = "default", rows: int = 4, **more: A
         f"<!-- saft_hf:begin {config}/{split} -->\n{rows} rows in {split}.\n<!-- saft_hf:end -->\n\n"
         "<!-- saft_hf:begin -->\nAbout.\n<!-- saft_hf:end -->\n"
     )
+
+
+def test_the_licence_of_others_stays_and_the_size_is_that_of_all_splits() -> None:
+    merged = metadata_of(merge_cards(STANDING, ours(rows=998, license="mit", size_categories=["n<1K"])))
+    assert (merged["license"], merged["size_categories"]) == ("cc-by-4.0", ["1K<n<10K"])
+    alone = metadata_of(merge_cards("# Nothing", ours(rows=998, license="mit", size_categories=["n<1K"])))
+    assert (alone["license"], alone["size_categories"]) == ("mit", ["n<1K"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "word"), [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (999_999, "100K<n<1M"), (10**12, "n>1T")]
+)
+def test_sizes_are_called_as_the_hub_calls_them(rows: int, word: str) -> None:
+    assert size_category(info("train", rows)) == word
 
 
 @pytest.mark.parametrize("standing", [None, ""])

@@ -86,7 +86,7 @@ def test_the_card_says_what_is_missing_and_from_where(alice: User, repo: Any) ->
     card = DatasetCard(repo("alice/card").card())
     for words in (
         "Of 40 rows of [me/rows](https://huggingface.co/datasets/me/rows) (revision `" + "b" * 40,
-        "10 were removed as harmful",
+        "10 were removed as likely harmful",
         "| removed: score above the threshold | 10 |",
         "| could not be scored: the response lies behind the longest length | 1 |",
         "3 of 10 labelled rows are harmful",
