@@ -19,7 +19,7 @@ from pathlib import Path
 from contextlib import redirect_stderr, redirect_stdout
 import datasets
 from datasets import load_dataset
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, metadata_update
 from saft_hf.cli import pipeline
 from saft_hf.cli.main import main
 from saft_hf.hub import check_push
@@ -43,6 +43,7 @@ FILTER = """
 rows = load_dataset("json", data_files=rows_path, split="train")
 rows.push_to_hub("alice/demo", config_name="chat", private=True)
 rows.select(range(300)).push_to_hub("alice/demo", config_name="chat", split="part")
+metadata_update("alice/demo", {"license": "cc-by-4.0"}, repo_type="dataset")
 HfApi().create_tag("alice/demo", tag="v1", repo_type="dataset")
 HfApi().upload_file(path_or_fileobj=b"later", path_in_repo="later.md", repo_id="alice/demo", repo_type="dataset")
 found = {"v1": HfApi().dataset_info("alice/demo", revision="v1").sha}
@@ -118,6 +119,7 @@ def test_splits_and_configuration_stay_and_the_revision_is_pinned(runs: Any, rep
             "config": "chat",
             "split": name,
             "revision": runs["v1"],
+            "license": "cc-by-4.0",
         }
     assert len(repo("alice/filtered").commits()) == 2, repo("alice/filtered").card()
     assert runs["equal"] == {"train": True, "part": True}
