@@ -73,6 +73,8 @@ def _parsed(rows: Rows) -> Rows:
     first = list(plain.take(_LOOKED_AT))
     names = [name for name in CHAT_COLUMNS if any(_is_list(row.get(name)) for row in first)]
     if not names:
+        if any(isinstance(row.get(name), list) for row in first for name in CHAT_COLUMNS):
+            return rows  # what a command of ours wrote is read again
         raise SAFTInputError(
             f"`parse_json`: none of the columns {list(CHAT_COLUMNS)} holds JSON text of a dialogue in the first "
             f"{len(first)} rows; found columns {list(first[0]) if first else []}."

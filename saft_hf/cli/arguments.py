@@ -124,8 +124,8 @@ class Arguments:
     )
     save_removed: bool = _flag(_FILTER, "Save the removed rows too, with score and reason: harmful text.", False)
     output_format: str = _flag((*_ROWS, *_CERTIFY), "`parquet` (for `load_dataset`, `trl sft`) or `arrow`.", "parquet")
-
     folder: str | None = _flag(("push", *_REVIEW), "Folder that a failed push kept, or that `filter` wrote.")
+
     push_to_hub: str | None = _flag(_PUSH, "Push to this Hub repository, `user/name`.")
     hub_repo_type: str = _flag(("push",), "`dataset` or `model`.", "dataset")
     hub_private: bool | None = _flag(
@@ -152,8 +152,8 @@ GROUPS = {
     "demonstrations": "Demonstrations",
     "fresh_labels": "Certificate",
     "uniform": "Rows to label",
-    "output_dir": "Results",
-    "folder": "Hub",
+    "output_dir": "Files",
+    "push_to_hub": "Hub",
 }
 """Option that begins a group of `--help` -> title: a new option belongs to the group that it stands in."""
 

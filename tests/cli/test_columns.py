@@ -97,6 +97,32 @@ def test_json_text_is_parsed_and_a_broken_row_gets_a_status(
     ]
 
 
+def test_a_round_of_labels_takes_the_same_words(
+    demo_pool: Dataset, demo_model: str, store_dir: Path, tmp_path: Path
+) -> None:
+    """What a command wrote of JSON dialogues, or of renamed columns, is named with the options of the input."""
+    harmful = [not safe for safe in demo_pool["is_safe"]]
+    for shape in ("json", "columns"):
+        rows = [
+            {"messages": json.dumps(row["messages"])}
+            if shape == "json"
+            else {"ask": row["messages"][0]["content"], "say": row["messages"][-1]["content"]}
+            for row in demo_pool
+        ]
+        words = ["--dataset_name", written(rows, tmp_path / "rows.jsonl"), "--cache_dir", str(store_dir)]
+        words += ["--parse_json", "true"] if shape == "json" else ["--prompt_column", "ask", "--response_column", "say"]
+        fit = ["--model_name_or_path", demo_model, "--method", "saft", "--layer", "2", "--contamination", "0.2"]
+        out = tmp_path / shape
+        assert main(["filter", *words, *fit, "--output_dir", str(out)]) == 0
+        words += ["--scorer", str(out / "scorer")]
+        assert main(["suggest-labels", *words, "--uniform", "60", "--output_dir", str(out / "labels")]) == 0
+        path = out / "labels" / "labels.jsonl"
+        drawn = [json.loads(line) for line in path.read_text().splitlines()]
+        written([{**row, "is_harmful": harmful[row["saft_row"]]} for row in drawn], path)
+        words += ["--fresh_labels", str(path), "--alpha", "0.5", "--output_dir", str(out / "certified")]
+        assert main(["certify", *words]) == 0
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 @given(
     st.lists(
