@@ -22,6 +22,7 @@ MASKED = "saft_masked"
 """Column of the tokens of a row to mask, -100 where they belong to a response; null for a row that is trained on."""
 
 _NOT_TRAINED = -100
+_BATCH_ROWS = 1000
 
 
 def with_masks(result: FilterResult, renderer: Renderer) -> Dataset:
@@ -35,12 +36,12 @@ def with_masks(result: FilterResult, renderer: Renderer) -> Dataset:
         renderer: turns rows into the tokens that they are trained on.
     """
     rows, removed = result.dataset, result.removed_indices
-    renderings = renderer(rows.with_format(None).select(removed)[:]) if len(removed) else []
-    tokens = {
-        int(row): _tokens(each.input_ids, each.spans)
-        for row, each in zip(removed, renderings, strict=True)
-        if each.status is RowStatus.OK
-    }
+    read, tokens = renderer.reads(rows), {}
+    for first in range(0, len(removed), _BATCH_ROWS):
+        batch = removed[first : first + _BATCH_ROWS].tolist()
+        for row, each in zip(batch, renderer(read[batch]), strict=True):
+            if each.status is RowStatus.OK:
+                tokens[row] = _tokens(each.input_ids, each.spans)
     if left_out := len(removed) - len(tokens):
         logger.warning("%d rows have no response that could be masked: they are left out.", left_out)
     result.summary = replace(result.summary, action="mask", masked=len(tokens))

@@ -25,7 +25,7 @@ from saft_hf.demonstrations import demonstrations_for, interleaved
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Renderer
 from saft_hf.summary import Summary
-from saft_hf.train.masking import MASKED, with_masks
+from saft_hf.train.masking import MASKED, masked_labels, with_masks
 from saft_hf.train.record import TrainedRows
 
 SAFE = Dataset.from_list([{"prompt": f"bad wish {n}", "completion": f"no, rather {n}"} for n in range(5)])
@@ -259,6 +259,30 @@ def test_every_row_is_there_once_with_demonstrations_and_masks(
         marked = [tokens is not None for tokens in rows[MASKED]]
         assert sum(marked) == words.count("r")
         assert not any(marked[place] for place in shown)
+
+
+def test_a_row_without_a_response_cannot_be_masked_and_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    broken = POOL.select(range(4)).map(
+        lambda row, number: {"messages": row["messages"][:1]} if number == 2 else {}, with_indices=True
+    )
+    scores, statuses = np.array([0, 1, math.nan, 0], np.float32), ["ok", "ok", "no_response", "ok"]
+    decisions = decide(scores, statuses, 0.5, labels={2: True})  # a person called it harmful
+    result = FilterResult(broken, scores, statuses, decisions, Summary(filtered=True))
+    rows = with_masks(result, RENDERER)
+    assert rows.remove_columns(MASKED).to_list() == broken.select([0, 1, 3]).to_list()
+    assert [tokens is not None for tokens in rows[MASKED]] == [False, True, False]
+    assert (result.summary.removed, result.summary.masked) == (2, 1)
+    assert "1 rows have no response that could be masked" in caplog.text
+
+
+def test_labels_are_masked_where_the_tokens_are_those_that_were_scored() -> None:
+    row = {"input_ids": [5, 6, 7, 8], "labels": [5, 6, 7, 8], MASKED: [5, -100, -100]}
+    assert masked_labels(row) == {"labels": [5, -100, -100, -100]}
+    assert masked_labels({**row, MASKED: None}) == {"labels": [5, 6, 7, 8]}
+    assert masked_labels({**row, "labels": [-100, 6, 7, 8]}) == {"labels": [-100] * 4}
+    for other in ([4, -100, -100], [5, -100, -100, -100, -100]):
+        with pytest.raises(SAFTInputError, match="other tokens of a row"):
+            masked_labels({**row, MASKED: other})
 
 
 CANNOT: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
