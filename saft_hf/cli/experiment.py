@@ -23,7 +23,7 @@ GROUPS = {
 }
 COMMON = (
     *("model_name_or_path", "output_dir", "labelled_name", "label_column", "benign_name", "safe_prompts_name"),
-    *("judges", "pools", "shares", "rows", "labels", "seeds", "arms"),
+    *("judges", "pools", "shares", "rows", "labelled_rows", "seeds", "arms"),
     *("training", "keep_models"),
 )
 

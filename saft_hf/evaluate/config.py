@@ -84,7 +84,7 @@ class ExperimentConfig(EvaluationConfig):
     shares: list[float] = field(default_factory=lambda: [0.1, 0.25], metadata={"help": "Harmful shares of the pools."})
     rows: int = _option(3000, "Rows of a pool.")
     demonstrations: float = _option(0.0, "Share of a pool that comes from `refusals_name`.")
-    labels: int = _option(100, "Rows whose label the filters see.")
+    labelled_rows: int = _option(100, "Rows whose label the filters see.")
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Of pools, label draws, training."})
     arms: list[str] = field(
         default_factory=lambda: ["untuned", "none", "random", "saft", "auto", "oracle"],

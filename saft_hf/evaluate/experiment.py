@@ -106,7 +106,9 @@ class Experiment:
 
     def _draw(self, condition: Condition) -> DrawnPool:
         c = self.config
-        return self.rows.pool(condition.pool, condition.share, c.rows, c.labels, c.demonstrations, condition.seed)
+        return self.rows.pool(
+            condition.pool, condition.share, c.rows, c.labelled_rows, c.demonstrations, condition.seed
+        )
 
     def _run(self, condition: Condition, pool: DrawnPool, arm: str, size: int | None) -> tuple[str, SelectionMetrics]:
         c = self.config

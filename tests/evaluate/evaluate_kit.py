@@ -31,7 +31,7 @@ def small_config(demo_model: str, folder: Path, **options: Any) -> ExperimentCon
             "pools": ["hard"],
             "shares": [0.25],
             "rows": 40,
-            "labels": 30,
+            "labelled_rows": 30,
             "seeds": [0],
             "arms": ["untuned", "none", "random", "saft", "oracle"],
             "judges": ["refusal", "trained"],

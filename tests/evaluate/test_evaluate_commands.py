@@ -55,7 +55,14 @@ def test_one_model_is_evaluated(words: list[str], tmp_path: Path, capsys: pytest
 def test_an_experiment_from_yaml(
     words: list[str], demo_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = {"pools": ["easy"], "shares": [0.25], "rows": 24, "labels": 12, "seeds": [0], "arms": ["none", "oracle"]}
+    options = {
+        "pools": ["easy"],
+        "shares": [0.25],
+        "rows": 24,
+        "labelled_rows": 12,
+        "seeds": [0],
+        "arms": ["none", "oracle"],
+    }
     place = words.index("--safe_prompts_name")  # every prompt would be a question, and none be left for pools
     words = words[:place] + words[place + 2 :]
     training = {"max_steps": 1, "per_device_train_batch_size": 4, "gradient_checkpointing": False}
@@ -83,7 +90,7 @@ def test_the_small_config_finds_what_it_needs_in_the_checkout(monkeypatch: pytes
     assert AutoConfig.from_pretrained(config.model_name_or_path).num_hidden_layers == 4
     rows = load_source(config)
     assert not any(row.harmful for row in rows.benign)  # the file has labels, and harmful rows
-    pool = rows.pool(config.pools[0], config.shares[0], config.rows, config.labels, config.demonstrations, 0)
+    pool = rows.pool(config.pools[0], config.shares[0], config.rows, config.labelled_rows, config.demonstrations, 0)
     assert (len(pool.rows), pool.harmful.sum(), len(pool.labelled)) == (200, 50, 60)
     held = rows.held_out(config.prompts, config.pairs, config.benign_rows, config.safe_prompts)
     assert (len(held.harmful), len(held.benign)) == (config.prompts, config.benign_rows)
