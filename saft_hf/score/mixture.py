@@ -20,14 +20,14 @@ FPR = 0.05
 """Share of the harmless rows that may be expected to be lost."""
 CONFIDENCE = 0.9
 """Of the interval of the harmful share."""
-NOTHING = 0.005
-"""An interval that begins below this share reaches 0: weights come near 0 and never get there."""
+NOTHING = 0.02
+"""An interval that begins below this share reaches 0: sources that a reference lacks are taken for as much harm."""
 MISFIT = 0.25
 """Share of the pool's scores that the mixture may leave unexplained (total variation). Pools of known kinds leave up
 to 0.12, kinds that the reference lacks 0.2 to 0.5."""
 
 _PROBABLE = 0.5
-_PSEUDO_ROWS = 10.0
+_PSEUDO_ROWS = 3.0
 """How many rows of all sources together stand behind those of each: no bin is impossible."""
 _RESAMPLES = 200
 _ITERATIONS = 300
