@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from saft_hf.assets import reference_columns
+from saft_hf.assets import pairs, reference_columns
 from saft_hf.embed import Extractor, finite_rows, rows_digest
 from saft_hf.errors import SAFTError, SAFTInputError, SAFTUndecidedError
 from saft_hf.render import Renderer
@@ -178,14 +178,14 @@ def built_in() -> ReferenceRows:
 
 
 def with_built_in(reference: ReferenceRows) -> ReferenceRows:
-    """A reference with the harmless rows of the built-in set beside it: everyday requests of every format."""
-    own = built_in()
-    benign = own.parts[0].select(np.flatnonzero(~own.harmful[0]))
-    info = replace(own.sources[0], rows=len(benign), harmful=0, digest=rows_digest(benign))
+    """A reference with the harmless rows of the built-in pairs: safe answers, and requests of every format."""
+    rows = [row for pair in pairs() for row in ((pair.request, pair.declines), (pair.twin, pair.twin_answer))]
+    benign = Dataset.from_dict({"prompt": [prompt for prompt, _ in rows], "completion": [answer for _, answer in rows]})
+    info = SourceInfo(name="built-in", digest=rows_digest(benign), rows=len(rows), harmful=0, benign=len(rows))
     return ReferenceRows(
         (*reference.sources, info),
         (*reference.parts, benign),
-        (*reference.harmful, np.zeros(len(benign), dtype=np.bool_)),
+        (*reference.harmful, np.zeros(len(rows), dtype=np.bool_)),
     )
 
 
