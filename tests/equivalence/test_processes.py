@@ -11,6 +11,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from probe_kit import write_probe_rows
 
 from saft_hf.assets import demo_folder, demo_rows_path
 
@@ -18,6 +19,7 @@ HERE = Path(__file__).resolve().parent
 BENCHMARKS = HERE.parents[1] / "examples" / "benchmarks"
 SCRIPT = HERE / "fit_and_score.py"
 ROWS = 300
+TASK = (demo_folder(), 2, demo_rows_path(), ROWS)
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +33,12 @@ def launch() -> ModuleType:
     return module
 
 
-def answers(launch: ModuleType, folder: Path, stores: list[Path]) -> list[dict[str, np.ndarray]]:
+def answers(
+    launch: ModuleType, folder: Path, stores: list[Path], script: Path = SCRIPT, task: tuple[object, ...] = TASK
+) -> list[dict[str, np.ndarray]]:
     """What each of as many processes as there are stores answers."""
-    task = [demo_folder(), 2, demo_rows_path(), ROWS]
     log = folder.with_suffix(".log")
-    processes = launch.start([[SCRIPT, folder, store, *task] for store in stores], log=log)
+    processes = launch.start([[script, folder, store, *task] for store in stores], log=log)
     try:
         launch.finish(processes, timeout=240)
     except RuntimeError as error:
@@ -70,6 +73,21 @@ def test_more_processes_give_the_bits_of_one(
     # Each shard lies on one disk: no process embedded what another had.
     shards = [(path.parent.name, path.name) for store in set(stores) for path in store.rglob("[0-9]*.safetensors")]
     assert len(shards) == len(set(shards)) > size
+
+
+@pytest.mark.timeout(300)
+def test_a_probe_has_the_same_bits_on_more_processes(launch: ModuleType, tmp_path: Path) -> None:
+    write_probe_rows(tmp_path)
+    found = [
+        answers(launch, tmp_path / f"out{size}", [tmp_path / f"store{size}"] * size, HERE / "fit_probe.py", (tmp_path,))
+        for size in (1, 2)
+    ]
+    one = found[0][0]
+    assert 0 < (one["codes"] == 1).sum() < len(one["codes"])
+    for answer in found[1]:
+        assert answer["world"] == 2
+        for name in set(one) - {"world"}:
+            assert np.array_equal(answer[name], one[name], equal_nan=one[name].dtype.kind == "f"), name
 
 
 @pytest.mark.timeout(600)

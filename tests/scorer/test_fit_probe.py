@@ -1,0 +1,154 @@
+"""A probe inside a scorer: every face gives the same, a saved one too, and what it may not decide it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset, load_dataset
+from probe_kit import HARMFUL, SOURCES, write_probe_rows
+
+from saft_hf import SAFTInputError, SAFTScorer, SAFTUndecidedError
+from saft_hf.score.mixture import explain
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rows")
+    write_probe_rows(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pool(rows: Path) -> Dataset:
+    return load_dataset("json", data_files=str(rows / "pool.jsonl"), split="train", cache_dir=str(rows / "cache"))
+
+
+@pytest.fixture(scope="module")
+def new(rows: Path, demo_model: str, store_dir: Path) -> Any:
+    reference = [str(rows / source) for source in SOURCES]
+    return lambda **options: SAFTScorer(demo_model, **{"reference": reference, "cache_dir": store_dir, **options})
+
+
+@pytest.fixture(scope="module")
+def fitted(new: Any, pool: Dataset) -> SAFTScorer:
+    return new().fit(pool)
+
+
+@pytest.fixture(scope="module")
+def saved(new: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("probe")
+    new().fit_reference().save_pretrained(folder)
+    return folder
+
+
+def dialogue(request: str, answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]}
+
+
+def columns(scored: Any) -> list[np.ndarray]:
+    return [np.asarray(scored[name], np.float32) for name in ("saft_score", "saft_probability")]
+
+
+def same(one: Any, other: Any) -> bool:
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(columns(one), columns(other), strict=True))
+
+
+def test_harmful_rows_go_and_harmless_ones_stay(fitted: SAFTScorer, pool: Dataset) -> None:
+    result = fitted.filter(pool, by="kind")
+    bad = np.array(pool["kind"]) == "bad"
+    assert bad[result.removed_indices].sum() > 0.8 * HARMFUL
+    assert (~bad[result.removed_indices]).sum() < 0.05 * (~bad).sum()
+    mixture = result.summary.fit and result.summary.fit.mixture
+    assert mixture is not None
+    assert mixture.low <= HARMFUL / len(pool) <= mixture.high
+
+
+def test_faces_agree(fitted: SAFTScorer, pool: Dataset, tmp_path: Path) -> None:
+    scored = fitted.score_dataset(pool)
+    assert same(scored, pool.map(fitted, batched=True, batch_size=7))
+    fitted.save_pretrained(tmp_path)
+    again = SAFTScorer.from_pretrained(tmp_path, cache_dir=fitted.cache_dir)
+    assert same(scored, again.score_dataset(pool))
+    assert again.filter(pool).removed_indices.tolist() == fitted.filter(pool).removed_indices.tolist()
+
+
+def test_a_saved_probe_is_as_good_as_its_rows(fitted: SAFTScorer, saved: Path, new: Any, pool: Dataset) -> None:
+    again = new(reference=str(saved)).fit(pool)
+    assert same(fitted.score_dataset(pool), again.score_dataset(pool))
+    assert again.threshold_ == fitted.threshold_
+    assert again.summary_.fit == fitted.summary_.fit
+
+
+def test_the_summary_says_what_the_arrays_say(fitted: SAFTScorer, pool: Dataset) -> None:
+    fit = fitted.fit_
+    assert fit is not None
+    assert fit.probe is not None
+    scores, probabilities = columns(fitted.score_dataset(pool))
+    found = explain(fit.probe.densities, scores[~np.isnan(probabilities)])
+    assert fit.metrics.mixture is not None
+    assert found.share == fit.metrics.mixture.share
+    assert found.threshold == fitted.threshold_
+    assert fit.metrics.mixture.outside == np.isnan(probabilities).sum()
+
+
+def test_no_row_that_is_unlike_the_reference_is_removed(fitted: SAFTScorer, pool: Dataset) -> None:
+    strange = Dataset.from_list([dialogue("0 " * 60, "x")])
+    scored = fitted.score_dataset(strange)
+    assert np.isnan(scored["saft_probability"][0])
+    assert not np.isnan(scored["saft_score"][0])
+    assert len(fitted.filter(strange).kept) == 1
+
+
+def test_a_pool_unlike_the_reference_is_not_decided(new: Any) -> None:
+    pool = Dataset.from_list([dialogue("0 " * (20 + at), "x " * (1 + at)) for at in range(60)])
+    with pytest.raises(SAFTUndecidedError, match="unlike the reference"):
+        new().fit(pool)
+
+
+def test_an_aim_bounds_what_is_lost(new: Any, pool: Dataset) -> None:
+    strict = new().fit(pool, aim="fpr=0.001")
+    assert strict.summary_.fit is not None
+    assert strict.summary_.fit.mixture is not None
+    assert strict.summary_.fit.mixture.lost <= 0.001
+    with pytest.raises(SAFTInputError, match="aim"):
+        new().fit(pool, aim="recall=0.9")
+    with pytest.raises(SAFTInputError, match="needs a probe"):
+        new(reference=None).fit(pool, aim="fpr=0.05")
+
+
+def test_labels_and_probe_make_one_score(new: Any, saved: Path, pool: Dataset) -> None:
+    labelled = pool.add_column("is_harmful", [kind == "bad" for kind in pool["kind"]]).shuffle(seed=0).select(range(80))
+    scorer = new(reference=str(saved)).fit(pool, labelled)
+    assert scorer.method_ == "auto"
+    assert scorer.summary_.fit is not None
+    assert scorer.summary_.fit.test is not None
+    assert scorer.summary_.fit.test.weights["reference"] > 0
+    assert scorer.summary_.fit.mixture is not None
+    turned = labelled.map(lambda row: {"is_harmful": not row["is_harmful"]})
+    with pytest.raises(SAFTUndecidedError, match="clearly disagree"):
+        new(reference=str(saved)).fit(pool, turned)
+
+
+def test_rows_of_the_pool_are_left_out_of_the_reference(new: Any, rows: Path, pool: Dataset) -> None:
+    known = [str(rows / source) for source in SOURCES] + [
+        pool.remove_columns("kind").add_column("is_harmful", [False] * len(pool))
+    ]
+    scorer = new(reference=known).fit(pool.select(range(100)), on_undecided="keep")
+    assert scorer.summary_.fit is not None
+    assert scorer.summary_.fit.probe is not None
+    assert scorer.summary_.fit.probe.in_pool == 100
+
+
+def test_a_probe_of_another_model_is_refused(saved: Path, lab_lm: str, store_dir: Path, pool: Dataset) -> None:
+    with pytest.raises(Exception, match="fitted on another model"):
+        SAFTScorer(lab_lm, reference=str(saved), cache_dir=store_dir).fit(pool)
+
+
+def test_plain_text_is_read_where_there_is_no_boundary(new: Any, pool: Dataset) -> None:
+    text = Dataset.from_dict({"text": ["\n".join(turn["content"] for turn in row) for row in pool["messages"]]})
+    scorer = new().fit(text, on_undecided="keep")
+    assert set(scorer.readouts_) <= {"response_mean", "response_end"}
+    assert not np.isnan(scorer.score_dataset(text)["saft_score"]).any()
