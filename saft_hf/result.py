@@ -247,12 +247,11 @@ class FilterResult:
         self, folder: Path, file_format: Literal["arrow", "parquet"] = "parquet", *, save_removed: bool = False
     ) -> None:
         """Write what `save` saves into a new folder, file by file."""
-        self.save_audit(folder / AUDIT_FILE)
+        self.write_scores(folder)
         rows = self.train_rows()
         save_rows(rows, folder / KEPT, file_format)
         if save_removed:
             save_rows(self._removed_with_reasons(), folder / REMOVED, file_format)
-        write_json(folder / SUMMARY_FILE, self.summary.to_dict())
         write_local_card(
             folder,
             rows,
@@ -262,6 +261,11 @@ class FilterResult:
             audit=AUDIT_FILE,
             removed_rows=f"{REMOVED}/" if save_removed else None,
         )
+
+    def write_scores(self, folder: Path) -> None:
+        """Write audit and summary alone, where no decision was taken: no rows to train on."""
+        self.save_audit(folder / AUDIT_FILE)
+        write_json(folder / SUMMARY_FILE, self.summary.to_dict())
 
     def _removed_with_reasons(self) -> Dataset:
         chosen = self.removed_indices

@@ -16,8 +16,7 @@ from saft_hf.cli.table import print_summary
 from saft_hf.decide import resolve_label_column
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
-from saft_hf.files import replacing
-from saft_hf.hub.plots import score_histogram
+from saft_hf.hub import PICTURE
 from saft_hf.result import FilterResult
 from saft_hf.scorer.labels import labels_by_row
 
@@ -27,7 +26,6 @@ DEFAULTS = {
     "labelled_rows": 100,
     "output_dir": "saft_demo",
 }
-PICTURE = "scores.png"
 
 
 def run(argv: Sequence[str]) -> None:
@@ -40,20 +38,17 @@ def run(argv: Sequence[str]) -> None:
         print(f"SAFT on {len(fitted.pool)} rows, {len(fitted.labelled)} of them labelled at random:")
         quality = _quality(result, fitted.pool, fitted.labelled, args)
         print_summary(result.summary, **quality)
-        print(_where_next(result, Path(args.output_dir or "")))
+        print(_where_next(Path(args.output_dir or "")))
 
 
-def _where_next(result: FilterResult, folder: Path) -> str:
-    """What to look at, with a picture of the scores where it can be drawn, and what to do next."""
-    picture = score_histogram(result.scores, result.summary.threshold)
-    if picture is not None:
-        with replacing(folder / PICTURE) as (file,):
-            file.write(picture)
+def _where_next(folder: Path) -> str:
+    """What to look at, and what to do next."""
+    drawn = (folder / PICTURE).exists()
     return f"""
 Look at
   {folder / "audit.parquet"}: for each row its score, what was decided, and why
   {folder / "kept"}: the rows to train on (load_dataset, trl sft --dataset_name)
-  {folder / PICTURE}: {"how the scores lie" if picture else "not drawn; pip install 'saft-hf[plots]' draws it"}
+  {folder / PICTURE}: {"how the scores lie" if drawn else "not drawn; pip install 'saft-hf[plots]' draws it"}
 Next, with your own rows and the model that you will tune
   saft-hf filter --model_name_or_path MODEL --dataset_name rows.jsonl --labelled_name labelled.jsonl --output_dir out"""
 

@@ -16,7 +16,7 @@ from saft_hf.cli import arguments
 from saft_hf.cli.arguments import Arguments
 from saft_hf.cli.flags import ShellFormatter, flags_of, in_flags
 from saft_hf.cli.help import screen, titled
-from saft_hf.errors import SAFTError
+from saft_hf.errors import SAFTError, SAFTUndecidedError
 from saft_hf.version import __version__
 
 # Command -> what it does, in a line; the module of the same name (with `_` for `-`) has `run(argv)`.
@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; by default those of the shell.
 
     Returns:
-        Exit status: 0, or 2 where the input, or the system, does not allow the command; as shells have them, 130 where
-        it was stopped, and 141 where nobody reads what it prints.
+        Exit status: 0; 2 where the input, or the system, does not allow the command; 3 where no decision can honestly
+        be taken; as shells have them, 130 where it was stopped, and 141 where nobody reads what it prints.
     """
     try:
         status = _main(*((sys.argv[1:] if argv is None else argv) or [""]))
@@ -99,7 +99,7 @@ def _run(command: str, words: Sequence[str], shown: Callable[[str], str]) -> int
         raise
     except (SAFTError, OSError) as error:
         _report(f"saft-hf {command}: {type(error).__name__}: {shown(str(error))}")
-        return 2
+        return 3 if isinstance(error, SAFTUndecidedError) else 2
     except KeyboardInterrupt:
         _report(f"saft-hf {command}: stopped. Start it again to go on where it was.")
         return 130

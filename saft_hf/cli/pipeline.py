@@ -14,10 +14,10 @@ from saft_hf.cli.arguments import Arguments
 from saft_hf.cli.data import labelled_of
 from saft_hf.columns import Columns
 from saft_hf.distributed import World
-from saft_hf.errors import SAFTInputError
+from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.hub import Destination, check_push
 from saft_hf.named import NamedDataset
-from saft_hf.result import RESULT, SCORER, FilterResult, check_folder, saving
+from saft_hf.result import AUDIT_FILE, RESULT, SCORER, FilterResult, check_folder, saving
 from saft_hf.scorer import SAFTScorer
 from saft_hf.scorer.options import BY_NAME, OPTIONS, Option, refuse_idle
 from saft_hf.summary import Summary
@@ -46,14 +46,16 @@ class Fitted:
     scorer: SAFTScorer
 
 
-def load_and_fit(args: Arguments, *, read: Sequence[str] = ()) -> Fitted:
+def load_and_fit(args: Arguments, *, read: Sequence[str] = (), keep_scores: bool = False) -> Fitted:
     """Load the rows, and load the scorer that is named or fit one.
 
     Args:
         args: of the command.
         read: options of a fit that the command reads itself, where a scorer is named or no row is labelled.
+        keep_scores: whether a fit that can take no decision is of use to the command: it has scores all the same.
 
     Raises:
+        SAFTUndecidedError: no decision can be taken, and the scores alone are of no use.
         SAFTInputError: no rows, or neither a scorer nor a model are named; or options contradict one another.
     """
     _refuse_idle(args, read)
@@ -70,7 +72,7 @@ def load_and_fit(args: Arguments, *, read: Sequence[str] = ()) -> Fitted:
         split=rows.split,
         columns=rows.columns,
     )
-    return Fitted(rows, pool, labelled, _scorer(args, pool, labelled))
+    return Fitted(rows, pool, labelled, _scorer(args, pool, labelled, keep_scores=keep_scores))
 
 
 def rows_of(args: Arguments) -> NamedDataset:
@@ -108,14 +110,19 @@ def _refuse_idle(args: Arguments, read: Sequence[str]) -> None:
         refuse_idle(partial(getattr, args), (option for option in options if option.of_labels), why, prefix="--")
 
 
-def _scorer(args: Arguments, pool: Dataset, labelled: Dataset | None) -> SAFTScorer:
+def _scorer(args: Arguments, pool: Dataset, labelled: Dataset | None, *, keep_scores: bool) -> SAFTScorer:
     if args.scorer is None:
         model, options = args.model_name_or_path or "", options_of(args, "scorer")
         scorer = SAFTScorer(model, revision=args.model_revision, **options)
         told = options_of(args, "fit")
         if labelled is None:  # what is left of these is about other labels, which the command reads
             told = {name: value for name, value in told.items() if not BY_NAME[name].of_labels}
-        return scorer.fit(pool, labelled, **told)
+        try:
+            scorer.fit(pool, labelled, **told)
+        except SAFTUndecidedError:
+            if not keep_scores:
+                raise
+        return scorer
     local = {name: getattr(args, name) for name in _LOCAL}
     scorer = SAFTScorer.from_pretrained(
         args.scorer, model=args.model_name_or_path, trust_labels=args.trust_labels, **local
@@ -168,18 +175,22 @@ def destinations(args: Arguments) -> list[Destination]:
 
 
 def filter_and_save(args: Arguments) -> tuple[FilterResult, Fitted]:
-    """Load, fit, filter, save and push: result (kept rows, audit, summary) and scorer."""
+    """Load, fit, filter, save and push: result (kept rows, audit, summary) and scorer.
+
+    Raises:
+        SAFTUndecidedError: no decision can be taken: scores, summary and scorer are saved, and no rows.
+    """
     names = (*RESULT, SCORER)
     folder = output_folder(args, names)
     check_pushes(*destinations(args), removed=args.hub_include_removed)
-    fitted = load_and_fit(args, read=("threshold", "on_undecided"))
-    scorer = fitted.scorer
-    result = scorer.filter(
-        fitted.pool,
-        threshold=args.threshold if args.scorer else None,
-        on_undecided=args.on_undecided,  # type: ignore[arg-type] # filter says what it takes
-        **options_of(args, "filter"),
-    )
+    fitted = load_and_fit(args, read=("threshold", "on_undecided"), keep_scores=True)
+    scorer, why = fitted.scorer, None
+    options = {"threshold": args.threshold if args.scorer else None, **options_of(args, "filter")}
+    try:
+        result = scorer.filter(fitted.pool, on_undecided=args.on_undecided, **options)  # type: ignore[arg-type] # checked
+    except SAFTUndecidedError as error:
+        why, result = error, scorer.filter(fitted.pool, on_undecided="keep", **options)
+        result.summary = replace(result.summary, undecided=result.summary.undecided or str(error))
     if args.demonstrations is not None:
         result.demonstrate(args.demonstrations, args.demonstrations_share)
     seed = args.seed if args.labelled_rows else None
@@ -187,7 +198,10 @@ def filter_and_save(args: Arguments) -> tuple[FilterResult, Fitted]:
 
     def save() -> None:
         with saving(folder, names, args.output_format, overwrite=args.overwrite) as draft:
-            result.write(draft, args.output_format, save_removed=args.save_removed)  # type: ignore[arg-type] # checked
+            if why is None:
+                result.write(draft, args.output_format, save_removed=args.save_removed)  # type: ignore[arg-type] # checked
+            else:
+                result.write_scores(draft)
             scorer.save_pretrained(draft / SCORER)
 
     def push() -> None:
@@ -204,6 +218,10 @@ def filter_and_save(args: Arguments) -> tuple[FilterResult, Fitted]:
             print(f"Pushed to {pushed.pr_url or pushed}.")
 
     World().on_main("saving", save)
+    if why is not None:
+        raise SAFTUndecidedError(
+            f"{why} The scores are in {folder / AUDIT_FILE}, and `saft-hf review` shows them; no rows are written."
+        )
     World().on_main("pushing", push)
     return result, fitted
 

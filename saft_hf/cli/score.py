@@ -31,7 +31,7 @@ def run(argv: Sequence[str]) -> None:
             "Leave `--hub_private` out, or push what `saft-hf filter` keeps."
         )
     check_pushes(*(replace(to, private=to.private or to.repo_type == "dataset") for to in destinations(args)))
-    fitted = load_and_fit(args)
+    fitted = load_and_fit(args, keep_scores=True)
     scorer, scored = fitted.scorer, fitted.scorer.score_dataset(fitted.pool)
     statuses = dict(Counter(scored[STATUS]))
     summary = replace(scorer.summary_, rows=len(scored), statuses=statuses, source=fitted.rows.source)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from browser_kit import browser
 from review_kit import THRESHOLD, make_result
-from test_page import HOSTILE
+from test_review_page import HOSTILE
 
 from saft_hf.decide.marks import check_marks, read_marks
 from saft_hf.result import rows_at
