@@ -89,7 +89,7 @@ def test_a_fit_that_cannot_tell_does_not_stop_the_draw(
     basics: list[str], demo_model: str, demo_pool: Dataset, tmp_path: Path
 ) -> None:
     words = [*basics[2:], "--model_name_or_path", demo_model, "--method", "saft", "--layer", "2", "--threshold", "-1"]
-    assert main(["filter", *words]) == 2
+    assert main(["filter", *words, "--output_dir", str(tmp_path / "filtered")]) == 3
     assert main(["suggest-labels", *words, "--uniform", "5", "--labels_file", "some.jsonl"]) == 0
     rows = NamedDataset(str(tmp_path / "out" / "some.jsonl")).load()
     assert rows["messages"][:] == demo_pool.select(rows["saft_row"])["messages"][:]
