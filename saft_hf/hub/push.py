@@ -254,7 +254,7 @@ def _files(folder: Path, to: Destination, *, public: bool) -> dict[str, Path]:
         # `_saft` is where a trainer keeps what tells of single rows, and a page for people has their text.
         if not any(part.startswith(".") or part in ("_saft", REVIEW) for part in name.parts)
     }
-    if public and (rows := [name for name in files if name.startswith(REMOVED)]):
+    if public and (rows := [name for name in files if name.startswith((REMOVED, "removed/"))]):  # as a result has them
         raise SAFTInputError(f"{to} is public: rows that were removed ({rows[0]}) go to a private repository only")
     if public and not to.audit:
         return {n: path for n, path in files.items() if not n.startswith(f"{PRIVATE}/") and path.name != AUDIT}

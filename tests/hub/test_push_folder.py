@@ -53,11 +53,14 @@ def test_a_public_repository_gets_no_single_rows(alice: Any, repo: Any, folder: 
     for name in ("alice/public", "alice/public-audit"):
         assert "oid" in alice.run(public, folder, name).result
         assert ("audit.parquet" in repo(name).files()) == ("audit" in name)
-    (folder / "saft_private" / "removed-train.parquet").write_bytes(b"\0rows")
-    for name in ("alice/public", "alice/public-audit"):
-        refused = alice.run(public, folder, name).result
-        assert "is public: rows that were removed" in refused["message"]
-        assert len(repo(name).commits()) == 1 + ("audit" in name)
+    (folder / "removed").mkdir()
+    for path in ("removed/train.parquet", "saft_private/removed-train.parquet"):
+        (folder / path).write_bytes(b"\0rows")
+        for name in ("alice/public", "alice/public-audit"):
+            refused = alice.run(public, folder, name).result
+            assert f"is public: rows that were removed ({path})" in refused["message"]
+            assert len(repo(name).commits()) == 1 + ("audit" in name)
+        (folder / path).unlink()
 
 
 def test_what_a_trainer_keeps_to_itself_stays_here(alice: Any, repo: Any, folder: Path) -> None:

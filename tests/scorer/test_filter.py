@@ -85,7 +85,8 @@ def test_what_is_saved_comes_back(
     result: FilterResult, mixed: Dataset, tmp_path: Path, file_format: Any, scorer: SAFTScorer
 ) -> None:
     folder = result.save(tmp_path / "a" / "b", file_format=file_format)
-    assert sorted(path.name for path in folder.iterdir()) == ["audit.parquet", "kept", "saft_summary.json"]
+    written = {path.name for path in folder.iterdir()} - {"scores.png"}  # where matplotlib is installed
+    assert written == {"README.md", "audit.parquet", "kept", "saft_summary.json"}
     if file_format == "arrow":
         kept = load_from_disk(str(folder / "kept"))
     else:  # as `trl sft` loads it
