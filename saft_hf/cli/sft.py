@@ -48,7 +48,7 @@ GROUPS = {
     "saft_enabled": "Filter",
 }
 COMMON = (
-    *("model_name_or_path", "use_peft", "dataset_name", "dataset_train_split", "prompt_column", "response_column"),
+    *("model_name_or_path", "use_peft", "dataset_name", "prompt_column", "response_column"),
     *("labelled_name", "labelled_rows", "fresh_labels", "output_dir", "num_train_epochs", "learning_rate"),
     *("saft_enabled", "saft_scorer", "saft_method", "saft_threshold", "saft_contamination", "saft_reference"),
     *("saft_aim", "saft_alpha"),

@@ -96,7 +96,7 @@ def print_summary(summary: Summary, **more: Any) -> None:
     lines |= {
         **more,
         "method": f"{summary.method} ({method})" if method else summary.method,
-        "read at": f"layers {', '.join(map(str, summary.layers))} at {', '.join(summary.readouts)}",
+        "read at": f"layer {', '.join(map(str, summary.layers))}: {', '.join(summary.readouts)}",
         "k": summary.k,
     }
     if fit:
