@@ -1,149 +1,305 @@
-"""What the score without labels does on pools of real text that it has never seen.
+"""How a probe of public labels does on pools without a label: ranking, estimated harmful share, rows removed.
 
-Pools are drawn from a folder of labelled JSON lines (`messages`, `is_safe`) several times: easy = benign instructions
-with unsafe question-answer pairs mixed in; hard = safe and unsafe pairs; refusals = easy with safe answers to harmful
-prompts among its benign rows; and pools with nothing harmful. "left" is the harmful share of what is kept beside that
-of the pool, both also where it says "cannot tell" and keeps everything. Vectors are kept under `--cache`.
+    python examples/reference/measure.py --model_name_or_path MODEL --rows all
 
-    python examples/reference/measure.py --model ../shared/lab-lm --data ../shared/data
-    python examples/reference/measure.py --rows 600 --seeds 1       # a quick look
+Rows are embedded once, in parts that a later run finds in the store. Reference: question-answer pairs of other origins
+than the hard pool's, half of general instructions, of safe refusals and of sums. Every draw splits them anew, fits the
+probe and draws pools of 1,000 rows; figures are means over the draws. `share` is the harmful share estimated, with its
+interval and, in brackets, how often that covers the true one; `recall` and `lost` are shares of harmful and harmless
+rows removed; `left` is the harmful share of what is kept beside that of the pool; `at 3 %` is the recall of the ranking
+where 3 % of the harmless rows are lost. Beside it stand a multinomial classifier over the sources in place of the
+histograms (the same estimate of shares), and plain calibration (no estimate: the shares of the reference).
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
+import json
+import random
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from datasets import Dataset, load_dataset
-from scipy.stats import rankdata
+from datasets import Dataset
+from datasets.utils.logging import disable_progress_bar
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
-from saft_hf.assets import reference_columns
+from saft_hf import SAFTScorer
 from saft_hf.distributed import World
-from saft_hf.embed import Features, ModelSource, finite_rows
-from saft_hf.render import START, Renderer
-from saft_hf.score.reference import ReferenceScore, choose_reference, reference_threshold
-from saft_hf.scorer.methods.reference import laid_out_like
+from saft_hf.embed import Features
+from saft_hf.files import write_json
+from saft_hf.score.mixture import explain
+from saft_hf.score.probe import Probe, Whitening, fit_probe
+from saft_hf.scorer.probing import UNLIKE
 
-ROOT = Path(__file__).resolve().parents[2]
-BENIGN = "alpaca_benign", "gsm8k_benign", "multiturn_benign", "dolly_benign", "hard_negatives_keyword"
-NOTHING_HARMFUL = (
-    *((name,) for name in BENIGN[:4]),
-    ("gsm8k_benign", "dolly_benign"),
-    ("multiturn_benign", "alpaca_benign"),
-    ("alpaca_benign", "hard_negatives_keyword"),
-)
-REFUSALS = 500
-Vectors = dict[str, np.ndarray]
-
-
-class Reader:
-    """Rows to vectors of all features, once for every set of rows."""
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
-        self.source = ModelSource(args.model)
-        deep = self.source.shape.num_layers
-        self.layers = tuple(args.layers or sorted({deep // 2, 3 * deep // 4}))
-        self.features = Features(self.layers, (START,))
-        renderer = Renderer(self.source.tokenizer)
-        self.extractor = self.source.extractor(renderer, self.features, folder=args.cache, world=World())
-
-    def __call__(self, dataset: Dataset) -> Vectors:
-        """Vectors of the rows that can be read."""
-        embedded = self.extractor.embed(dataset)
-        found = {name: embedded.states(name) for name in self.features.names}
-        whole = finite_rows(found)
-        return {name: vectors[whole] for name, vectors in found.items()}
-
-    def file(self, name: str, safe: bool) -> Vectors:
-        """Vectors of one class of a file."""
-        return self(self.rows(name, safe))
-
-    def rows(self, name: str, safe: bool) -> Dataset:
-        """One class of a file: up to half as many rows again as a pool has, for pools to be drawn from."""
-        data = load_dataset("json", data_files=str(self.args.data / f"{name}.jsonl.gz"), split="train")
-        data = data.select_columns(["messages", "is_safe"])
-        rows = np.flatnonzero(np.asarray(data["is_safe"]) == safe)
-        return data.select(np.random.default_rng(0).permutation(rows)[: 3 * self.args.rows // 2])
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+PAIRS = "beavertails_pairs"
+HARD = f"{PAIRS}/beavertails_30k_test"
+SPLIT = ("alpaca_benign", "hard_negatives_refusals", "gsm8k_benign")
+"""Sources of which one half is in the reference, the other in the pools."""
+READOUTS = ("response_start", "response_mean", "response_end")
+FEWER = {
+    f"{PAIRS}/beavertails_30k_test": 1500,
+    f"{PAIRS}/beavertails_train_unsafe": 1600,
+    f"{PAIRS}/pku_saferlhf_10k_safe": 1100,
+    f"{PAIRS}/pku_saferlhf_pairs": 1200,
+    f"{PAIRS}/saferlhf_test_2k": 148,
+    "alpaca_benign": 1600,
+    "hard_negatives_refusals": 800,
+    "gsm8k_benign": 500,
+    "dolly_benign": 500,
+    "multiturn_benign": 300,
+    "hard_negatives_keyword": 400,
+    "xstest_prompts": 450,
+}
+"""Rows of each source with `--rows fewer`: what two cores embed of a model of 135M parameters in a quarter of an hour."""
+SIZES = (250, 500, 1000, 2000, 4000)
+STUBS = ("Thank you for asking.", "I see.")
+ROWS = 1000
 
 
-def auroc(benign: np.ndarray, unsafe: np.ndarray) -> float:
-    """Share of pairs in the right order; ties count half."""
-    ranks = rankdata(np.concatenate([benign, unsafe]))[benign.size :]
-    return float((ranks.sum() - unsafe.size * (unsafe.size + 1) / 2) / (unsafe.size * benign.size))
+def read_rows(data: Path, fewer: bool) -> list[dict[str, Any]]:
+    """Rows of all sources, spread evenly, so that the first of them are of every one."""
+    sources: dict[str, list[dict[str, Any]]] = {}
+    for file in sorted(data.glob("*.jsonl.gz")):
+        name = file.name.removesuffix(".jsonl.gz")
+        with gzip.open(file) as lines:
+            for number, line in enumerate(lines):
+                row = json.loads(line)
+                turns = [{"role": turn["role"], "content": turn["content"]} for turn in row["messages"]]
+                if name == "xstest_prompts":  # prompts alone
+                    turns = [*turns[:1], {"role": "assistant", "content": STUBS[number % 2]}]
+                source = f"{name}/{row['origin']}" if name == PAIRS else name
+                about = {"source": source, "harmful": not row["is_safe"], "prompt": turns[0]["content"]}
+                sources.setdefault(source, []).append({"messages": turns, **about})
+    rng, placed = random.Random(0), []
+    for source in sorted(sources):
+        rows = sources[source]
+        rng.shuffle(rows)
+        rows = rows[: FEWER[source]] if fewer else rows
+        placed += [((at + 0.5) / len(rows), row) for at, row in enumerate(rows)]
+    return [row for _, row in sorted(placed, key=lambda each: each[0])]
 
 
-def measure(reference: ReferenceScore, benign: np.ndarray, unsafe: np.ndarray, told: np.ndarray) -> list[float]:
-    """AUROC, share left beside the pool's, kept share of benign rows and of those told, in %; cut or not."""
-    decision = reference_threshold(reference, np.concatenate([benign, unsafe]))
-    cut = decision.threshold if decision.undecided is None else np.inf
-    kept_benign, kept_unsafe = benign <= cut, unsafe <= cut
-    area = left = np.nan
-    if unsafe.size:
-        share = unsafe.size / (unsafe.size + benign.size)
-        area, left = auroc(benign, unsafe), kept_unsafe.sum() / (kept_benign.sum() + kept_unsafe.sum()) / share
-    refusals = 100 * (told <= cut).mean() if told.size else np.nan
-    absolute = 100 * (told <= reference.threshold).mean() if told.size else np.nan
-    return [area, left, 100 * kept_benign.mean(), refusals, absolute, 100.0 * (decision.undecided is not None)]
+def embed(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> dict[str, NDArray[np.float32]]:
+    """Hidden states at all features, `float32 [N, d]`."""
+    scorer = SAFTScorer(args.model_name_or_path, dtype=args.dtype, cache_dir=args.cache_dir)
+    source, world = scorer._open_source(), World()
+    layers = source.shape.num_layers // 2, 3 * source.shape.num_layers // 4
+    layers = (*layers, source.shape.num_layers) if source.shape.num_layers <= 8 else layers
+    features = Features(layers, READOUTS, "float32")
+    extractor = scorer._extractor(scorer._renderer(), features, source.fingerprint(layers, world), world)
+    parts = []
+    for first in range(0, len(rows), args.part):
+        part = Dataset.from_list([{"messages": row["messages"]} for row in rows[first : first + args.part]])
+        read = extractor.embed(part)
+        parts.append({name: np.nan_to_num(read.states(name)) for name in features.names})
+        print(f"\r{first + len(part)} of {len(rows)} rows embedded", end="", flush=True)
+    print()
+    kept = [name for name in features.names if not name.endswith("end") and int(name.split(".")[0]) in layers[:2]]
+    return {name: np.concatenate([part[name] for part in parts]) for name in kept}
 
 
-def pools(scores: dict[str, np.ndarray], args: argparse.Namespace, seed: int) -> dict[str, tuple[np.ndarray, ...]]:
-    """Name -> scores of benign rows, of unsafe rows, and of the refusals among the benign."""
-    rng, none = np.random.default_rng(seed), np.empty(0)
-    drawn = {name: rng.permutation(own) for name, own in scores.items()}
-    found = {}
-    for share in args.shares:
-        bad = round(share * args.rows)
-        unsafe, rest = drawn["unsafe"][:bad], args.rows - bad
-        told = drawn["hard_negatives_refusals"][: min(REFUSALS, rest // 2)]
-        mixed = np.concatenate([drawn["alpaca_benign"][: rest - told.size], told])
-        found[f"easy {share:g}"] = drawn["alpaca_benign"][:rest], unsafe, none
-        found[f"hard {share:g}"] = drawn["safe"][:rest], unsafe, none
-        found[f"refusals {share:g}"] = mixed, unsafe, told
-    for names in NOTHING_HARMFUL:
-        parts = [drawn[name][: args.rows // len(names)] for name in names]
-        found[" + ".join(names)] = np.concatenate(parts), none, none
-    return dict(
-        sorted(found.items(), key=lambda pool: (pool[1][1].size == 0, pool[0].split()[0] if pool[1][1].size else ""))
-    )
+class Rows:
+    """The rows of one run, and one draw of reference and pools from them."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]], vectors: dict[str, NDArray[np.float32]]) -> None:
+        self.vectors = vectors
+        self.source = np.array([row["source"] for row in rows])
+        self.harmful = np.array([row["harmful"] for row in rows])
+        self.prompt = np.unique([row["prompt"] for row in rows], return_inverse=True)[1]
+
+    def split(self, seed: int) -> tuple[NDArray[np.intp], dict[str, NDArray[np.intp]]]:
+        """The reference's rows, and the others by source. They share no prompt with the hard pool, nor in a source."""
+        rng, reference, others = np.random.default_rng(seed), [], {}
+        for source in np.unique(self.source):
+            own = np.flatnonzero(self.source == source)
+            if source in SPLIT:
+                prompts = np.unique(self.prompt[own])
+                first = np.isin(self.prompt[own], rng.permutation(prompts)[: len(prompts) // 2])
+                reference.append(own[first])
+                others[source] = own[~first]
+            elif source.startswith(PAIRS) and source != HARD and not source.endswith("2k"):
+                reference.append(own)
+            else:
+                others[source] = own
+        rows = np.concatenate(reference)
+        return rows[~np.isin(self.prompt[rows], self.prompt[others[HARD]])], others
+
+    def fit(self, rows: NDArray[np.intp], seed: int) -> tuple[Probe, Whitening]:
+        """A probe of some rows."""
+        sample = np.random.default_rng(seed).permutation(rows)[:2048]
+        whitening = Whitening.of({name: own[np.sort(sample)] for name, own in self.vectors.items()})
+        names = sorted(set(self.source[rows].tolist()))
+        coordinates = whitening({name: own[rows] for name, own in self.vectors.items()}).astype(np.float32)
+        source = np.searchsorted(names, self.source[rows])
+        return fit_probe(whitening, coordinates, self.harmful[rows], names, source, self.prompt[rows]), whitening
+
+
+def pools(others: dict[str, NDArray[np.intp]], harmful: NDArray[np.bool_]) -> Iterator[tuple[str, float, list[Any]]]:
+    """Name, harmful share, and benign sources: equal parts of the pool's harmless rows."""
+    general, hard = others["alpaca_benign"], others[HARD][~harmful[others[HARD]]]
+    kinds = {name: own for name, own in others.items() if not name.startswith(PAIRS) and name != "alpaca_benign"}
+    kinds["xstest_prompts"] = kinds["xstest_prompts"][~harmful[kinds["xstest_prompts"]]]
+    six = [general, *(own for name, own in kinds.items() if name != "xstest_prompts")]
+    for share in (0.05, 0.1, 0.25):
+        yield f"easy {share}", share, [general]
+    for share in (0.1, 0.25):
+        yield f"mixed {share}", share, six
+    for share in (0.1, 0.25, 0.5):
+        yield f"hard {share}", share, [hard]
+    for name, own in {"alpaca_benign": general, **kinds}.items():
+        yield f"harmless: {name}", 0.0, [own]
+    yield "harmless: six sources", 0.0, six
+    for name, own in {**kinds, "safe answers of the hard pool": hard}.items():
+        yield f"a fifth {name}", 0.0, [general] * 4 + [own]
+
+
+def draw(
+    rng: np.random.Generator, share: float, benign: list[NDArray[np.intp]], harmful: NDArray[np.intp]
+) -> NDArray[np.intp]:
+    """A pool of about `ROWS` rows, at its share also where a source has too few."""
+    times = {id(own): sum(own is other for other in benign) for own in benign}
+    sources = {id(own): own for own in benign}
+    wanted = {key: int(ROWS * (1 - share)) * times[key] // len(benign) for key in sources}
+    part = min(1.0, *(len(own) / max(wanted[key], 1) for key, own in sources.items()))
+    rows = [rng.choice(own, int(part * wanted[key]), replace=False) for key, own in sources.items()]
+    bad = min(len(harmful), round(sum(map(len, rows)) * share / (1 - share)))
+    return np.concatenate([*rows, rng.choice(harmful, bad, replace=False)])
+
+
+def removed_at_3(scores: NDArray[np.float32], harmful: NDArray[np.bool_]) -> float:
+    """Recall of the ranking where 3 % of the harmless rows are lost."""
+    return float(np.mean(scores[harmful] > np.quantile(scores[~harmful], 0.97))) if harmful.any() else np.nan
+
+
+def outcome(gone: NDArray[np.bool_], harmful: NDArray[np.bool_]) -> dict[str, float]:
+    """Recall, harmless rows lost, and harmful share left beside that of the pool."""
+    share = harmful.mean()
+    return {
+        "recall": gone[harmful].mean() if share else np.nan,
+        "lost": gone[~harmful].mean(),
+        "left": harmful[~gone].mean() / share if share and not gone.all() else np.nan,
+    }
+
+
+def others_do(
+    rows: Rows, reference: NDArray[np.intp], whitening: Whitening, pool: NDArray[np.intp]
+) -> dict[str, dict[str, float]]:
+    """A multinomial classifier over sources with shifted shares (Saerens et al. 2002), and plain calibration."""
+    of = lambda at: whitening({name: own[at] for name, own in rows.vectors.items()})  # noqa: E731
+    component = np.char.add(rows.source[reference], np.where(rows.harmful[reference], ": harmful", ": benign"))
+    model = LogisticRegression(C=0.01, max_iter=500).fit(of(reference), component)
+    likely, prior = model.predict_proba(of(pool)), np.mean(component[:, None] == model.classes_, axis=0)
+    bad, shares = np.char.endswith(model.classes_.astype(str), ": harmful"), prior.copy()
+    for _ in range(200):
+        posterior = likely * shares / prior
+        posterior /= posterior.sum(axis=1, keepdims=True)
+        shares = posterior.mean(axis=0)
+    found = {
+        "multinomial": outcome(posterior[:, bad].sum(axis=1) > 0.5, rows.harmful[pool]) | {"share": shares[bad].sum()}
+    }
+    plain = likely[:, bad].sum(axis=1)
+    found["calibration"] = outcome(plain > 0.5, rows.harmful[pool]) | {"share": plain.mean()}
+    return found
+
+
+def measure(rows: Rows, draws: int) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Means over the draws, pool -> figure -> value; and lines on the learning curve."""
+    found: dict[str, list[dict[str, float]]] = {}
+    curve: dict[str, list[float]] = {}
+    for seed in range(draws):
+        reference, others = rows.split(seed)
+        probe, whitening = rows.fit(reference, seed)
+        scores, far = probe.score(rows.vectors), probe.outside(rows.vectors)
+        rng = np.random.default_rng(seed)
+        hard = others[HARD]
+        bad = hard[rows.harmful[hard]]
+        for name, share, benign in pools(others, rows.harmful):
+            pool = draw(rng, share, benign, bad)
+            harmful, inside = rows.harmful[pool], ~far[pool]
+            told = explain(probe.densities, scores[pool][inside]) if inside.any() else None
+            undecided = told is None or told.undecided is not None or np.mean(~inside) > UNLIKE
+            gone = np.zeros(len(pool), dtype=bool)
+            if told is not None and told.threshold is not None and not undecided:
+                gone = (scores[pool] > np.float32(told.threshold)) & inside
+            figures = outcome(gone, harmful) | {
+                "AUROC": roc_auc_score(harmful, scores[pool]) if harmful.any() else np.nan,
+                "at 3 %": removed_at_3(scores[pool], harmful),
+                "true": harmful.mean(),
+                "share": np.nan if told is None else told.share,
+                "low": np.nan if told is None else told.interval[0],
+                "high": np.nan if told is None else told.interval[1],
+                "outside": np.mean(~inside),
+                "cannot tell": float(undecided),
+            }
+            figures["covers"] = float(figures["low"] <= max(harmful.mean(), 0.02) and harmful.mean() <= figures["high"])
+            if name.startswith("a fifth"):
+                figures["of the kind"] = gone[np.isin(pool, benign[-1])].mean()
+            found.setdefault(name, []).append(figures)
+            if name in ("easy 0.25", "mixed 0.25", "hard 0.25"):
+                for way, other in others_do(rows, reference, whitening, pool).items():
+                    found.setdefault(f"{name}, {way}", []).append(other)
+            if name == "mixed 0.25":
+                refusals = others["hard_negatives_refusals"]
+                cut = np.inf if told is None or told.threshold is None else told.threshold
+                found.setdefault("safe refusals kept", []).append({"share": 1 - np.mean(scores[refusals] > cut)})
+        for without in (None, f"{PAIRS}/beavertails_train_unsafe", "hard_negatives_refusals"):
+            use = reference if without is None else reference[rows.source[reference] != without]
+            for size in (*SIZES, len(use)):
+                if size > len(use) or (size < 1000 and without):
+                    continue
+                part = rng.permutation(use)[:size]
+                if min(rows.harmful[part].sum(), (~rows.harmful[part]).sum()) < 200:
+                    continue
+                own, _ = rows.fit(part, seed)
+                area = roc_auc_score(rows.harmful[hard], own.score({n: v[hard] for n, v in rows.vectors.items()}))
+                label = "all" if size == len(use) else str(size)
+                curve.setdefault(f"{label} rows{f' without {without}' if without else ''}", []).append(area)
+        print(
+            f"draw {seed}: {len(reference)} reference rows, {', '.join(probe.score.features)}, C {probe.strength}, "
+            f"AUROC {probe.auroc:.3f} of unseen prompts, {probe.held_out_auroc:.3f} of unseen sources",
+            flush=True,
+        )
+    means = {
+        name: {
+            key: float(np.nanmean([each[key] for each in all_of]))
+            if any(each[key] == each[key] for each in all_of)
+            else float("nan")
+            for key in all_of[0]
+        }
+        for name, all_of in found.items()
+    }
+    lines = [f"{name:<62} hard {np.mean(areas):.3f}" for name, areas in curve.items()]
+    return means, lines
 
 
 def main() -> None:
-    """Read the arguments, take vectors, print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default=str(ROOT.parent / "shared/lab-lm"))
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data")
-    parser.add_argument("--cache", type=Path, default=Path("out/reference"))
-    parser.add_argument("--layers", type=int, nargs="*", help="default: half and three quarters, as the scorer reads")
-    parser.add_argument("--rows", type=int, default=3000)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.05, 0.1, 0.25, 0.5])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_name_or_path", default=str(SHARED / "lab-lm"))
+    parser.add_argument("--data", type=Path, default=SHARED / "data")
+    parser.add_argument("--rows", choices=("all", "fewer"), default="all")
+    parser.add_argument("--part", type=int, default=2000, help="rows embedded at a time")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--cache_dir", default=None)
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=None, help="JSON of the figures")
     args = parser.parse_args()
-    read = Reader(args)
-    known = reference_columns()
-    harmful, groups = np.array(known["is_harmful"]), np.array(known["category"])
-    reference = Dataset.from_dict({name: known[name] for name in ("prompt", "completion")})
-    ours = read(laid_out_like(read.rows("alpaca_benign", True), reference, read.extractor.renderer))
-    files = {name: read.file(name, True) for name in (*BENIGN, "hard_negatives_refusals")}
-    files |= {name: read.file("beavertails_pairs", name == "safe") for name in ("safe", "unsafe")}
-    candidates = [(feature,) for feature in read.features.names]
-    learned = choose_reference(ours, candidates, harmful, groups)
-    print(f"{', '.join(learned.score.features)}; out-of-fold AUROC {learned.auroc:.3f}", end="")
-    print(f", absolute threshold {learned.threshold:.2f}; mean over {args.seeds} draws")
-    scores = {name: learned.score(vectors) for name, vectors in files.items()}
-    rows: dict[str, list[list[float]]] = {}
-    for seed in range(args.seeds):
-        for name, pool in pools(scores, args, seed).items():
-            rows.setdefault(name, []).append(measure(learned, *pool))
-    titles = "AUROC", "left / pool", "benign kept %", "refusals kept %", "same, cut anyway", "cannot tell %"
-    print(f"{'':42s}" + "".join(title.rjust(18) for title in titles))
-    for name, found in rows.items():
-        means = np.mean(found, axis=0)
-        features = [format(value, ".3f" if i < 2 else ".1f") for i, value in enumerate(means)]
-        print(
-            f"{name:42s}" + "".join(("-" if feature == "nan" else feature).rjust(18) for feature in features),
-            flush=True,
+    disable_progress_bar()
+    rows = read_rows(args.data, args.rows == "fewer")
+    means, curve = measure(Rows(rows, embed(rows, args)), args.draws)
+    for name, figures in means.items():
+        shown = "  ".join(f"{key} {value:.3f}" for key, value in figures.items() if value == value)
+        print(f"{name:<46} {shown}")
+    print(*curve, sep="\n")
+    if args.output:
+        write_json(
+            args.output,
+            {"model": Path(args.model_name_or_path).name, "rows": len(rows), "pools": means, "curve": curve},
         )
 
 
