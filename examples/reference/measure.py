@@ -56,7 +56,7 @@ FEWER = {
     "hard_negatives_keyword": 400,
     "xstest_prompts": 450,
 }
-"""Rows of each source with `--rows fewer`: what two cores embed of a model of 135M parameters in a quarter of an hour."""
+"""Rows of each source with `--rows fewer`: two cores read them with a model of 135M parameters in half an hour."""
 SIZES = (250, 500, 1000, 2000, 4000)
 STUBS = ("Thank you for asking.", "I see.")
 ROWS = 1000
@@ -208,7 +208,7 @@ def others_do(
     return found
 
 
-def measure(rows: Rows, draws: int) -> tuple[dict[str, dict[str, float]], list[str]]:
+def measure(rows: Rows, draws: int) -> tuple[dict[str, dict[str, float | None]], list[str]]:
     """Means over the draws, pool -> figure -> value; and lines on the learning curve."""
     found: dict[str, list[dict[str, float]]] = {}
     curve: dict[str, list[float]] = {}
@@ -266,19 +266,21 @@ def measure(rows: Rows, draws: int) -> tuple[dict[str, dict[str, float]], list[s
             flush=True,
         )
     means = {
-        name: {
-            key: float(np.nanmean([each[key] for each in all_of]))
-            if any(each[key] == each[key] for each in all_of)
-            else float("nan")
-            for key in all_of[0]
-        }
-        for name, all_of in found.items()
+        name: {key: mean_of([each[key] for each in draws_of]) for key in draws_of[0]}
+        for name, draws_of in found.items()
     }
     lines = [f"{name:<62} hard {np.mean(areas):.3f}" for name, areas in curve.items()]
     return means, lines
 
 
+def mean_of(values: list[float]) -> float | None:
+    """Mean of the values that exist."""
+    known = [float(value) for value in values if value == value]
+    return float(np.mean(known)) if known else None
+
+
 def main() -> None:
+    """Embed, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_name_or_path", default=str(SHARED / "lab-lm"))
     parser.add_argument("--data", type=Path, default=SHARED / "data")
@@ -293,13 +295,13 @@ def main() -> None:
     rows = read_rows(args.data, args.rows == "fewer")
     means, curve = measure(Rows(rows, embed(rows, args)), args.draws)
     for name, figures in means.items():
-        shown = "  ".join(f"{key} {value:.3f}" for key, value in figures.items() if value == value)
+        shown = "  ".join(f"{key} {value:.3f}" for key, value in figures.items() if value is not None)
         print(f"{name:<46} {shown}")
     print(*curve, sep="\n")
     if args.output:
+        model = Path(args.model_name_or_path).name
         write_json(
-            args.output,
-            {"model": Path(args.model_name_or_path).name, "rows": len(rows), "pools": means, "curve": curve},
+            args.output, {"model": model, "rows": len(rows), "draws": args.draws, "pools": means, "curve": curve}
         )
 
 
