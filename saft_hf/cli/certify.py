@@ -15,7 +15,6 @@ from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.files import write_json
 from saft_hf.result import RESULT, SCORER, saving
-from saft_hf.scorer.labels import marked_rows
 
 CERTIFICATE_FILE = "certificate.json"
 _NAMES = (CERTIFICATE_FILE, *RESULT, SCORER)
@@ -39,7 +38,7 @@ def run(argv: Sequence[str]) -> None:
         fresh = labels_in(args.fresh_labels, args.dataset_train_split, columns_of(args))
     fitted = load_and_fit(args, read=("label_column", "harmful_value", "threshold"))
     if fresh is None:
-        fresh = marked_rows(args.fresh_labels, fitted.pool, certify=True)
+        fresh = labels_in(args.fresh_labels, args.dataset_train_split, pool=fitted.pool, certify=True)
     scorer = fitted.scorer
     certificate = scorer.certify(
         fitted.pool,

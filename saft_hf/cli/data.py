@@ -39,12 +39,8 @@ def labelled_of(
     """
     if name and count:
         raise SAFTInputError("give `--labelled_name` or `--labelled_rows`, not both.")
-    if name and is_marks_file(Path(name)):
-        if not isinstance(rows, Dataset):
-            raise SAFTInputError(f"{name} holds marks, which go with rows that were reviewed, and these are a stream.")
-        return marked_rows(name, rows, certify=False)
     if name:
-        return labels_in(name, split, columns)
+        return labels_in(name, split, columns, pool=rows)
     if not count:
         return None
     if not isinstance(rows, Dataset):
@@ -65,7 +61,22 @@ def labelled_of(
     return cast(Dataset, drawn)
 
 
-def labels_in(name: str, split: str, columns: Columns = AS_IS) -> Dataset:
-    """Labelled rows by name, with the columns of the pool: of its split, too, where there are several."""
+def labels_in(name: str, split: str, columns: Columns = AS_IS, *, pool: Any = None, certify: bool = False) -> Dataset:
+    """Labelled rows by name, with the columns of the pool: of its split, too, where there are several.
+
+    Args:
+        name: of a dataset, or of a file of marks.
+        split: of the pool.
+        columns: of the pool.
+        pool: the rows that marks are of.
+        certify: whether the labels are for a certificate, see `marked_rows`.
+
+    Raises:
+        SAFTInputError: they cannot be read, or marks are not of the pool.
+    """
+    if is_marks_file(Path(name)):
+        if not isinstance(pool, Dataset):
+            raise SAFTInputError(f"{name} holds marks, which go with rows that were reviewed, and these are a stream.")
+        return marked_rows(name, pool, certify=certify)
     named = NamedDataset(name, columns=columns)
     return (named if named.is_one_table else replace(named, split=split)).load()

@@ -22,7 +22,7 @@ from trl import (
 from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
 from saft_hf.cli.arguments import Arguments, dataclass_of, parse_known, reject
-from saft_hf.cli.data import labelled_of
+from saft_hf.cli.data import labelled_of, labels_in
 from saft_hf.cli.pipeline import check_pushes, columns_of, input_of
 from saft_hf.columns import Columns
 from saft_hf.distributed import World
@@ -124,7 +124,9 @@ def train(model: Any, script: Any, mixture: Any, told: Arguments, args: SAFTSFTC
             label_column=args.saft_label_column,
             columns=columns,
         ),
-        saft_fresh_labels=NamedDataset(fresh, columns=columns).load() if (fresh := told.fresh_labels) else None,
+        saft_fresh_labels=labels_in(fresh, "train", columns, pool=rows, certify=True)
+        if (fresh := told.fresh_labels)
+        else None,
     )
     if named and (record := trainer._saft) is not None:
         record.extend(**input_of(record.summary, named, args.seed if told.labelled_rows else None))

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saft_hf import SAFTScorer
+from saft_hf.cli.data import labels_in
 from saft_hf.cli.main import main
 from saft_hf.decide import decide, row_digest
 from saft_hf.decide.marks import is_marks_file, read_marks
@@ -194,3 +195,9 @@ def test_filter_review_marks_filter_and_certify_by_shell(
     assert main(["filter", *refit]) == 0
     counts = json.loads((tmp_path / "refit" / "saft_summary.json").read_text())["fit"]["labels"]
     assert (counts["rows"], counts["uniform"]) == (len(drawn), False)
+
+
+def test_marks_of_a_stream_are_refused(demo_pool: Dataset, tmp_path: Path) -> None:
+    path = write(tmp_path / "marks.jsonl", [line(demo_pool, 3, "harmful")])
+    with pytest.raises(SAFTInputError, match="holds marks, which go with rows that were reviewed"):
+        labels_in(str(path), "train", pool=demo_pool.to_iterable_dataset(), certify=True)
