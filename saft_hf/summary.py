@@ -698,6 +698,13 @@ class Summary:
         if self.threshold_from == "labels":
             why = self.undecided or "there is no threshold"
             found += (f"Labels alone decide, other rows with a score stay: {why}.",)
+        told, mixture = (self.fit.harmful_share, self.fit.mixture) if self.fit else (None, None)
+        if told and mixture and (told.low > mixture.high or mixture.low > told.high):
+            found += (
+                f"Labels and reference do not tell the same harmful share: {told.low:.1%} to {told.high:.1%} by the "
+                f"labels, {mixture.low:.1%} to {mixture.high:.1%} by the reference. Harm of a kind that the reference "
+                "lacks, or another idea of harm in the labels, looks like this.",
+            )
         removed, rows = self.removed, self.rows
         if rows is None and self.fit and self.threshold is not None:
             removed, rows = self.fit.pool.flagged, self.fit.pool.scored

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,10 @@ def test_labels_and_probe_make_one_score(new: Any, saved: Path, pool: Dataset) -
     assert scorer.summary_.fit.test is not None
     assert scorer.summary_.fit.test.weights["reference"] > 0
     assert scorer.summary_.fit.mixture is not None
+    assert not any("the same harmful share" in text for text in scorer.summary_.warnings)
+    off = replace(scorer.summary_.fit.mixture, share=0.9, low=0.85, high=0.95)
+    told = replace(scorer.summary_, fit=replace(scorer.summary_.fit, mixture=off)).warnings
+    assert any("the same harmful share" in text and "85.0% to 95.0% by the reference" in text for text in told)
     turned = labelled.map(lambda row: {"is_harmful": not row["is_harmful"]})
     with pytest.raises(SAFTUndecidedError, match="clearly disagree"):
         new(reference=str(saved)).fit(pool, turned)
