@@ -16,7 +16,6 @@ from saft_hf.summary import DEMONSTRATIONS_SHARE, Demonstrations, public_name
 
 BUILT_IN = "built-in"
 
-_SHAREGPT = {"role": "from", "content": "value"}
 _SHAREGPT_ROLES = {"user": "human", "assistant": "gpt"}
 
 
@@ -114,8 +113,9 @@ def _lay_out(rows: Dataset, pool: Dataset, text_field: str, *, formatted: bool) 
     if "chat_template_kwargs" in names:
         columns["chat_template_kwargs"] = [{} for _ in range(len(rows))]  # SFTTrainer unpacks it
     dialogues = [_turns(row) for row in rows] if made else []
+    first = pool.with_format(None)[0] if len(pool) else {}
     for name in made:
-        columns[name] = [_written(name, turns, features[name]) for turns in dialogues]
+        columns[name] = [_written(name, turns, features[name], first.get(name)) for turns in dialogues]
     try:
         return Dataset.from_dict(columns, features=features)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -138,8 +138,8 @@ def _turns(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     return turns
 
 
-def _written(name: str, turns: list[dict[str, Any]], feature: Any) -> Any:
-    """A dialogue as the value of a column, in its type."""
+def _written(name: str, turns: list[dict[str, Any]], feature: Any, first: Any) -> Any:
+    """A dialogue as the value of a column, in its type and with the roles of its first row."""
     part = {"prompt": turns[:-1], "completion": turns[-1:]}.get(name, turns)
     if isinstance(feature, Value):
         return "\n".join(turn["content"] for turn in part)
@@ -147,5 +147,7 @@ def _written(name: str, turns: list[dict[str, Any]], feature: Any) -> Any:
     if not isinstance(keys, Mapping):  # dialogues of any form
         keys = ("role", "content")
     if "from" in keys:
-        part = [{_SHAREGPT[key]: _SHAREGPT_ROLES.get(turn[key], turn[key]) for key in _SHAREGPT} for turn in part]
+        ours = {turn["from"] for turn in first or ()} & set(_SHAREGPT_ROLES)  # no chat template renames roles
+        roles = {} if ours else _SHAREGPT_ROLES
+        part = [{"from": roles.get(turn["role"], turn["role"]), "value": turn["content"]} for turn in part]
     return [{key: turn.get(key) for key in keys} for turn in part]

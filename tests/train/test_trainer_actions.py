@@ -28,6 +28,7 @@ from saft_hf.summary import Summary
 from saft_hf.train.masking import MASKED, masked_labels, with_masks
 from saft_hf.train.record import TrainedRows
 
+POOL, RENDERER = pool_rows("messages", 30), Renderer(make_tokenizer())
 SAFE = Dataset.from_list([{"prompt": f"bad wish {n}", "completion": f"no, rather {n}"} for n in range(5)])
 
 
@@ -161,6 +162,40 @@ def test_demonstrations_equal_rows_mixed_by_hand(kind: str, action: str, tmp_pat
     assert set(lines["decision"][len(pool) :]) == {"added"}
 
 
+ASKED, SAID = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
+FORMS: dict[str, dict[str, Any]] = {
+    "conversations": {"conversations": [ASKED, SAID]},
+    "sharegpt": {"conversations": [{"from": "user", "value": "Hi"}, {"from": "assistant", "value": "Hello"}]},
+    "more_keys": {"messages": [{**ASKED, "name": "A"}, {**SAID, "name": None}]},
+    "prompt_beside_messages": {"prompt": "Hi", "completion": "Hello", "messages": [ASKED, SAID]},
+    "options": {"messages": [ASKED, SAID], "chat_template_kwargs": {"thinking": True}, "tools": "[]", "is_safe": True},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_demonstrations_take_the_form_of_the_rows(form: str) -> None:
+    pool = Dataset.from_list([FORMS[form]] * 3)
+    rows, _ = demonstrations_for(pool, 3, SAFE, 1.0)
+    assert rows.features == pool.features
+    dialogues = [
+        [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
+        for row in SAFE.select([0, 1, 3])
+    ]
+    plain = SAFE.select([0, 1, 3]) if "prompt" in pool.column_names else Dataset.from_dict({"messages": dialogues})
+    for ours, theirs in zip(RENDERER(rows[:]), RENDERER(plain[:]), strict=True):
+        assert ours.status == "ok"
+        assert (ours.input_ids.tolist(), ours.spans) == (theirs.input_ids.tolist(), theirs.spans)
+
+
+def test_demonstrations_take_the_roles_of_the_rows() -> None:
+    pool = Dataset.from_list([{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}])
+    (row,) = demonstrations_for(pool, 1, SAFE.select([0]), 1.0)[0]
+    assert row["conversations"] == [
+        {"from": "human", "value": "bad wish 0"},
+        {"from": "gpt", "value": "no, rather 0"},
+    ]
+
+
 def test_built_in_demonstrations_are_declining_answers_of_the_pairs() -> None:
     rows, told = demonstrations_for(pool_rows("messages"), 1000, "built-in", 0.05)
     known = {(pair.request, pair.declines) for pair in pairs()}
@@ -211,9 +246,6 @@ def test_resuming_with_another_action_or_other_demonstrations_is_refused(
         SAFTInputError, match="action: remove then, mask now" if "saft_action" in change else "demonstr"
     ):
         trainer(**change).train(resume_from_checkpoint=str(checkpoint))
-
-
-POOL, RENDERER = pool_rows("messages", 30), Renderer(make_tokenizer())
 
 
 @given(
