@@ -122,7 +122,7 @@ def test_the_cards_name_the_probe_its_sources_and_what_was_removed(used: Any, re
     for source in ("alice/first", "second.jsonl", "general.jsonl", "built-in"):
         assert f"| {source} | " in card
     assert f"Of {POOL} rows" in card
-    assert f"{found['removed']} were removed as harmful" in card
+    assert f"{found['removed']} were removed as likely harmful" in card
     assert "| general.jsonl: benign | " in card
     shares = found["by"]["kind"]["bad"]
     assert f"| `bad` | {shares['rows']} | {shares['removed']} |" in card
