@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, IterableDataset
 from datasets.formatting.formatting import LazyBatch, LazyRow
+from numpy.typing import NDArray
 
 from saft_hf.decide.labels import named
 from saft_hf.errors import SAFTInputError
@@ -118,6 +119,18 @@ def without_scores(dataset: Any) -> Any:
     """Score columns that came with the data, or with a stream, are neither used nor handed on."""
     found = [name for name in (SCORE, STATUS, PROBABILITY) if name in (dataset.column_names or ())]
     return dataset.remove_columns(found) if found else dataset
+
+
+def limits_of(threshold: float, probabilities: Any) -> float | NDArray[np.float64]:
+    """What each row is held to: one that is unlike the reference, whose probability is NaN, is never removed by a probe.
+
+    Args:
+        threshold: rows above it are removed.
+        probabilities: `saft_probability` of each row; None where the score is not a probe's.
+    """
+    if probabilities is None:
+        return threshold
+    return np.where(np.isnan(np.asarray(probabilities, dtype=np.float64)), np.inf, threshold)
 
 
 def with_columns(dataset: Dataset, **columns: Any) -> Dataset:

@@ -99,12 +99,6 @@ class _Scored:
         """What is added to the rows."""
         return _columns(self.scores, self.probabilities, self.statuses)
 
-    def limits(self, threshold: float) -> float | NDArray[np.float64]:
-        """What each row is held to by a probe's threshold: one that is unlike the reference is not removed by it."""
-        if self.probabilities is None:
-            return threshold
-        return np.where(np.isnan(self.probabilities), np.inf, threshold)
-
 
 def _columns(
     scores: NDArray[np.float32], probabilities: NDArray[np.float32] | None, statuses: list[str]
@@ -713,8 +707,8 @@ class SAFTScorer:
             )
         names = None if by is None else diagnostics.groups_by(dataset, by, self._render_config().text_field)
         scored = self._score(dataset)
-        if threshold_from == "reference" and threshold is not None:
-            limits = scored.limits(threshold)
+        if threshold is not None and certificate is None:
+            limits = inputs.limits_of(threshold, scored.probabilities)
         labels: dict[int, bool] = {}
         known: dict[int, RowLabel] = {}
         if len(fit.labelled.harmful):

@@ -23,9 +23,10 @@ from saft_hf.embed import describe_model
 from saft_hf.errors import SAFTError, SAFTInputError, SAFTUndecidedError
 from saft_hf.render import Renderer
 from saft_hf.result import FilterResult
-from saft_hf.scorer import SCORE, STATUS, SAFTScorer, without_scores
+from saft_hf.scorer import PROBABILITY, SCORE, STATUS, SAFTScorer, without_scores
 from saft_hf.scorer.certifying import thresholds_by_row
 from saft_hf.scorer.fitting import provenance_of, quantiles
+from saft_hf.scorer.inputs import limits_of
 from saft_hf.scorer.options import BY_NAME, OPTIONS
 from saft_hf.summary import EvalCounts, Provenance, Summary
 from saft_hf.train import inputs
@@ -182,7 +183,8 @@ def _by_trusted_scores(args: FilterArgs, world: World) -> Record:
             "`saft_trust_scores=True` needs `saft_threshold`, `saft_contamination` or a fitted `saft_scorer`."
         )
     statuses = list(brought[STATUS])
-    decisions = decide(scores, statuses, threshold, on_error=args.on_error)
+    likely = brought[PROBABILITY][:] if PROBABILITY in brought.column_names else None
+    decisions = decide(scores, statuses, limits_of(threshold, likely), on_error=args.on_error)
     summary = Summary(
         filtered=True,
         threshold=threshold,

@@ -12,8 +12,8 @@ from saft_hf.decide import Decision, OnError, decide, row_digest
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Columns
-from saft_hf.scorer import SCORE, STATUS
-from saft_hf.scorer.inputs import first_of
+from saft_hf.scorer import PROBABILITY, SCORE, STATUS
+from saft_hf.scorer.inputs import first_of, limits_of
 
 BATCH_ROWS = 16
 """Rows that are scored together: few, since SFTTrainer looks at the first row several times before it trains."""
@@ -50,7 +50,8 @@ class StreamFilter:
         else:
             scored = self._score(batch)
             scores = np.asarray(scored[SCORE], dtype=np.float32)
-            decisions = decide(scores, scored[STATUS], self._threshold, on_error=self.on_error)
+            limits = limits_of(self._threshold, scored.get(PROBABILITY))
+            decisions = decide(scores, scored[STATUS], limits, on_error=self.on_error)
             trained_on = set(decisions.train_rows().tolist())
             kept = [row in trained_on for row in range(len(decisions))]
             counts = decisions.counts() | decisions.reason_counts()[Decision.ERRORED]

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset, load_dataset
+from datasets import Dataset, concatenate_datasets, load_dataset
 from probe_kit import HARMFUL, SOURCES, write_probe_rows
 
 from saft_hf import SAFTInputError, SAFTScorer, SAFTUndecidedError
 from saft_hf.score.mixture import explain
+from saft_hf.train.stream import StreamFilter
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +158,11 @@ def test_plain_text_is_read_where_there_is_no_boundary(new: Any, pool: Dataset) 
     scorer = new().fit(text, on_undecided="keep")
     assert set(scorer.readouts_) <= {"response_mean", "response_end"}
     assert not np.isnan(scorer.score_dataset(text)["saft_score"]).any()
+
+
+def test_a_stream_keeps_what_is_unlike_the_reference_as_filter_does(fitted: SAFTScorer, pool: Dataset) -> None:
+    strange = concatenate_datasets([pool.remove_columns("kind"), Dataset.from_list([dialogue("0 " * 60, "x")] * 3)])
+    assert fitted.threshold_ is not None
+    low = fitted.filter(strange, threshold=-100.0)
+    stream = StreamFilter(fitted, -100.0, "exclude")
+    assert np.flatnonzero(stream(strange[:])).tolist() == low.kept_indices.tolist() != []
