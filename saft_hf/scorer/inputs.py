@@ -122,7 +122,7 @@ def without_scores(dataset: Any) -> Any:
 
 
 def limits_of(threshold: float, probabilities: Any) -> float | NDArray[np.float64]:
-    """What each row is held to: one that is unlike the reference, whose probability is NaN, is never removed by a probe.
+    """What each row is held to: a row that is unlike the reference, of probability NaN, is never removed by a probe.
 
     Args:
         threshold: rows above it are removed.
