@@ -299,7 +299,7 @@ class FilterResult:
         every_row: bool = False,
         seed: int = 0,
     ) -> Path:
-        """Write a page on which people look at what was removed and kept, and mark rows. It is never pushed.
+        """Write a page on which people look at what was removed and kept, and mark rows.
 
         The page is one HTML file that works from disk and loads nothing: scores, numbers at other thresholds, the
         highest rows, the nearest to the threshold, random ones, errored ones. A row's text is hidden until it is
@@ -307,7 +307,8 @@ class FilterResult:
         fit or of a certificate.
 
         Args:
-            path (`str` or `Path`): of the HTML file. It holds the text of rows that may be harmful.
+            path (`str` or `Path`): of the HTML file. It holds the text of rows that may be harmful: in the `output_dir`
+                of a trainer, which is pushed whole, put it into `_saft/`.
             marks (`str` or `Path`, *optional*): a file that an earlier page saved: shown, and what it says of rows
                 drawn at random bounds the harmful share of what is kept.
             by (`str`, *optional*): the column that rows are filtered by at first; by default that of the filter, or
