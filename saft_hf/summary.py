@@ -198,6 +198,8 @@ class Expectation:
     after: float
 
 
+LICENCE = r"[\w ./,()+-]{1,80}"
+"""What a card can show of a licence."""
 SourceName = Annotated[str, Matching(r"[\w ./,()+-]{1,96}")]
 
 
@@ -225,7 +227,7 @@ class SourceInfo:
     unlabelled: Count = 0
     duplicates: Count = 0
     revision: Annotated[str, Matching(r"[\w./-]{1,100}")] | None = None
-    licence: Annotated[str, Matching(r"[\w ./,()+-]{1,80}")] | None = None
+    licence: Annotated[str, Matching(LICENCE)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,7 +280,10 @@ class ProbeMetrics:
                 "probe takes what it has never seen for harmful. Add some."
             )
         if len({part.source for part in self.components if part.harmful}) < 2:
-            found.append("The reference has one harmful source: harm of other kinds is counted as benign. Add another.")
+            found.append(
+                "The reference has one harmful source: harm of other kinds is counted as benign, and how a probe does "
+                "that has not seen it cannot be measured (its figures are those of unseen prompts). Add another."
+            )
         return tuple(found)
 
 
@@ -318,8 +323,8 @@ class MixtureMetrics:
         found = []
         if self.outside > self.rows / 20:
             found.append(
-                f"{self.outside} of {self.rows} rows are unlike anything in the reference, and are kept whatever their "
-                "score: add rows like them to it."
+                f"{self.outside} of {self.rows} rows are unlike anything in the reference: a probe says nothing of "
+                "them, and removes none. Add rows like them to it."
             )
         if self.unexplained > max(5, self.rows / 100):
             found.append(

@@ -209,6 +209,11 @@ def explain(densities: Densities, scores: ArrayLike, fpr: float = FPR, *, seed: 
         and harmless[first - 1 :].sum() <= fpr * harmless.sum()
     ):
         first -= 1
+    if undecided is None and interval[0] > NOTHING and first == size:
+        undecided = (
+            f"{share:.0%} of the pool is estimated to be harmful, but no threshold removes rows that are more likely "
+            f"harmful than not and is expected to lose at most {fpr:.2%} of the harmless ones"
+        )
     return Mixture(
         weights=weights,
         share=share,

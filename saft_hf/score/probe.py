@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from saft_hf.errors import SAFTInputError
 from saft_hf.records import Between, Matching, Name, Share, from_plain, to_plain
 from saft_hf.score.directed import LinearScore
-from saft_hf.score.mixture import Densities
+from saft_hf.score.mixture import BINS, Densities
 from saft_hf.score.subspace import subspace_of_rows
 
 COMPONENTS = 64
@@ -173,13 +173,21 @@ class Probe:
             ValueError: a value is missing, unknown, or not what a probe can have.
         """
         figures = from_plain(_Figures, config, "probe")
+        if unknown := sorted(set(tensors) - set(_ARRAYS)):
+            raise ValueError(f"probe.{unknown[0]}: unknown")
         arrays = {}
-        for name, dimensions in (("centres", 2), ("maps", 3), ("edges", 1), ("counts", 2), ("held_out", 2)):
+        for name, dimensions in _ARRAYS.items():
             array = tensors.get(name)
             if array is None or array.dtype != np.float64 or array.ndim != dimensions:
                 raise ValueError(f"probe.{name}: not float64 of {dimensions} dimensions")
             arrays[name] = array
         centres, maps = arrays["centres"], arrays["maps"]
+        # What is explained by them is drawn again many times: they may not be of any size.
+        if arrays["edges"].size >= BINS or len(figures.components) > _MOST_COMPONENTS:
+            raise ValueError(f"probe.edges: {arrays['edges'].size}, or more than {_MOST_COMPONENTS} components")
+        for name in ("counts", "held_out"):
+            if (arrays[name] != np.floor(arrays[name])).any() or np.abs(arrays[name]).max(initial=0) > _MOST_ROWS:
+                raise ValueError(f"probe.{name}: not numbers of rows")
         if figures.features != score.features or centres.shape != score.weights.shape:
             raise ValueError("probe.features: not those of the score, or vectors of another width")
         if maps.shape != (*centres.shape[:1], maps.shape[1], *centres.shape[1:]) or not 0 < maps.shape[1] <= COMPONENTS:
@@ -198,6 +206,12 @@ class Probe:
             figures.auroc,
             figures.held_out_auroc,
         )
+
+
+_ARRAYS = {"centres": 2, "maps": 3, "edges": 1, "counts": 2, "held_out": 2}
+"""The arrays of a saved probe, and how many dimensions they have."""
+_MOST_COMPONENTS = 400
+_MOST_ROWS = 1e9
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,17 +77,21 @@ def choose_method(scorer: SAFTScorer, has_labels: bool, aim: str | None) -> Meth
         )
     if aim is None:
         return method
+    if scorer.threshold is not None:
+        raise SAFTInputError(
+            f"`threshold`={scorer.threshold} decides alone, so `aim={aim!r}` has no use: leave one out."
+        )
     goal = ThresholdAim.parse(aim)
     if method.name == "reference" and not has_labels and goal.goal is Goal.FPR and goal.confidence is None:
+        if scorer.contamination is not None:
+            raise SAFTInputError(
+                f"`contamination`={scorer.contamination} decides alone, so `aim={aim!r}` has no use: leave one out."
+            )
         return method  # the share that a probe may be expected to lose
     if not has_labels:
         raise SAFTInputError(
             f"`aim={aim!r}` chooses a threshold on labels: give `labelled`. Without labels `contamination` or "
             "`threshold` choose it, and with a reference `fpr=0.05`."
-        )
-    if scorer.threshold is not None:
-        raise SAFTInputError(
-            f"`threshold`={scorer.threshold} decides alone, so `aim={aim!r}` has no use: leave one out."
         )
     if not method.uses_aim:
         raise SAFTInputError(

@@ -121,16 +121,17 @@ def without_scores(dataset: Any) -> Any:
     return dataset.remove_columns(found) if found else dataset
 
 
-def limits_of(threshold: float, probabilities: Any) -> float | NDArray[np.float64]:
+def limits_of(threshold: float, probabilities: Any, *, of_probe: bool = False) -> float | NDArray[np.float64]:
     """What each row is held to: a row that is unlike the reference, of probability NaN, is never removed by a probe.
 
     Args:
         threshold: rows above it are removed.
         probabilities: `saft_probability` of each row; None where the score is not a probe's.
+        of_probe: whether the threshold is the probe's own, and no row goes that is as likely harmless.
     """
     if probabilities is None:
         return threshold
-    return np.where(np.isnan(np.asarray(probabilities, dtype=np.float64)), np.inf, threshold)
+    return np.where(np.asarray(probabilities, dtype=np.float64) > (0.5 if of_probe else -1.0), threshold, np.inf)
 
 
 def with_columns(dataset: Dataset, **columns: Any) -> Dataset:

@@ -11,8 +11,9 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from saft_hf.embed import Embedded, Extractor, survey_dataset
+from saft_hf.errors import SAFTUndecidedError
 from saft_hf.score.mixture import explain
-from saft_hf.score.probe import Probe, Whitening, fit_probe
+from saft_hf.score.probe import ROWS, Probe, Whitening, fit_probe
 from saft_hf.scorer.reference_rows import ReferenceRows, outside
 from saft_hf.summary import ComponentMetrics, MixtureMetrics, ProbeMetrics
 
@@ -54,32 +55,35 @@ def learn_probe(
     """Fit a probe on the rows of a reference. Collective; the same bits on any number of processes.
 
     Args:
-        rows: the reference.
+        rows: the reference, the built-in harmless rows last.
         extractor: reads rows at all features that may serve.
         lay_out: brings the rows of a source into the form in which the pool's are.
         pool: rows that stand in it are left out of the fit; None without.
 
     Raises:
-        SAFTInputError: too few rows can be read, or they are all equal.
+        SAFTUndecidedError: too few rows of a class can be read and do not stand in the pool.
+        SAFTInputError: the rows are all equal.
     """
     world, stored = extractor.world, extractor.features.names
     parts = [lay_out(part) for part in rows.parts]
     read = [extractor.embed(part) for part in parts]
     surveys = [survey_dataset(part, extractor.renderer, (), world, prompts=True) for part in parts]
-    fresh = [one.survey.usable if pool is None else outside(one, pool) for one in read]
+    fresh = [one.survey.usable if pool is None else one.survey.usable & outside(one, pool) for one in read]
+    harmful = np.concatenate(rows.harmful)
+    known = sum(int((one.survey.usable & ~own).sum()) for one, own in zip(read, fresh, strict=True))
+    _check_enough(harmful, np.concatenate(fresh), known)
     whitening = _whitening(read, fresh, stored)
     size = len(stored) * whitening.components
     coordinates = np.concatenate([one.rows(one.compute(stored, whitening, size)) for one in read])
-    harmful = np.concatenate(rows.harmful)
     source = np.repeat(np.arange(len(read)), [len(part) for part in parts])
     prompts = np.unique(np.concatenate([one.prompts for one in surveys]), axis=0, return_inverse=True)[1].ravel()
     used = np.concatenate(fresh) & ~np.isnan(coordinates).any(axis=1)
+    _check_enough(harmful, used, known)
     names = [info.name for info in rows.sources]
     probe: Probe = world.on_main(
         "fitting the probe",
         lambda: fit_probe(whitening, coordinates[used], harmful[used], names, source[used], prompts[used]),
     )
-    known = sum(int((one.survey.usable & ~own).sum()) for one, own in zip(read, fresh, strict=True))
     return Reference(probe, _metrics(probe, rows, known))
 
 
@@ -105,7 +109,9 @@ def apply_probe(reference: Reference, scores: NDArray[np.float32], far: NDArray[
             "may): this pool is unlike the reference"
         )
     threshold = found.threshold
-    if threshold is None:  # the pool holds nothing that the reference knows as harmful: no row lies above it
+    if threshold is None:
+        # The pool holds nothing that the reference knows as harmful. No row of it lies above this, and no row of
+        # another dataset goes: none has a probability above 0.5.
         threshold = float(max(scores[scored].max(), probe.densities.edges[-1]))
     likely = found.posterior[probe.densities.bins(scores[inside])]
     metrics = MixtureMetrics(
@@ -122,6 +128,16 @@ def apply_probe(reference: Reference, scores: NDArray[np.float32], far: NDArray[
         above=() if found.threshold is None else tuple(probe.densities.shares_above(found.threshold).tolist()),
     )
     return PoolFit(found.posterior, metrics, None if undecided else threshold, undecided)
+
+
+def _check_enough(harmful: NDArray[np.bool_], used: NDArray[np.bool_], in_pool: int) -> None:
+    counts = {"harmful": int((harmful & used).sum()), "benign": int((~harmful & used).sum())}
+    if min(counts.values()) < ROWS:
+        raise SAFTUndecidedError(
+            f"of the reference {counts['harmful']} harmful and {counts['benign']} benign rows are left to fit a probe "
+            f"on, which needs {ROWS} of each; {in_pool} rows stand in the pool too, and others may not be readable as "
+            "the pool is. Add rows of other sources"
+        )
 
 
 def _whitening(read: list[Embedded], fresh: list[NDArray[np.bool_]], stored: tuple[str, ...]) -> Whitening:
@@ -163,5 +179,6 @@ def _metrics(probe: Probe, rows: ReferenceRows, in_pool: int) -> ProbeMetrics:
         in_pool=in_pool,
         auroc=probe.auroc,
         held_out_auroc=probe.held_out_auroc,
-        general=any(info.benign and not info.harmful for info in rows.sources),
+        # The built-in rows come last, and are nobody's own.
+        general=any(info.benign and not info.harmful for info in rows.sources[:-1]),
     )

@@ -27,7 +27,7 @@ from saft_hf.render.rows import CHAT_COLUMNS, FORMATTED_COLUMN, OPTION_COLUMNS, 
 from saft_hf.scorer.artifact import TENSORS_FILE
 from saft_hf.scorer.inputs import check_dataset
 from saft_hf.scorer.labels import labelled_rows, read_column
-from saft_hf.summary import SourceInfo
+from saft_hf.summary import LICENCE, SourceInfo
 
 _CONTENT = (*CHAT_COLUMNS, *TOKEN_COLUMNS, *OPTION_COLUMNS, FORMATTED_COLUMN)
 _MAPPED = ("prompt", "completion", "messages", "text")
@@ -273,6 +273,11 @@ def _load(source: ReferenceSource, token: str | None) -> _Loaded:
         rows, revision = named.load(), named.revision
         name = named.name if named.is_on_hub else named.path.name  # its folder is nobody else's
     try:
+        if source.licence is not None and not re.fullmatch(LICENCE, source.licence):
+            raise SAFTInputError(
+                f"`licence` is at most 80 letters, digits, spaces and . / , ( ) + -, such as 'CC BY 4.0'; found "
+                f"{source.licence[:100]!r}."
+            )
         check_dataset(rows)
         read, rows = len(rows), rows.with_format(None)
         if source.harmful is None:

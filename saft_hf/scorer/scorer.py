@@ -70,7 +70,7 @@ from saft_hf.scorer.labels import (
     read_fresh,
 )
 from saft_hf.scorer.methods import METHODS, FitSpec
-from saft_hf.scorer.methods.reference import as_dialogues, with_built_in
+from saft_hf.scorer.methods.reference import as_dialogues, check_rows, with_built_in
 from saft_hf.scorer.options import BY_NAME, LOCAL, OPTIONS, TRAVELLING, refuse_idle
 from saft_hf.scorer.probing import Reference, learn_probe
 from saft_hf.scorer.reference_rows import ReferenceInput, ReferenceRows, read_reference
@@ -406,11 +406,15 @@ class SAFTScorer:
         rows = self._read_reference(world)
         if not isinstance(rows, ReferenceRows):
             raise SAFTInputError("`reference` must be labelled rows of other sources; found none to fit on.")
+        check_rows(rows)
         self.fit_, self._reader, self._scored, self._trust_labels = None, None, None, True
-        source, renderer = self._open_source(), self._renderer()
-        lay_out = partial(as_dialogues, renderer=renderer)
-        boundary = all(inputs.has_boundary(renderer, lay_out(part)) for part in rows.parts)
-        features = fitting.features_of(self, method, source.shape.num_layers, boundary)
+        with world.sync_errors("reading tokenizer and configuration"):
+            source = self._open_source()
+            # What a `formatting_func` makes of a pool's columns says nothing of these.
+            renderer = Renderer(source.tokenizer, self._render_config())
+            lay_out = partial(as_dialogues, renderer=renderer)
+            boundary = all(inputs.has_boundary(renderer, lay_out(part)) for part in rows.parts)
+            features = fitting.features_of(self, method, source.shape.num_layers, boundary)
         try:
             fingerprint = source.fingerprint(features.layers, world)
             extractor = self._extractor(renderer, features, fingerprint, world)
@@ -461,8 +465,16 @@ class SAFTScorer:
                     f"`reference` {found.path} is a scorer without a probe (method {fit.method!r}): name one that "
                     "`fit_reference` made, or the rows."
                 )
-        source, renderer = self._open_source(), self._renderer()
-        if source.fingerprint(fit.layers, world) != fit.model_fingerprint:
+        world.same_on_all_ranks(lambda: {"reference": fit.probe and (fit.probe.limit, fit.probe.auroc)})
+        with world.sync_errors("reading tokenizer and configuration"):
+            source = self._open_source()
+            renderer = Renderer(source.tokenizer, self._render_config())
+            same = source.shape.num_layers == fit.num_layers
+        try:
+            same = same and source.fingerprint(fit.layers, world) == fit.model_fingerprint
+        finally:
+            source.release()
+        if not same:
             raise SAFTArtifactError(
                 f"`reference` {found.path} was fitted on another model than {source.name} (it names {fit.model}): its "
                 "directions mean nothing for these hidden states. Fit the reference again with this model."
@@ -708,7 +720,7 @@ class SAFTScorer:
         names = None if by is None else diagnostics.groups_by(dataset, by, self._render_config().text_field)
         scored = self._score(dataset)
         if threshold is not None and certificate is None:
-            limits = inputs.limits_of(threshold, scored.probabilities)
+            limits = inputs.limits_of(threshold, scored.probabilities, of_probe=threshold_from == "reference")
         labels: dict[int, bool] = {}
         known: dict[int, RowLabel] = {}
         if len(fit.labelled.harmful):
@@ -912,6 +924,15 @@ class SAFTScorer:
         for warning in labels.warnings(uniform=strata is None) if world.is_main else ():
             logger.warning("fresh_labels: %s", warning)
         scored = self._score(dataset)
+        at = fit.threshold if threshold is None else threshold
+        if at is not None and scored.probabilities is not None and world.is_main:
+            unlike = int((np.isnan(scored.probabilities) & (scored.scores > at)).sum())
+            if unlike:
+                logger.warning(
+                    "%d rows above the threshold are unlike the reference, and `filter` keeps them: what is said of "
+                    "rows kept at this threshold is not about them. `filter(certificate=...)` removes them.",
+                    unlike,
+                )
         fresh = survey_dataset(fresh_labels, scored.renderer, fit.captured.readouts, world)
         identities = identities_of(dataset, scored.survey, scored.renderer)
         fresh_identities = identities_of(fresh_labels, fresh, scored.renderer)

@@ -184,7 +184,8 @@ def _by_trusted_scores(args: FilterArgs, world: World) -> Record:
         )
     statuses = list(brought[STATUS])
     likely = brought[PROBABILITY][:] if PROBABILITY in brought.column_names else None
-    decisions = decide(scores, statuses, limits_of(threshold, likely), on_error=args.on_error)
+    limits = limits_of(threshold, likely, of_probe=_is_of_probe(scorer))
+    decisions = decide(scores, statuses, limits, on_error=args.on_error)
     summary = Summary(
         filtered=True,
         threshold=threshold,
@@ -238,8 +239,13 @@ def _one_threshold(scorer: SAFTScorer) -> float | None:
     return scorer.threshold_
 
 
+def _is_of_probe(scorer: SAFTScorer | None) -> bool:
+    """Whether the threshold is that of a probe."""
+    return scorer is not None and scorer.fit_ is not None and scorer.fit_.threshold_from == "reference"
+
+
 def _of_stream(args: FilterArgs, scorer: SAFTScorer | None, threshold: float, score: ScoreBatch) -> Record:
-    stream = StreamFilter(score, threshold, args.on_error)
+    stream = StreamFilter(score, threshold, args.on_error, of_probe=_is_of_probe(scorer))
     rows = args.train_dataset.filter(stream, batched=True, batch_size=BATCH_ROWS)
     known = scorer.summary_ if scorer else Summary(threshold_from="given")
     summary = replace(known, filtered=True, stream=True, threshold=threshold, provenance=_provenance(args, scorer))
@@ -339,6 +345,9 @@ def filter_eval(args: FilterArgs, record: Record, world: World) -> tuple[Any, di
         limits: Any = record.summary.threshold
         if limits is None and record.summary.filtered and (fit := record.scorer.fit_) is not None and fit.thresholds:
             limits = thresholds_by_row(fit, rows)
+        elif limits is not None and record.summary.certificate is None:
+            likely = scored[PROBABILITY][:] if PROBABILITY in scored.column_names else None
+            limits = limits_of(limits, likely, of_probe=record.summary.threshold_from == "reference")
         decisions = decide(scores, statuses, limits, on_error=args.on_error)
         results[name] = result = FilterResult(without_scores(rows), scores, statuses, decisions, Summary())
         if mode == "filter":

@@ -29,10 +29,12 @@ class StreamFilter:
         score: batch -> `saft_score` and `saft_status`.
         threshold: rows above it are left out.
         on_error: rows that cannot be scored: `exclude`, `keep` or `raise`.
+        of_probe: whether the threshold is a probe's own.
     """
 
-    def __init__(self, score: ScoreBatch, threshold: float, on_error: OnError) -> None:
+    def __init__(self, score: ScoreBatch, threshold: float, on_error: OnError, *, of_probe: bool = False) -> None:
         self._score = score
+        self._of_probe = of_probe
         self._threshold = threshold
         self.on_error = on_error
         self._first: tuple[str, list[bool], dict[str, int]] | None = None
@@ -50,7 +52,7 @@ class StreamFilter:
         else:
             scored = self._score(batch)
             scores = np.asarray(scored[SCORE], dtype=np.float32)
-            limits = limits_of(self._threshold, scored.get(PROBABILITY))
+            limits = limits_of(self._threshold, scored.get(PROBABILITY), of_probe=self._of_probe)
             decisions = decide(scores, scored[STATUS], limits, on_error=self.on_error)
             trained_on = set(decisions.train_rows().tolist())
             kept = [row in trained_on for row in range(len(decisions))]

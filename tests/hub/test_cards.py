@@ -206,7 +206,11 @@ def test_a_scorer_in_a_folder_is_loaded_from_there() -> None:
         ({"model": None}, "`saft`", "| model that was read |"),
         ({"k": 1}, "1 principal direction |", "principal directions"),
         ({"fit": EXPLAINED.fit}, "in the probe [me/llama-2-probe](https://huggingface.co/me/llama-2-probe)", "raise"),
-        ({"fit": EXPLAINED.fit}, "| PKU-Alignment/BeaverTails: harmful | 12.5 % | 75.0 % |", "labels used"),
+        (
+            {"fit": EXPLAINED.fit, "threshold_from": "reference"},
+            "| PKU-Alignment/BeaverTails: harmful | 12.5 % | 75.0 % |",
+            "labels used",
+        ),
         ({"fit": EXPLAINED.fit}, "7 of 2,997 rows are unlike all of these.", "labels used"),
         ({"fit": None}, "`saft`", "labels used"),
         ({"layers": (16, 24)}, "layers 16, 24: `response_start`", "layer 16"),

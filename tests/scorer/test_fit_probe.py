@@ -11,7 +11,7 @@ import pytest
 from datasets import Dataset, concatenate_datasets, load_dataset
 from probe_kit import HARMFUL, SOURCES, write_probe_rows
 
-from saft_hf import SAFTInputError, SAFTScorer, SAFTUndecidedError
+from saft_hf import ReferenceSource, SAFTInputError, SAFTScorer, SAFTUndecidedError
 from saft_hf.score.mixture import explain
 from saft_hf.train.stream import StreamFilter
 
@@ -166,3 +166,43 @@ def test_a_stream_keeps_what_is_unlike_the_reference_as_filter_does(fitted: SAFT
     low = fitted.filter(strange, threshold=-100.0)
     stream = StreamFilter(fitted, -100.0, "exclude")
     assert np.flatnonzero(stream(strange[:])).tolist() == low.kept_indices.tolist() != []
+
+
+def test_a_reference_row_that_cannot_be_read_is_left_out(new: Any, rows: Path, pool: Dataset) -> None:
+    broken = Dataset.from_list([{"messages": dialogue("a", "b")["messages"][:1]} | {"is_harmful": False}] * 3)
+    references = [str(rows / source) for source in SOURCES]
+    found = new(reference=[*references, broken]).fit(pool).summary_.fit
+    assert found is not None
+    assert found.probe is not None
+    assert sum(part.rows for part in found.probe.components if part.source == "rows") == 0
+
+
+def test_where_the_fitted_pool_holds_no_harm_no_row_of_another_goes(new: Any, saved: Path, pool: Dataset) -> None:
+    clean = pool.filter(lambda row: row["kind"] == "good")
+    scorer = new(reference=str(saved)).fit(clean)
+    assert scorer.filter(clean).removed_indices.size == 0
+    assert scorer.filter(pool).removed_indices.size == 0
+    stream = StreamFilter(scorer, scorer.threshold_, "exclude", of_probe=True)
+    assert all(stream(pool[:]))
+
+
+def test_too_few_rows_left_of_a_reference_are_undecided(new: Any, rows: Path) -> None:
+    known = load_dataset("json", data_files=str(rows / "first.jsonl"), split="train", cache_dir=str(rows / "cache"))
+    with pytest.raises(SAFTUndecidedError, match="stand in the pool"):
+        new(reference=[str(rows / source) for source in SOURCES]).fit(known.remove_columns("is_safe"))
+
+
+def test_a_reference_without_harmless_rows_of_its_own_is_warned_about(new: Any, rows: Path, pool: Dataset) -> None:
+    scorer = new(reference=[str(rows / source) for source in SOURCES[:2]]).fit(pool, on_undecided="keep")
+    assert any("no source of harmless rows alone" in text for text in scorer.summary_.warnings)
+
+
+def test_a_fitted_reference_of_other_layers_says_so(new: Any, saved: Path, pool: Dataset) -> None:
+    with pytest.raises(SAFTInputError, match="the fitted `reference` reads"):
+        new(reference=str(saved), layer=1).fit(pool)
+
+
+def test_a_licence_that_no_card_can_show_is_refused_at_once(new: Any, rows: Path, pool: Dataset) -> None:
+    source = ReferenceSource(str(rows / "first.jsonl"), licence="https://example.org")
+    with pytest.raises(SAFTInputError, match="`licence` is at most 80"):
+        new(reference=[source]).fit(pool)

@@ -75,6 +75,7 @@ def _by_probe(reference: Reference, spec: FitSpec, pool: Pool) -> MethodFit:
         posterior=found.posterior,
         probe_metrics=reference.metrics,
         mixture=found.metrics,
+        aim=None if spec.aim is None else str(spec.aim),
     )
 
 
@@ -125,19 +126,35 @@ def learn(reference: ReferenceRows | Reference | None, pool: Pool) -> Reference 
         if missing := [name for name in reference.probe.whitening.features if name not in pool.features.names]:
             raise SAFTInputError(
                 f"the fitted `reference` reads {missing[0]}, and the pool was read at {', '.join(pool.features.names)}:"
-                " leave `layer` and `readout` out. For a pool of plain text fit the reference with "
-                "`readout='response_mean'`."
+                " give `layer` and `readout` as they were when it was fitted, or leave them out. For a pool of plain "
+                "text fit the reference with `readout='response_mean'`."
             )
         return reference
     # What a `formatting_func` makes of the pool's columns says nothing of these.
     extractor = pool.reader(Renderer(pool.renderer.tokenizer, pool.renderer.config))
     lay_out = partial(laid_out_like, pool.dataset, renderer=pool.renderer)
-    if reference is not None and all(sum(getattr(s, k) for s in reference.sources) >= ROWS for k in _CLASSES):
+    if reference is not None and _are_enough(reference):
         return learn_probe(with_built_in(reference), extractor, lay_out, pool.embedded)
     return _learn_direction(reference or built_in(), extractor, lay_out)
 
 
-_CLASSES = ("harmful", "benign")
+def _are_enough(rows: ReferenceRows) -> bool:
+    harmful = np.concatenate(rows.harmful)
+    return bool(min(harmful.sum(), (~harmful).sum()) >= ROWS)
+
+
+def check_rows(rows: ReferenceRows) -> None:
+    """Refuse to fit a probe on too few rows.
+
+    Raises:
+        SAFTInputError: a class has too few.
+    """
+    if not _are_enough(rows):
+        harmful = np.concatenate(rows.harmful)
+        raise SAFTInputError(
+            f"`reference`: a probe needs {ROWS} rows of each class; found {harmful.sum()} harmful and "
+            f"{(~harmful).sum()} benign ones. With fewer, give them to `SAFTScorer(reference=...)` and fit on a pool."
+        )
 
 
 def _learn_direction(
@@ -181,7 +198,7 @@ def with_built_in(reference: ReferenceRows) -> ReferenceRows:
     """A reference with the harmless rows of the built-in pairs: safe answers, and requests of every format."""
     rows = [row for pair in pairs() for row in ((pair.request, pair.declines), (pair.twin, pair.twin_answer))]
     benign = Dataset.from_dict({"prompt": [prompt for prompt, _ in rows], "completion": [answer for _, answer in rows]})
-    info = SourceInfo(name="built-in", digest=rows_digest(benign), rows=len(rows), harmful=0, benign=len(rows))
+    info = SourceInfo(name="saft_hf built-in", digest=rows_digest(benign), rows=len(rows), harmful=0, benign=len(rows))
     return ReferenceRows(
         (*reference.sources, info),
         (*reference.parts, benign),
