@@ -198,7 +198,7 @@ def with_built_in(reference: ReferenceRows) -> ReferenceRows:
     """A reference with the harmless rows of the built-in pairs: safe answers, and requests of every format."""
     rows = [row for pair in pairs() for row in ((pair.request, pair.declines), (pair.twin, pair.twin_answer))]
     benign = Dataset.from_dict({"prompt": [prompt for prompt, _ in rows], "completion": [answer for _, answer in rows]})
-    info = SourceInfo(name="saft_hf built-in", digest=rows_digest(benign), rows=len(rows), harmful=0, benign=len(rows))
+    info = SourceInfo(name="built-in", digest=rows_digest(benign), rows=len(rows), harmful=0, benign=len(rows))
     return ReferenceRows(
         (*reference.sources, info),
         (*reference.parts, benign),
