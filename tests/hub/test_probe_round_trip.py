@@ -19,13 +19,13 @@ from saft_hf.assets import demo_folder
 from saft_hf.cli.main import main
 from huggingface_hub import HfApi
 
-HfApi().create_repo("alice/trip-model", private=True)
-HfApi().upload_folder(repo_id="alice/trip-model", folder_path=demo_folder())
+HfApi().create_repo("alice/a-model", private=True)
+HfApi().upload_folder(repo_id="alice/a-model", folder_path=demo_folder())
 first, *others = hub_kit.words
-load_dataset("json", data_files="first.jsonl", split="train").push_to_hub("alice/trip-first", private=True)
-words = ["fit-reference", "--model_name_or_path", "alice/trip-model", "--output_dir", "probe", "--cache_dir", "store"]
-code = main([*words, "--reference", first, *others, "--push_to_hub", "alice/trip-probe"])
-hub_kit.say(code=code, commit=HfApi().dataset_info("alice/trip-first").sha)
+load_dataset("json", data_files="first.jsonl", split="train").push_to_hub("alice/a-first", private=True)
+words = ["fit-reference", "--model_name_or_path", "alice/a-model", "--output_dir", "probe", "--cache_dir", "store"]
+code = main([*words, "--reference", first, *others, "--push_to_hub", "alice/a-probe"])
+hub_kit.say(code=code, commit=HfApi().dataset_info("alice/a-first").sha)
 """
 USE = """
 import json
@@ -35,14 +35,14 @@ from saft_hf import SAFTSFTConfig, SAFTSFTTrainer
 from saft_hf.cli.main import main
 
 rows, = hub_kit.words
-words = ["filter", "--model_name_or_path", "alice/trip-model", "--reference", "alice/trip-probe", "--dataset_name", rows]
-code = main([*words, "--by", "kind", "--output_dir", "out", "--cache_dir", "store", "--push_to_hub", "alice/trip-kept"])
+words = ["filter", "--model_name_or_path", "alice/a-model", "--reference", "alice/a-probe", "--dataset_name", rows]
+code = main([*words, "--by", "kind", "--output_dir", "out", "--cache_dir", "store", "--push_to_hub", "alice/a-kept"])
 args = SAFTSFTConfig(
-    "tuned", hub_model_id="alice/trip-tuned", max_steps=1, report_to="none", save_strategy="no", use_cpu=True, bf16=False,
-    hub_private_repo=True, saft_cache_dir="store", saft_reference=["alice/trip-probe"], saft_by="kind",
+    "tuned", hub_model_id="alice/a-tuned", max_steps=1, report_to="none", save_strategy="no", use_cpu=True, bf16=False,
+    hub_private_repo=True, saft_cache_dir="store", saft_reference=["alice/a-probe"], saft_by="kind",
 )
 pool = load_dataset("json", data_files=rows, split="train")
-trainer = SAFTSFTTrainer("alice/trip-model", args, train_dataset=pool)
+trainer = SAFTSFTTrainer("alice/a-model", args, train_dataset=pool)
 trainer.train()
 trainer.push_to_hub()
 hub_kit.say(
@@ -58,7 +58,7 @@ hub_kit.say(
 def fitted(server: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Any:
     home = tmp_path_factory.mktemp("home")
     write_probe_rows(home)
-    sources = ["alice/trip-first,licence=mit", *SOURCES[1:]]
+    sources = ["alice/a-first,licence=mit", *SOURCES[1:]]
     return {**User(server, home).run(FIT, *sources).result, "home": home}
 
 
@@ -70,13 +70,13 @@ def used(server: HubServer, fitted: Any, tmp_path_factory: pytest.TempPathFactor
 
 def test_a_probe_is_fitted_and_pushed_from_a_shell(fitted: Any, repo: Any) -> None:
     assert fitted["code"] == 0
-    there = repo("alice/trip-probe", "models")
+    there = repo("alice/a-probe", "models")
     assert there.files().keys() == {"README.md", "config.json", "saft_scorer.safetensors"}
     assert there.settings["private"] is True
     card = there.card()
-    assert f"| alice/trip-first | `{fitted['commit']}` | mit | 120 | 180 | 0 |" in card
+    assert f"| alice/a-first | `{fitted['commit']}` | mit | 120 | 180 | 0 |" in card
     assert "| second.jsonl |  | not given | 120 | 180 | 0 |" in card
-    assert 'SAFTScorer("alice/trip-model", reference="alice/trip-probe")' in card
+    assert 'SAFTScorer("alice/a-model", reference="alice/a-probe")' in card
 
 
 def test_no_row_and_no_path_of_the_reference_is_in_the_files(fitted: Any, repo: Any) -> None:
@@ -87,7 +87,7 @@ def test_no_row_and_no_path_of_the_reference_is_in_the_files(fitted: Any, repo: 
         for turn in json.loads(line)["messages"]
         if len(turn["content"]) > 20
     ]
-    for name, content in repo("alice/trip-probe", "models").files().items():
+    for name, content in repo("alice/a-probe", "models").files().items():
         assert str(fitted["home"]).encode() not in content, name
         assert not [text for text in texts if text.encode() in content], name
     config, tensors = load_artifact(Path(fitted["home"], "probe"))
@@ -115,11 +115,11 @@ def test_a_trainer_decides_the_same_with_it(used: Any) -> None:
     assert used["trained_on"] == filtered["kept"]
 
 
-@pytest.mark.parametrize(("name", "kind"), [("alice/trip-kept", "datasets"), ("alice/trip-tuned", "models")])
+@pytest.mark.parametrize(("name", "kind"), [("alice/a-kept", "datasets"), ("alice/a-tuned", "models")])
 def test_the_cards_name_the_probe_its_sources_and_what_was_removed(used: Any, repo: Any, name: str, kind: str) -> None:
     card, found = repo(name, kind).card(), used["filtered"]
-    assert "[alice/trip-probe](https://huggingface.co/alice/trip-probe)" in card
-    for source in ("alice/trip-first", "second.jsonl", "general.jsonl", "built-in"):
+    assert "[alice/a-probe](https://huggingface.co/alice/a-probe)" in card
+    for source in ("alice/a-first", "second.jsonl", "general.jsonl", "built-in"):
         assert f"| {source} | " in card
     assert f"Of {POOL} rows" in card
     assert f"{found['removed']} were removed as likely harmful" in card
