@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
@@ -136,7 +136,11 @@ class Extractor:
     called: str = "rows"
     model: str | None = None
 
-    def embed(self, dataset: Dataset, *, sample: bool = False) -> Embedded:
+    def unformatted(self) -> Extractor:
+        """What reads rows of other sources: a `formatting_func` is for the columns of the pool."""
+        return replace(self, renderer=Renderer(self.renderer.tokenizer, self.renderer.config))
+
+    def embed(self, dataset: Dataset, *, sample: bool = False, prompts: bool = False) -> Embedded:
         """Bring every row's vectors into the store, and answer with them.
 
         A shard that is already there, whole, is not embedded again. The plan is made over all rows, so a run that was
@@ -145,11 +149,19 @@ class Extractor:
         Args:
             dataset: the rows.
             sample: keep the renderings of a random sample of rows in the survey.
+            prompts: tell in the survey which rows have the same prompt.
         """
         limit = limit_from_environment()
         kept = Kept()
         survey = survey_dataset(
-            dataset, self.renderer, self.features.readouts, self.world, kept, sample=sample, called=self.called
+            dataset,
+            self.renderer,
+            self.features.readouts,
+            self.world,
+            kept,
+            sample=sample,
+            prompts=prompts,
+            called=self.called,
         )
         plan = self.plan(survey)
         store = self.store(plan.digest)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
 from saft_hf.assets import pairs
 from saft_hf.embed import Extractor, Vectors, feature_name
-from saft_hf.render import Renderer
 from saft_hf.render.readouts import MEAN, START
 from saft_hf.score.drift import Drift, learn_drift
 from saft_hf.scorer.methods.reference import laid_out_like
@@ -26,12 +23,12 @@ def learn(extractor: Extractor, pool: Dataset) -> Drift:
     Raises:
         SAFTInputError: too few of the pairs can be read.
     """
-    renderer = Renderer(extractor.renderer.tokenizer, extractor.renderer.config)
+    reader = extractor.unformatted()
     known, layers = pairs(), extractor.features.layers
 
     def read(answers: list[str]) -> dict[int, NDArray[np.float32]]:
         rows = Dataset.from_dict({"prompt": [pair.request for pair in known], "completion": answers})
-        own = replace(extractor, renderer=renderer).embed(laid_out_like(pool, rows, extractor.renderer))
+        own = reader.embed(laid_out_like(pool, rows, extractor.renderer))
         return {
             layer: own.states(feature_name(layer, MEAN)) - own.states(feature_name(layer, START)) for layer in layers
         }

@@ -72,9 +72,10 @@ class Pool:
         """How many different renderings there are."""
         return self.embedded.plan.num_unique
 
-    def reader(self, renderer: Renderer) -> Extractor:
-        """What reads other rows as the pool was read."""
-        return replace(self._extractor, renderer=renderer, called="reference rows")
+    @property
+    def reader(self) -> Extractor:
+        """What reads rows of a reference as the pool was read."""
+        return replace(self._extractor.unformatted(), called="reference rows")
 
     def compute(self, features: Sequence[str], function: RowFunction, columns: int) -> NDArray[np.float32]:
         """Apply a function of vectors to every row, `float32 [N, columns]`; NaN where a row has none."""
@@ -82,7 +83,7 @@ class Pool:
 
     def scores(self, score: Score) -> NDArray[np.float32]:
         """Scores of every row, `float32 [N]`; NaN where a row has none."""
-        return scores_of(self.embedded, score)
+        return self.compute(score.features, lambda vectors: score(vectors)[:, None], 1)[:, 0]
 
     def moments(self, features: Sequence[str], function: RowFunction) -> Moments:
         """Moments of what a function makes of the vectors, the same on every process: for a few columns.
@@ -201,11 +202,6 @@ def _none_finite(features: Sequence[str]) -> SAFTInputError:
         f"every hidden state that was read at {', '.join(features)} holds NaN or infinity: the model is broken, or "
         "its dtype overflows. Try `dtype='float32'` and `vector_dtype='float32'`."
     )
-
-
-def scores_of(embedded: Embedded, score: Score) -> NDArray[np.float32]:
-    """Scores of every row of an embedded dataset, `float32 [N]`; NaN where a row has none."""
-    return embedded.rows(embedded.compute(score.features, lambda vectors: score(vectors)[:, None], 1))[:, 0]
 
 
 class Labelled:

@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from saft_hf.embed import Embedded, Extractor, survey_dataset
+from saft_hf.embed import Embedded, Extractor, finite_rows
 from saft_hf.errors import SAFTUndecidedError
 from saft_hf.score.mixture import explain
 from saft_hf.score.probe import ROWS, Probe, Whitening, fit_probe
@@ -38,12 +38,14 @@ class PoolFit:
 
     Attributes:
         posterior: probability of each bin of scores; None where every row is unlike the reference.
+        probabilities: that of each row, `float32 [N]`, NaN for one that is unlike the reference or has no score.
         metrics: what the pool is made of, likewise.
         threshold: rows above it are removed; None where nothing can be decided.
         undecided: why not.
     """
 
     posterior: NDArray[np.float64] | None
+    probabilities: NDArray[np.float32] | None
     metrics: MixtureMetrics | None
     threshold: float | None
     undecided: str | None
@@ -66,8 +68,7 @@ def learn_probe(
     """
     world, stored = extractor.world, extractor.features.names
     parts = [lay_out(part) for part in rows.parts]
-    read = [extractor.embed(part) for part in parts]
-    surveys = [survey_dataset(part, extractor.renderer, (), world, prompts=True) for part in parts]
+    read = [extractor.embed(part, prompts=True) for part in parts]
     fresh = [one.survey.usable if pool is None else one.survey.usable & outside(one, pool) for one in read]
     harmful = np.concatenate(rows.harmful)
     known = sum(int((one.survey.usable & ~own).sum()) for one, own in zip(read, fresh, strict=True))
@@ -76,7 +77,8 @@ def learn_probe(
     size = len(stored) * whitening.components
     coordinates = np.concatenate([one.rows(one.compute(stored, whitening, size)) for one in read])
     source = np.repeat(np.arange(len(read)), [len(part) for part in parts])
-    prompts = np.unique(np.concatenate([one.prompts for one in surveys]), axis=0, return_inverse=True)[1].ravel()
+    keys = np.concatenate([one.survey.prompts for one in read])
+    prompts = np.unique(keys, axis=0, return_inverse=True)[1].ravel()
     used = np.concatenate(fresh) & ~np.isnan(coordinates).any(axis=1)
     _check_enough(harmful, used, known)
     names = [info.name for info in rows.sources]
@@ -100,7 +102,7 @@ def apply_probe(reference: Reference, scores: NDArray[np.float32], far: NDArray[
     inside = scored & ~far
     if not inside.any():
         nothing = "every row of the pool is unlike the reference: no distance is within that of its own rows"
-        return PoolFit(None, None, None, nothing)
+        return PoolFit(None, None, None, None, nothing)
     found = explain(probe.densities, scores[inside], fpr)
     undecided = found.undecided
     if far.sum() > UNLIKE * scored.sum():
@@ -113,7 +115,8 @@ def apply_probe(reference: Reference, scores: NDArray[np.float32], far: NDArray[
         # The pool holds nothing that the reference knows as harmful. No row of it lies above this, and no row of
         # another dataset goes: none has a probability above 0.5.
         threshold = float(max(scores[scored].max(), probe.densities.edges[-1]))
-    likely = found.posterior[probe.densities.bins(scores[inside])]
+    probabilities = np.full(scores.shape, np.nan, dtype=np.float32)
+    probabilities[inside] = likely = found.posterior[probe.densities.bins(scores[inside])]
     metrics = MixtureMetrics(
         share=found.share,
         low=found.interval[0],
@@ -127,7 +130,7 @@ def apply_probe(reference: Reference, scores: NDArray[np.float32], far: NDArray[
         weights=tuple(found.weights.tolist()),
         above=() if found.threshold is None else tuple(probe.densities.shares_above(found.threshold).tolist()),
     )
-    return PoolFit(found.posterior, metrics, None if undecided else threshold, undecided)
+    return PoolFit(found.posterior, probabilities, metrics, None if undecided else threshold, undecided)
 
 
 def _check_enough(harmful: NDArray[np.bool_], used: NDArray[np.bool_], in_pool: int) -> None:
@@ -160,7 +163,7 @@ def _whitening(read: list[Embedded], fresh: list[NDArray[np.bool_]], stored: tup
     sample = {feature: states(feature) for feature in stored}
 
     def solve() -> Whitening:
-        finite = np.logical_and.reduce([np.isfinite(rows).all(axis=1) for rows in sample.values()])
+        finite = finite_rows(sample)
         return Whitening.of({feature: rows[finite] for feature, rows in sample.items()})
 
     return world.on_main("principal components", solve)

@@ -35,7 +35,6 @@ from saft_hf.decide.confounds import shares_by
 from saft_hf.distributed import World
 from saft_hf.embed import (
     ALGORITHM,
-    Embedded,
     Extractor,
     Features,
     ModelSource,
@@ -72,6 +71,7 @@ from saft_hf.scorer.labels import (
 from saft_hf.scorer.methods import METHODS, FitSpec
 from saft_hf.scorer.methods.reference import as_dialogues, check_rows, with_built_in
 from saft_hf.scorer.options import BY_NAME, LOCAL, OPTIONS, TRAVELLING, refuse_idle
+from saft_hf.scorer.pool import Score
 from saft_hf.scorer.probing import Reference, learn_probe
 from saft_hf.scorer.reference_rows import ReferenceInput, ReferenceRows, read_reference
 from saft_hf.summary import FitMetrics, PoolCounts, Summary, public_name
@@ -346,21 +346,12 @@ class SAFTScorer:
         finally:
             source.release()
         self.fit_ = Fit(
-            model=source.name,
-            revision=source.revision,
-            model_fingerprint=fingerprint,
-            template_digest=renderer.template_digest(readouts_of(answer.score.features)),
-            num_layers=source.shape.num_layers,
-            layers=features.layers,
-            readouts=features.readouts,
-            vector_dtype=features.dtype,
+            **self._read_as(extractor, fingerprint, answer.score),
             method=method.name,
             threshold=None if answer.undecided else answer.threshold,
             threshold_from=answer.threshold_from,
             undecided=answer.undecided,
             keep_undecided=on_undecided == "keep",
-            token_budget=extractor.token_budget,
-            shares_prefix=extractor.shares_prefix,
             plan_digest=embedded.embedded.plan.digest,
             metrics=fitting.metrics_of(spec, embedded, answer),
             score=answer.score,
@@ -368,7 +359,8 @@ class SAFTScorer:
             probe=answer.probe,
             posterior=answer.posterior,
         )
-        self._remember(self._digest(pool, renderer), embedded.embedded, renderer)
+        found = answer.scores, answer.probabilities
+        self._remember(self._digest(pool, renderer), *found, embedded.embedded.survey, renderer)
         for warning in self.summary_.warnings if world.is_main else ():
             logger.warning("%s", warning)
         if answer.undecided and on_undecided == "raise":
@@ -422,21 +414,12 @@ class SAFTScorer:
         finally:
             source.release()
         self.fit_ = Fit(
-            model=source.name,
-            revision=source.revision,
-            model_fingerprint=fingerprint,
-            template_digest=renderer.template_digest(readouts_of(found.probe.score.features)),
-            num_layers=source.shape.num_layers,
-            layers=features.layers,
-            readouts=features.readouts,
-            vector_dtype=features.dtype,
+            **self._read_as(extractor, fingerprint, found.probe.score),
             method=method.name,
             threshold=None,
             threshold_from="none",
             undecided=None,
             keep_undecided=False,
-            token_budget=extractor.token_budget,
-            shares_prefix=extractor.shares_prefix,
             plan_digest=name_of({"reference": [info.digest for info in rows.sources]}),
             metrics=FitMetrics(
                 pool=PoolCounts(rows=0, scored=0, unique=0),
@@ -450,6 +433,22 @@ class SAFTScorer:
         for warning in self.summary_.warnings if world.is_main else ():
             logger.warning("%s", warning)
         return self
+
+    def _read_as(self, extractor: Extractor, fingerprint: str, score: Score) -> dict[str, Any]:
+        """The fields of a `Fit` that say which model was read, and how."""
+        source, features = self._open_source(), extractor.features
+        return {
+            "model": source.name,
+            "revision": source.revision,
+            "model_fingerprint": fingerprint,
+            "template_digest": extractor.renderer.template_digest(readouts_of(score.features)),
+            "num_layers": source.shape.num_layers,
+            "layers": features.layers,
+            "readouts": features.readouts,
+            "vector_dtype": features.dtype,
+            "token_budget": extractor.token_budget,
+            "shares_prefix": extractor.shares_prefix,
+        }
 
     def _read_reference(self, world: World) -> ReferenceRows | Reference | None:
         """The rows of the reference, or the probe of a fitted one, which must have read this model in this way."""
@@ -589,20 +588,24 @@ class SAFTScorer:
                 embedded = extractor.embed(dataset, sample=True)
             finally:
                 source.release()
-            scores = self._remember(digest, embedded, renderer)
+            scores, likely = _split(embedded.rows(embedded.compute(fit.score.features, fit.read, fit.columns)))
+            self._remember(digest, scores, likely, embedded.survey, renderer)
             if np.isnan(scores).all():
                 why = inputs.why_unread(renderer, dataset, fit.score_readouts)
                 logger.warning("None of %d rows can be scored. %s", len(scores), why)
         assert self._scored is not None  # noqa: S101 - remembered
         return self._scored
 
-    def _remember(self, digest: tuple[str, str], embedded: Embedded, renderer: Renderer) -> NDArray[np.float32]:
-        """Take the scores of a dataset, and keep them for the next call. Collective."""
-        fit = self._fitted
-        scores, likely = _split(embedded.rows(embedded.compute(fit.score.features, fit.read, fit.columns)))
-        statuses = fitting.final_statuses(scores, embedded.survey.statuses(fit.score_readouts))
-        self._scored = _Scored(digest, scores, likely, statuses, embedded.survey, renderer)
-        return scores
+    def _remember(
+        self,
+        digest: tuple[str, str],
+        scores: NDArray[np.float32],
+        probabilities: NDArray[np.float32] | None,
+        survey: Survey,
+        renderer: Renderer,
+    ) -> None:
+        statuses = fitting.final_statuses(scores, survey.statuses(self._fitted.score_readouts))
+        self._scored = _Scored(digest, scores, probabilities, statuses, survey, renderer)
 
     def _check_ranks(self, given: Callable[[], Mapping[str, Any]]) -> None:
         """Refuse what differs between processes, before any work: each would decide otherwise. Collective."""

@@ -66,6 +66,7 @@ class MethodFit:
         reference: what a small reference set says about the pool.
         probe: the probe, where it alone scores.
         posterior: probability that a row of the pool is harmful, for each of the probe's bins.
+        probabilities: that of each row, `float32 [N]`; NaN where it has none.
         probe_metrics: what the probe was fitted on.
         mixture: what it says the pool is made of.
         reference_auroc: of the built-in reference set on the labelled rows, see `LabelCounts`; `fitting.run` adds it.
@@ -84,6 +85,7 @@ class MethodFit:
     reference: ReferenceMetrics | None = None
     probe: Probe | None = None
     posterior: NDArray[np.float64] | None = None
+    probabilities: NDArray[np.float32] | None = None
     probe_metrics: ProbeMetrics | None = None
     mixture: MixtureMetrics | None = None
     reference_auroc: float | None = None

@@ -73,6 +73,7 @@ def _by_probe(reference: Reference, spec: FitSpec, pool: Pool) -> MethodFit:
         undecided=found.undecided,
         probe=reference.probe,
         posterior=found.posterior,
+        probabilities=found.probabilities,
         probe_metrics=reference.metrics,
         mixture=found.metrics,
         aim=None if spec.aim is None else str(spec.aim),
@@ -130,8 +131,7 @@ def learn(reference: ReferenceRows | Reference | None, pool: Pool) -> Reference 
                 "text fit the reference with `readout='response_mean'`."
             )
         return reference
-    # What a `formatting_func` makes of the pool's columns says nothing of these.
-    extractor = pool.reader(Renderer(pool.renderer.tokenizer, pool.renderer.config))
+    extractor = pool.reader
     lay_out = partial(laid_out_like, pool.dataset, renderer=pool.renderer)
     if reference is not None and _are_enough(reference):
         return learn_probe(with_built_in(reference), extractor, lay_out, pool.embedded)
