@@ -69,7 +69,7 @@ def demo_folder() -> Path:
     Returns:
         Path of the folder inside the installed package.
 
-    Example:
+    Examples:
         >>> from transformers import AutoModelForCausalLM
         >>> from saft_hf.assets import demo_folder
         >>> AutoModelForCausalLM.from_pretrained(demo_folder()).config.num_hidden_layers
@@ -87,7 +87,7 @@ def demo_rows_path() -> Path:
     Returns:
         Path of the file inside the installed package.
 
-    Example:
+    Examples:
         >>> from datasets import load_dataset
         >>> from saft_hf.assets import demo_rows_path
         >>> len(load_dataset("json", data_files=str(demo_rows_path()), split="train"))
@@ -102,7 +102,7 @@ def reference_path() -> Path:
     Returns:
         Path of the file inside the installed package.
 
-    Example:
+    Examples:
         >>> from datasets import load_dataset
         >>> from saft_hf.assets import reference_path
         >>> len(load_dataset("json", data_files=str(reference_path()), split="train"))
@@ -118,7 +118,7 @@ def reference_columns() -> dict[str, list[Any]]:
         `prompt` and `completion` (str), `is_harmful` (bool), `category` (str; a benign row has that of the harmful row
         it stands beside) and `format` (str), 200 entries each.
 
-    Example:
+    Examples:
         >>> from saft_hf.assets import reference_columns
         >>> sum(reference_columns()["is_harmful"])
         100
@@ -133,7 +133,7 @@ def pairs_path() -> Path:
     Returns:
         Path of the file inside the installed package.
 
-    Example:
+    Examples:
         >>> from datasets import load_dataset
         >>> from saft_hf.assets import pairs_path
         >>> load_dataset("json", data_files=str(pairs_path()), split="train").num_columns
@@ -148,7 +148,7 @@ def pairs() -> list[Pair]:
     Returns:
         One record a harmful request.
 
-    Example:
+    Examples:
         >>> from saft_hf.assets import pairs
         >>> sorted({pair.language for pair in pairs()})
         ['de', 'en', 'es', 'fr', 'zh']

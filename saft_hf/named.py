@@ -243,7 +243,7 @@ _FORMULA = re.compile(r"'*([=+\-@\t\r]|$)")
 def neutral(cell: str | None) -> str | None:
     """A cell of a table that people open in a spreadsheet, so that it is text there; `restored` is its inverse.
 
-    Example:
+    Examples:
         >>> neutral("=1+1"), neutral("1+1"), restored(neutral("'=1"))
         ("'=1+1", '1+1', "'=1")
     """

@@ -19,7 +19,7 @@ def did_you_mean(name: str, places: Mapping[str, Iterable[str]]) -> str:
         name: of the option.
         places: what takes options -> the options that it takes; the likeliest first.
 
-    Example:
+    Examples:
         >>> did_you_mean("labeled", {"`fit`": ["labelled", "aim"]})
         'Did you mean `labelled` of `fit`?'
     """

@@ -43,7 +43,7 @@ Name = Annotated[str, Matching("[A-Za-z0-9_.=@+-]{1,80}")]  # a word of ours, no
 def to_plain(value: Any) -> Any:
     """A record as JSON types: objects, lists, numbers, text.
 
-    Example:
+    Examples:
         >>> from saft_hf.summary import ThresholdEffect
         >>> to_plain(ThresholdEffect(fpr=0.05, recall=0.9))
         {'fpr': 0.05, 'recall': 0.9, 'attainable': True, 'curve': []}
@@ -74,7 +74,7 @@ def from_plain(kind: type[T], value: Any, name: str = "") -> T:
         ValueError: a field is missing, unknown, of another type, out of its range or pattern, too long, not finite, or
             has signs that cannot be printed. The message names it.
 
-    Example:
+    Examples:
         >>> from saft_hf.summary import LabelCounts
         >>> from_plain(LabelCounts, {"rows": "100", "harmful": 25, "column": "is_safe"})
         Traceback (most recent call last):

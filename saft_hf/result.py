@@ -56,7 +56,7 @@ class FilterResult:
         summary: of the fit; what became of the rows is added to it.
         labels: row -> what people said of it, whether that decided it or not.
 
-    Example:
+    Examples:
         >>> result = scorer.filter(train)  # doctest: +SKIP
         >>> len(result.kept) + len(result.removed) + len(result.errored) == len(train)  # doctest: +SKIP
         True
@@ -192,7 +192,7 @@ class FilterResult:
         Raises:
             SAFTInputError: there is none, they cannot be laid out so, or the share is none.
 
-        Example:
+        Examples:
             >>> result.demonstrate("built-in", share=0.1)  # doctest: +SKIP
         """
         kept = len(self.decisions.train_rows())
@@ -324,7 +324,7 @@ class FilterResult:
             SAFTInputError: the marks are of other rows, or an argument is not what it must be.
             OSError: the file cannot be written; what was there stays.
 
-        Example:
+        Examples:
             >>> result.review("review.html")  # doctest: +SKIP
         """
         page = review_page(
@@ -398,7 +398,7 @@ class FilterResult:
             SAFTHubError: the Hub refuses, or is not reached. The message says where the files are and how to push them.
             OSError: the files cannot be written; nothing was pushed.
 
-        Example:
+        Examples:
             >>> result.push_to_hub("me/filtered", source="me/rows")  # doctest: +SKIP
         """
         rows = self.train_rows()

@@ -29,7 +29,7 @@ def flags_of(options: Iterable[str]) -> dict[str, str]:
 def in_flags(text: str, flags: Mapping[str, str]) -> str:
     """A message with options in place of arguments.
 
-    Example:
+    Examples:
         >>> in_flags("Give `labelled`, or `k=2`.", flags_of(["labelled_name", "k"]))
         'Give `--labelled_name`, or `--k 2`.'
     """

@@ -48,7 +48,7 @@ class ThresholdAim:
     Raises:
         SAFTInputError: the share is missing, not needed, or out of range, or a confidence has no use.
 
-    Example:
+    Examples:
         >>> ThresholdAim.parse("recall=0.9")
         ThresholdAim(goal=<Goal.RECALL: 'recall'>, value=0.9, confidence=None)
         >>> str(ThresholdAim.parse("fpr=0.05@0.9"))
@@ -140,7 +140,7 @@ def threshold_for_aim(
         SAFTInputError: shapes differ, or a share is out of range.
         SAFTUndecidedError: the labels are of one class only, or too few for the confidence.
 
-    Example:
+    Examples:
         >>> scores, harmful = np.arange(40.0), np.arange(40) >= 39
         >>> threshold_for_aim(ThresholdAim.parse("fpr=0.1"), scores, harmful, scores).threshold
         35.0

@@ -229,7 +229,7 @@ def row_digest(row: Mapping[str, Any]) -> str:
     Raises:
         SAFTInputError: a value of another type; the error names the column.
 
-    Example:
+    Examples:
         >>> row_digest({"prompt": "a", "n": 1}) == row_digest({"n": 1, "prompt": "a", "saft_score": 0.5})
         True
     """

@@ -46,7 +46,7 @@ def text_features(texts: Sequence[str]) -> dict[str, NDArray[np.float64]]:
         float64 [n] for each of `characters`; `lists`, `markdown` and `code` (marks a line); `maths` (share of the
         characters that are digits or operators); `not_ascii` (share of the letters; foreign scripts and accents).
 
-    Example:
+    Examples:
         >>> features = text_features(["- one\n- two", "\u043f\u0440\u0438\u0432\u0435\u0442"])
         >>> features["lists"].tolist(), features["not_ascii"].tolist()
         ([1.0, 0.0], [0.0, 1.0])
@@ -73,7 +73,7 @@ def correlations(scores: ArrayLike, features: Mapping[str, ArrayLike]) -> Confou
     Raises:
         SAFTInputError: a feature has another number of rows.
 
-    Example:
+    Examples:
         >>> correlations(np.arange(150), {"tokens": np.arange(150)}).warnings
         ('The score rises with tokens (Spearman 1.00 on 150 rows): it may measure that, not harm.',)
     """
@@ -111,7 +111,7 @@ def kept_share(group: str, decisions: Decisions, member: ArrayLike) -> GroupShar
     Raises:
         SAFTInputError: the lengths differ.
 
-    Example:
+    Examples:
         >>> from saft_hf.decide import decide
         >>> kept_share("refusals", decide([1.0, 1.0, 9.0, 1.0], ["ok"] * 4, 5.0), [True, True, True, False]).warnings
         ('Only 67% of the 3 rows of refusals are kept.',)
@@ -169,7 +169,7 @@ def shares_by(column: str, names: NDArray[np.object_], decisions: Decisions) -> 
     Returns:
         Value -> share, the commonest first.
 
-    Example:
+    Examples:
         >>> from saft_hf.decide import decide
         >>> names = value_names("source", ["a", "a", "b"])
         >>> found = shares_by("source", names, decide([1.0, 9.0, 1.0], ["ok"] * 3, 5.0))
@@ -203,7 +203,7 @@ def leverage(energies: ArrayLike, keys: ArrayLike) -> Leverage:
     Raises:
         SAFTInputError: the lengths differ.
 
-    Example:
+    Examples:
         >>> leverage([1.0, 1.0, 97.0, 1.0], ["a", "a", "b", "c"]).top_row_share
         0.97
     """

@@ -126,7 +126,7 @@ def decide(
         SAFTInputError: lengths differ, a status is unknown, scores and statuses contradict each other, a label is of
             no row, or there are errored rows and `on_error` is "raise".
 
-    Example:
+    Examples:
         >>> decisions = decide([0.1, 0.9, float("nan")], ["ok", "ok", "truncated"], threshold=0.5)
         >>> decisions.words(), list(decisions.reasons)
         (['kept', 'removed', 'errored'], ['score', 'score', 'truncated'])

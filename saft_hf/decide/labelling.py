@@ -34,7 +34,7 @@ class Drawn:
         purpose: what it was drawn for.
         up_to: the threshold whose kept rows it was drawn from; None where it was drawn from all.
 
-    Example:
+    Examples:
         >>> str(Drawn(Purpose.UNIFORM, 0.25)), Drawn.parse("uniform up to 0.25").up_to
         ('uniform up to 0.25', 0.25)
     """
@@ -108,7 +108,7 @@ def suggest_rows(
         SAFTInputError: a number is negative, none is asked for, or more rows than there are; or there is no threshold
             to draw below.
 
-    Example:
+    Examples:
         >>> suggestion = suggest_rows(np.arange(100.0), uniform=3, informative=2, threshold=50.0)
         >>> len(suggestion.rows), suggestion.purposes.count(Purpose.INFORMATIVE)
         (5, 2)

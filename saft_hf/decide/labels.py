@@ -132,7 +132,7 @@ def read_labels(
         SAFTInputError: no label at all, null labels, values of another kind, more than two values, a `harmful_value`
             that is not among them or contradicts what name or values say, or a name whose polarity is unknown.
 
-    Example:
+    Examples:
         >>> read_labels([True, False], "is_safe").tolist()
         [False, True]
         >>> read_labels(["ok", "toxic"], "verdict", harmful_value="toxic").tolist()

@@ -72,7 +72,7 @@ def calibrate_published(
         SAFTInputError: the k of the two differ, lengths differ, or no row has a score.
         SAFTUndecidedError: the scored labels are of one class only, or no candidate flags a harmful label.
 
-    Example:
+    Examples:
         >>> calibration = calibrate_published({1: [0.0, 1.0, 99.0]}, {1: [1.0, 50.0]}, [False, True])
         >>> calibration.k, calibration.threshold, calibration.best.f1
         (1, 49.0, 1.0)
@@ -138,7 +138,7 @@ def threshold_for_contamination(scores: ArrayLike, contamination: float) -> floa
     Raises:
         SAFTInputError: `contamination` is out of range, or no row has a score.
 
-    Example:
+    Examples:
         >>> threshold_for_contamination([5.0, 1.0, 3.0, 2.0, 4.0], contamination=0.4)
         3.0
     """

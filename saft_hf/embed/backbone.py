@@ -50,7 +50,7 @@ class Backbone:
         hidden_size: width of the hidden states.
         layers: the layers that can be read, ascending.
 
-    Example:
+    Examples:
         ```python
         backbone = Backbone.load("Qwen/Qwen3-0.6B", layers=[14])
         with backbone.reading():

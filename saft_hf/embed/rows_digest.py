@@ -28,7 +28,7 @@ def rows_digest(dataset: Dataset, columns: Sequence[str] | None = None, world: W
         columns: those that count, by default all.
         world: processes that all have the dataset and digest a part of it each; the result is the same. Collective.
 
-    Example:
+    Examples:
         >>> from datasets import Dataset
         >>> rows = Dataset.from_dict({"text": ["one", "two"]})
         >>> rows_digest(rows) == rows_digest(rows.select([1, 0]).select([1, 0]))

@@ -44,7 +44,7 @@ def mean_interval(values: ArrayLike, *, resamples: int = 2000) -> Interval | Non
     Returns:
         The interval; None where every value is missing.
 
-    Example:
+    Examples:
         >>> f"{mean_interval([0, 1, 1, 1]):.2f}"
         '0.75 [0.25, 1.00]'
     """

@@ -131,7 +131,7 @@ class ExperimentConfig(EvaluationConfig):
 def without_demonstrations(arm: str) -> tuple[str, float]:
     """The arm that chooses the rows, and the share of demonstrations that are mixed into them.
 
-    Example:
+    Examples:
         >>> without_demonstrations("auto+0.03"), without_demonstrations("auto")
         (('auto', 0.03), ('auto', 0.0))
     """

@@ -33,7 +33,7 @@ class Examiner:
         config: how many questions, which judges.
         rows: the rows that questions and the trained judge are drawn from, split by prompt.
 
-    Example:
+    Examples:
         >>> metrics, texts = Examiner(config, rows).examine(model, tokenizer)  # doctest: +SKIP
     """
 

@@ -48,7 +48,7 @@ class Experiment:
         config: what to do.
         rows: what pools, questions and judge rows are drawn from.
 
-    Example:
+    Examples:
         >>> Experiment(config, rows).run()  # doctest: +SKIP
     """
 

@@ -33,7 +33,7 @@ def generate_answers(
     Returns:
         The answers, [n], without special tokens and without white space around them.
 
-    Example:
+    Examples:
         >>> generate_answers(model, tokenizer, [[{"role": "user", "content": "Hi!"}]])  # doctest: +SKIP
         ['Hello! How can I help?']
     """

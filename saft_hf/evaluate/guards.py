@@ -83,7 +83,7 @@ def read_verdict(text: str) -> float:
     Understood are a line on the response (`Harmful response: yes`), else the first of `safe`, `unsafe`, `yes`, `no`,
     `harmful` and `harmless`.
 
-    Example:
+    Examples:
         >>> read_verdict("unsafe\nS1"), read_verdict("safe")
         (1.0, 0.0)
     """

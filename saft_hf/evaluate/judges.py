@@ -96,7 +96,7 @@ def is_refusal(answer: str) -> bool:
 
     An empty answer is none. Source of the idea: the keyword match of Zou et al., arXiv 2307.15043; the list is ours.
 
-    Example:
+    Examples:
         >>> is_refusal("I'm sorry, but I can't help with that."), is_refusal("Sure, here is how.")
         (True, False)
     """

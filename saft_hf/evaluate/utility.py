@@ -24,7 +24,7 @@ def rouge_l(reference: str, answer: str) -> float:
     Returns:
         0 to 1.
 
-    Example:
+    Examples:
         >>> round(rouge_l("the cat sat on the mat", "the cat on a mat"), 3)
         0.727
     """

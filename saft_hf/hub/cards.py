@@ -68,7 +68,7 @@ def scorer_card(summary: Summary, *, repo_id: str | None = None) -> str:
     Raises:
         jinja2.UndefinedError: the summary is not of a fit.
 
-    Example:
+    Examples:
         >>> Path("README.md").write_text(scorer_card(scorer.summary_))  # doctest: +SKIP
     """
     model = _hub_id(summary.model)

@@ -22,7 +22,7 @@ def score_histogram(scores: ArrayLike, threshold: float | None) -> bytes | None:
         A PNG, the same bytes for the same input; None where no row has a score, or matplotlib (`saft-hf[plots]`) is
         not installed. It holds counts in bins, and nothing about a single row.
 
-    Example:
+    Examples:
         >>> picture = score_histogram([0.1, 0.2, 0.9], threshold=0.5)
     """
     values = np.asarray(scores, dtype=np.float64)

@@ -82,7 +82,7 @@ def push_folder(folder: str | Path, to: Destination) -> CommitInfo:
             it again.
         SAFTInputError: the repository is public and must be private, or the existing card cannot be merged.
 
-    Example:
+    Examples:
         >>> push_folder("filtered", Destination("me/rows", "dataset"))  # doctest: +SKIP
     """
     folder = Path(folder)

@@ -59,7 +59,7 @@ class Renderer:
     Raises:
         SAFTInputError: `tokenizer` is not a tokenizer.
 
-    Example:
+    Examples:
         ```python
         renderer = Renderer(AutoTokenizer.from_pretrained("Qwen/Qwen3-0.6B"))
         row = [{"role": "user", "content": "Hi!"}, {"role": "assistant", "content": "Hello."}]

@@ -322,7 +322,7 @@ def _int_array(values: Any) -> NDArray[np.int64] | None:
 def runs(mask: NDArray[np.bool_]) -> Spans:
     """Half-open ranges of the runs of `True`.
 
-    Example:
+    Examples:
         >>> runs(np.array([False, True, True, False, True]))
         ((1, 3), (4, 5))
     """

@@ -39,7 +39,7 @@ def difference_features(stored: Sequence[str]) -> dict[str, tuple[str, str]]:
     Returns:
         Name -> minuend and subtrahend, for each layer that has both `response_mean` and `response_start`.
 
-    Example:
+    Examples:
         >>> difference_features(["6.response_start", "6.response_mean", "8.response_mean"])
         {'6.response_mean-response_start': ('6.response_mean', '6.response_start')}
     """
@@ -78,7 +78,7 @@ class LinearScore:
     Raises:
         SAFTInputError: the arrays do not fit the features or each other, or hold NaN or infinity.
 
-    Example:
+    Examples:
         >>> score = LinearScore(("8.start",), np.array([[1.0, 1.0]]), np.array([[2.0, 0.0]]))
         >>> score({"8.start": [[1.0, 5.0], [2.0, 1.0]]}).tolist()
         [0.0, 2.0]

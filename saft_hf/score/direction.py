@@ -107,7 +107,7 @@ def fit_direction(
     Raises:
         SAFTInputError: shapes differ, values are not finite, or there are too few permutations to tell 0.02.
 
-    Example:
+    Examples:
         >>> from saft_hf.score import principal_subspace
         >>> x = np.random.default_rng(0).standard_normal((200, 3))
         >>> frame = Frame.of({"8.start": principal_subspace(Moments.of(x), 3)})

@@ -54,7 +54,7 @@ def learn_drift(complying: Mapping[int, ArrayLike], declining: Mapping[int, Arra
     Raises:
         SAFTInputError: there are too few pairs with finite vectors to learn from some and test on others.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> comply, decline = rng.standard_normal((2, 40, 8))
         >>> comply[:, 3] += 4

@@ -27,7 +27,7 @@ def top_eigenpairs(matrix: NDArray[np.float64], count: int) -> tuple[NDArray[np.
     Returns:
         Eigenvalues, descending, float64 [count], and orthonormal vectors, float64 [d, count].
 
-    Example:
+    Examples:
         >>> values, vectors = top_eigenpairs(np.diag([1.0, 3.0, 2.0]), 2)
         >>> values.tolist(), np.abs(vectors).argmax(axis=0).tolist()
         ([3.0, 2.0], [1, 2])

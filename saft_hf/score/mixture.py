@@ -160,7 +160,7 @@ def explain(densities: Densities, scores: ArrayLike, fpr: float = FPR, *, seed: 
     Raises:
         SAFTInputError: there is no score.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> own = np.repeat([0, 1], 500)
         >>> reference = Densities.of(*2 * [rng.normal(4.0 * own)], own, np.array([False, True]))

@@ -24,7 +24,7 @@ class Moments:
         mean: mean row, float64 [d].
         scatter: sum of the outer products of the centred rows, float64 [d, d], exactly symmetric.
 
-    Example:
+    Examples:
         >>> a, b = Moments.of([[1.0, 2.0]]), Moments.of([[3.0, 2.0]], weights=[3])
         >>> whole = a.merge(b)
         >>> whole.count, whole.mean.tolist(), whole.scatter.tolist()

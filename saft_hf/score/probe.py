@@ -234,7 +234,7 @@ def candidates(stored: Sequence[str]) -> list[tuple[str, ...]]:
     Args:
         stored: names of the features, such as `23.response_mean`.
 
-    Example:
+    Examples:
         >>> candidates(["4.response_start", "4.response_mean", "6.response_start", "6.response_mean"])[:2]
         [('6.response_mean',), ('6.response_start', '6.response_mean')]
     """
@@ -268,7 +268,7 @@ def fit_probe(
     Raises:
         SAFTInputError: a class has too few rows, or shapes differ.
 
-    Example:
+    Examples:
         >>> rng = np.random.default_rng(0)
         >>> harmful = np.arange(1000) % 2 == 0
         >>> x = rng.standard_normal((1000, 6)) + 2 * harmful[:, None]

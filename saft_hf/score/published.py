@@ -46,7 +46,7 @@ class PublishedScore:
     Raises:
         ValueError: `k` is not a number of directions that the subspace has.
 
-    Example:
+    Examples:
         >>> from saft_hf.score import Moments, principal_subspace
         >>> x = [[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]
         >>> score = PublishedScore("4.response_start", principal_subspace(Moments.of(x), 1), 1)

@@ -97,7 +97,7 @@ def learn_reference(vectors: Mapping[str, ArrayLike], harmful: ArrayLike, groups
         SAFTInputError: shapes differ, a vector is not finite, or there is no feature.
         SAFTUndecidedError: a class has too few rows, in all or without some group, or no direction tells them apart.
 
-    Example:
+    Examples:
         >>> x = np.random.default_rng(0).standard_normal((200, 8))
         >>> harmful = np.arange(200) % 2 == 0
         >>> x[harmful, 3] += 6

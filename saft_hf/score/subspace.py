@@ -56,7 +56,7 @@ def principal_subspace(moments: Moments, k: int, *, clip: bool = False) -> Subsp
     Raises:
         SAFTInputError: `k` < 1, fewer than two rows, all rows equal, or `k` above the rank without `clip`.
 
-    Example:
+    Examples:
         >>> subspace = principal_subspace(Moments.of([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), k=1)
         >>> subspace.directions.tolist(), subspace.energies.tolist(), subspace.total_variance
         ([[1.0, 0.0]], [4.5], 5.0)
@@ -194,7 +194,7 @@ def saft_score(x: ArrayLike, subspace: Subspace, k: int) -> NDArray[np.float32]:
     Returns:
         Scores, float32 [n], >= 0. A row has the same bits whatever rows stand beside it.
 
-    Example:
+    Examples:
         >>> rows = [[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]
         >>> saft_score(rows, principal_subspace(Moments.of(rows), k=1), k=1).tolist()
         [9.0, 9.0, 0.0, 0.0]

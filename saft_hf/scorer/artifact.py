@@ -45,7 +45,7 @@ def save_artifact(folder: str | Path, config: Mapping[str, Any], tensors: Mappin
         SAFTArtifactError: A tensor that `load_artifact` would refuse.
         OSError: No permission, disk full.
 
-    Example:
+    Examples:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     save_artifact(folder, {"k": 1}, {"weights": np.ones(2)})

@@ -57,7 +57,7 @@ class ReferenceSource:
             `response` beside a `prompt` is the completion.
         licence (`str`, *optional*): for cards.
 
-    Example:
+    Examples:
         >>> ReferenceSource("PKU-Alignment/BeaverTails", split="30k_train", licence="cc-by-nc-4.0").split
         '30k_train'
     """

@@ -156,7 +156,7 @@ class SAFTScorer:
 
     Source: Choi, Du and Li, *Safety-Aware Fine-Tuning of Large Language Models*, arXiv 2410.10014.
 
-    Example:
+    Examples:
         >>> scorer = SAFTScorer("meta-llama/Llama-2-7b-chat-hf", layer=15)  # doctest: +SKIP
         >>> scorer.fit(train, labelled=labelled)                            # doctest: +SKIP
         >>> train = train.map(scorer, batched=True)                         # doctest: +SKIP
@@ -384,7 +384,7 @@ class SAFTScorer:
         Raises:
             SAFTInputError: a source cannot be read, or a class has too few rows.
 
-        Example:
+        Examples:
             >>> scorer = SAFTScorer("meta-llama/Llama-2-7b-chat-hf")                   # doctest: +SKIP
             >>> scorer.fit_reference(["PKU-Alignment/BeaverTails", "benign.jsonl"])    # doctest: +SKIP
             >>> scorer.push_to_hub("me/llama-2-safety-probe")                          # doctest: +SKIP
@@ -551,7 +551,7 @@ class SAFTScorer:
 
         Source: DataShield (arXiv 2606.00160), LARF (arXiv 2507.18631).
 
-        Example:
+        Examples:
             >>> rows = scorer.drift(rows).sort("saft_drift").select(range(800))  # doctest: +SKIP
         """
         world = World()
@@ -900,7 +900,7 @@ class SAFTScorer:
             SAFTInputError: a label is of no row of the dataset, or of one that the scorer was fitted on; it was drawn
                 from the rows kept at another threshold; or an argument is not what it must be.
 
-        Example:
+        Examples:
             >>> fresh = scorer.suggest_labels(train, uniform=200)                # doctest: +SKIP
             >>> certificate = scorer.certify(train, labelled_fresh, alpha=0.05)  # doctest: +SKIP
             >>> print(certificate.says())                                        # doctest: +SKIP
@@ -1100,7 +1100,7 @@ class SAFTScorer:
             SAFTInputError: the scorer is not fitted, or the repository is public and must be private.
             SAFTHubError: the Hub refuses, or is not reached. The message says where the files are and how to push them.
 
-        Example:
+        Examples:
             >>> scorer.push_to_hub("me/llama-2-saft")  # doctest: +SKIP
         """
         to = Destination(repo_id, "model", revision, token, private, commit_message, create_pr)

@@ -138,7 +138,7 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
     Raises:
         SAFTInputError: an option has a value that it does not know.
 
-    Example:
+    Examples:
         >>> args = SAFTSFTConfig(output_dir="out", saft_contamination=0.1)  # doctest: +SKIP
     """
 

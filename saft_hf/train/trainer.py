@@ -305,7 +305,7 @@ class SAFTSFTTrainer(SAFTMixin, SFTTrainer):  # type: ignore[misc] # trl is not 
 
     Source: Choi, Du and Li, *Safety-Aware Fine-Tuning of Large Language Models*, arXiv 2410.10014.
 
-    Example:
+    Examples:
         >>> trainer = SAFTSFTTrainer(                                            # doctest: +SKIP
         ...     model="Qwen/Qwen3-0.6B", train_dataset=train, saft_labelled=labelled
         ... )

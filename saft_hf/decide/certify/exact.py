@@ -48,7 +48,7 @@ class Counts:
 def tail(harmful: ArrayLike, labels: ArrayLike, bad: ArrayLike, size: ArrayLike) -> NDArray[np.float64]:
     """Chance of at most `harmful` among `labels` rows drawn without replacement, where `bad` of `size` are harmful.
 
-    Example:
+    Examples:
         >>> float(tail(0, 2, 1, 4))  # neither of two rows is the one harmful row of four
         0.5
     """
@@ -98,7 +98,7 @@ def log_falls(size: int, labels: int, harmful: int, step: int, steps: int) -> ND
 def upper_limit(delta: float, sizes: NDArray[np.int64], labels: NDArray[np.int64], harmful: NDArray[np.int64]) -> int:
     """The most harmful rows there can be, with confidence 1 - delta: the smallest limit that passes `share_test`.
 
-    Example:
+    Examples:
         >>> upper_limit(0.1, np.array([100]), np.array([30]), np.array([0]))
         6
     """

@@ -30,7 +30,7 @@ class FreshLabels:
         harmful: scores of the harmful ones among them, likewise.
         unscored: labelled rows that have no score: they are not of the population and left out.
 
-    Example:
+    Examples:
         >>> scores = np.arange(1000)
         >>> fresh = FreshLabels.of(scores, fresh_rows=scores[::10], harmful=scores[::10] > 800)
         >>> fresh.certify(alpha=0.1).kept

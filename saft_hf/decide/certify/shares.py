@@ -26,7 +26,7 @@ def clopper_pearson(harmful: int, labels: int, *, confidence: float = 0.95) -> S
 
     Source: Clopper and Pearson, *Biometrika* 26 (1934).
 
-    Example:
+    Examples:
         >>> str(clopper_pearson(4, 100))
         '4.0% (1.1% to 9.9%, confidence 95%)'
     """
