@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
+
+_SHOWN = 5
+
 
 class SAFTError(Exception):
     """Base of every error that saft_hf raises on purpose."""
@@ -21,3 +26,9 @@ class SAFTArtifactError(SAFTError):
 
 class SAFTHubError(SAFTError):
     """The Hub was not reached, or refused. What was to be pushed is still here, and the message says where."""
+
+
+def few(items: Iterable[object]) -> str:
+    """The first few of many things, for an error."""
+    first = list(islice(items, _SHOWN + 1))
+    return ", ".join(map(str, first[:_SHOWN])) + ", ..." * (len(first) > _SHOWN)

@@ -11,10 +11,9 @@ from typing import Any
 
 from saft_hf.decide.audit import row_digest
 from saft_hf.decide.labelling import Drawn, Purpose
-from saft_hf.errors import SAFTInputError
+from saft_hf.errors import SAFTInputError, few
 
 _FIELDS = ("saft_row", "saft_sha256", "saft_purpose", "saft_mark")
-_SHOWN = 5
 
 
 class MarkWord(StrEnum):
@@ -113,8 +112,7 @@ def check_marks(marks: Sequence[Mark], rows: int, read: Callable[[list[int]], li
     there = [mark.row for mark in marks if 0 <= mark.row < rows]
     digests = dict(zip(there, map(row_digest, read(there)), strict=True))
     if wrong := [mark.row for mark in marks if digests.get(mark.row) != mark.sha256]:
-        shown = ", ".join(map(str, wrong[:_SHOWN])) + (", ..." if len(wrong) > _SHOWN else "")
         raise SAFTInputError(
-            f"{len(wrong)} of {len(marks)} marks are of other rows than these {rows} (rows {shown}, by their digest): "
-            "marks go with the rows that were reviewed, in the same order and with the same columns."
+            f"{len(wrong)} of {len(marks)} marks are of other rows than these {rows} (rows {few(wrong)}, by their "
+            "digest): marks go with the rows that were reviewed, in the same order and with the same columns."
         )

@@ -37,7 +37,6 @@ class Plan:
         row_to_unique: `int64 [N]`, index into `keys`; -1 where a row has no rendering.
         batches: `int64 [B + 1]`, bounds of the batches in unique renderings.
         shards: `int64 [S + 1]`, bounds of the shards in batches.
-        token_budget: tokens in one batch, padding included (a single longer rendering is a batch of its own).
         prefix: `int32 [P]`, tokens with which all of them start and which are read once; most often none.
         digest: names the plan: equal digests mean the same vectors in the same batches.
     """
@@ -49,7 +48,6 @@ class Plan:
     row_to_unique: NDArray[np.int64]
     batches: NDArray[np.int64]
     shards: NDArray[np.int64]
-    token_budget: int
     prefix: NDArray[np.int32]
     digest: str
 
@@ -111,7 +109,7 @@ def make_plan(
         keys: `uint8 [N, 16]`, key of each row's rendering (anything where `usable` is False).
         lengths: `int32 [N]`, tokens that must be fed for the row.
         usable: `bool [N]`, whether the row has a rendering to embed.
-        token_budget: tokens in one batch, padding included.
+        token_budget: tokens in one batch, padding included (a single longer rendering is a batch of its own).
         bytes_per_row: size of all the vectors of one rendering, so that a shard stays a small file.
         prefix: `int32 [P]`, tokens with which every usable row starts: they are read once where that saves time.
     """
@@ -142,7 +140,6 @@ def make_plan(
         row_to_unique=row_to_unique,
         batches=batches,
         shards=shards,
-        token_budget=token_budget,
         prefix=prefix,
         digest=digest.hexdigest(),
     )

@@ -29,26 +29,24 @@ class RowReader:
     Args:
         extractor: renders rows and opens the model.
         store: the shards of the pool that the scorer was fitted on.
-        width: length of a vector.
     """
 
-    def __init__(self, extractor: Extractor, store: Store, width: int) -> None:
+    def __init__(self, extractor: Extractor, store: Store) -> None:
         self._extractor = extractor
         self._store = store
-        self._width = width
         self._lock = threading.Lock()
 
     def __call__(self, batch: Mapping[str, Sequence[Any]], features: Sequence[str]) -> tuple[Vectors, list[RowStatus]]:
         """Vectors of a batch, for each feature `float32 [n, d]` (NaN where there is none), and each row's status."""
-        renderings = self._extractor.renderer(batch)
+        renderings, width = self._extractor.renderer(batch), self._extractor.width
         survey = survey_renderings(renderings, self._extractor.features.readouts)
-        vectors = {feature: np.full((len(renderings), self._width), np.nan, dtype=np.float32) for feature in features}
+        vectors = {feature: np.full((len(renderings), width), np.nan, dtype=np.float32) for feature in features}
         rows = np.flatnonzero(survey.usable)
         with self._lock:  # a model is read by one thread at a time
             # A shard holds every feature, so what is there at one is there at all; `&` guards against a lost file.
             stored = np.ones(len(rows), dtype=np.bool_)
             for feature, states in vectors.items():
-                states[rows], here = self._store.lookup(survey.keys[rows], feature, self._width)
+                states[rows], here = self._store.lookup(survey.keys[rows], feature, width)
                 stored &= here
             missing = rows[~stored]
             if len(missing):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from numbers import Number
 from pathlib import PurePath
@@ -13,12 +12,10 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset
 
-from saft_hf.distributed import World
-
 _BATCH = 1024
 
 
-def rows_digest(dataset: Dataset, columns: Sequence[str] | None = None, world: World | None = None) -> str:
+def rows_digest(dataset: Dataset, columns: Sequence[str] | None = None) -> str:
     """SHA-256 (hex) of the rows, in order.
 
     Chunks and index mappings do not matter, nor does the order of the columns. Images and audio are not decoded.
@@ -26,7 +23,6 @@ def rows_digest(dataset: Dataset, columns: Sequence[str] | None = None, world: W
     Args:
         dataset: the rows.
         columns: those that count, by default all.
-        world: processes that all have the dataset and digest a part of it each; the result is the same. Collective.
 
     Examples:
         >>> from datasets import Dataset
@@ -35,16 +31,11 @@ def rows_digest(dataset: Dataset, columns: Sequence[str] | None = None, world: W
         True
     """
     names = sorted(dataset.column_names if columns is None else columns)
-    # Raw Arrow: the features that decode a column are not asked. Fixed batches, so that any process can take any.
+    # Raw Arrow: the features that decode a column are not asked.
     rows = dataset.select_columns(names).with_format("arrow")
-    starts = range(0, len(rows), _BATCH)
-    rank, size = (world.rank, world.size) if world is not None else (0, 1)
-    with nullcontext() if world is None else world.sync_errors("reading the rows"):
-        own = [_digest(rows[first : first + _BATCH]) for first in starts[rank::size]]
-    parts = [own] if world is None else world.gather(own)
-    ordered = [parts[number % size][number // size] for number in range(len(starts))]
+    parts = [_digest(rows[first : first + _BATCH]) for first in range(0, len(rows), _BATCH)]
     types = [f"{name}: {rows.features[name]}" for name in names]
-    return hashlib.sha256("\n".join([str(len(rows)), *types, *ordered]).encode()).hexdigest()
+    return hashlib.sha256("\n".join([str(len(rows)), *types, *parts]).encode()).hexdigest()
 
 
 def content_of(value: Any) -> object:

@@ -1,10 +1,10 @@
 """Vectors to scores: mergeable moments, principal directions, the published score and the directed one."""
 
-from saft_hf.score.directed import COMPONENTS, Frame, LinearScore, difference_features, with_differences
+from saft_hf.score.directed import COMPONENTS, Frame, LinearScore, with_differences
 from saft_hf.score.direction import Direction, fit_direction
 from saft_hf.score.moments import Moments
 from saft_hf.score.published import PublishedScore
-from saft_hf.score.subspace import Subspace, principal_subspace, projections, saft_score, saft_scores, subspace_of_rows
+from saft_hf.score.subspace import Subspace, principal_subspace, projections, saft_scores, subspace_of_rows
 
 __all__ = [
     "COMPONENTS",
@@ -14,11 +14,9 @@ __all__ = [
     "Moments",
     "PublishedScore",
     "Subspace",
-    "difference_features",
     "fit_direction",
     "principal_subspace",
     "projections",
-    "saft_score",
     "saft_scores",
     "subspace_of_rows",
     "with_differences",

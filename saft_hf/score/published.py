@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from saft_hf.records import Count, Share, from_plain, to_plain
-from saft_hf.score.subspace import Subspace, saft_score
+from saft_hf.score.subspace import Subspace, saft_scores
 
 _TENSORS = ("mean", "directions", "energies")
 
@@ -81,7 +81,7 @@ class PublishedScore:
         Returns:
             float32 [n], >= 0. A row has the same bits whatever rows stand beside it.
         """
-        return saft_score(vectors[self.feature], self.subspace, self.k)
+        return saft_scores(vectors[self.feature], self.subspace, (self.k,))[self.k]
 
     def to_parts(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Split into a JSON-ready dict and arrays."""

@@ -160,7 +160,7 @@ def projections(x: ArrayLike, subspace: Subspace) -> NDArray[np.float64]:
 
 
 def saft_scores(x: ArrayLike, subspace: Subspace, ks: Sequence[int]) -> dict[int, NDArray[np.float32]]:
-    """The published score for several numbers of directions, from one pass over the rows.
+    """The published score, s = (1/k) * sum over j <= k of <x - mean, v_j>^2 (arXiv 2410.10014), for several k at once.
 
     Args:
         x: rows, [n, d], any float type, finite.
@@ -168,10 +168,15 @@ def saft_scores(x: ArrayLike, subspace: Subspace, ks: Sequence[int]) -> dict[int
         ks: numbers of directions, each from 1 to the number that the subspace has.
 
     Returns:
-        For each k, the scores, float32 [n], with the same bits as `saft_score` gives.
+        For each k, the scores, float32 [n], >= 0: the same bits whatever rows, and larger k, stand beside them.
 
     Raises:
         SAFTInputError: a k is out of range, or `x` does not have the subspace's number of dimensions.
+
+    Examples:
+        >>> rows = [[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]
+        >>> saft_scores(rows, principal_subspace(Moments.of(rows), k=1), (1,))[1].tolist()
+        [9.0, 9.0, 0.0, 0.0]
     """
     held = len(subspace.directions)
     if bad := [k for k in ks if not 1 <= k <= held]:
@@ -181,22 +186,3 @@ def saft_scores(x: ArrayLike, subspace: Subspace, ks: Sequence[int]) -> dict[int
     running = np.add.accumulate(energy, axis=1)
     # A row beyond float32 keeps its place at the top instead of becoming infinite.
     return {k: np.minimum(running[:, k - 1] / k, _LARGEST).astype(np.float32) for k in ks}
-
-
-def saft_score(x: ArrayLike, subspace: Subspace, k: int) -> NDArray[np.float32]:
-    """The published score: s = (1/k) * sum over j <= k of <x - mean, v_j>^2 (arXiv 2410.10014).
-
-    Args:
-        x: rows, [n, d], any float type, finite.
-        subspace: the subspace.
-        k: number of directions, from 1 to the number that the subspace has.
-
-    Returns:
-        Scores, float32 [n], >= 0. A row has the same bits whatever rows stand beside it.
-
-    Examples:
-        >>> rows = [[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]
-        >>> saft_score(rows, principal_subspace(Moments.of(rows), k=1), k=1).tolist()
-        [9.0, 9.0, 0.0, 0.0]
-    """
-    return saft_scores(x, subspace, (k,))[k]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,12 +18,10 @@ from saft_hf.decide.certify import Certificate, FreshLabels, RowsInUse
 from saft_hf.decide.certify.shares import check_chance
 from saft_hf.decide.labelling import LABEL, PURPOSE, ROW, Drawn, Purpose, suggest_rows
 from saft_hf.embed import Survey, find_keys
-from saft_hf.errors import SAFTInputError
+from saft_hf.errors import SAFTInputError, few
 from saft_hf.scorer.fit import Fit
 from saft_hf.scorer.inputs import values_of, with_columns
 from saft_hf.scorer.labels import Suggested, without_labels
-
-_SHOWN = 5
 
 
 def suggest(
@@ -99,7 +97,7 @@ def certify(
     if (overlap := counts[fit.labelled.used(fresh_identities[counts])]).size:
         raise SAFTInputError(
             f"{overlap.size} of {counts.size} fresh labels are of rows that the scorer was fitted on (rows "
-            f"{_show(overlap)} of fresh_labels), by their tokens: a certificate needs labels that chose nothing. Draw "
+            f"{few(overlap)} of fresh_labels), by their tokens: a certificate needs labels that chose nothing. Draw "
             "and label other rows, for example those that `suggest_labels` gives."
         )
     excluded = np.union1d(fit.labelled.used(identities), rows[labels.informative])
@@ -243,8 +241,8 @@ def thresholds_by_row(fit: Fit, dataset: Dataset) -> NDArray[np.float64]:
     values = _column(dataset, "dataset", str(fit.stratify_by))
     if unknown := sorted(set(values) - fit.thresholds.keys()):
         raise SAFTInputError(
-            f"{len(unknown)} value(s) of column {fit.stratify_by!r} have no threshold ({_show(unknown)}): the scorer "
-            f"has one for each of {_show(sorted(fit.thresholds))}. Give `threshold`, or certify these rows."
+            f"{len(unknown)} value(s) of column {fit.stratify_by!r} have no threshold ({few(unknown)}): the scorer "
+            f"has one for each of {few(sorted(fit.thresholds))}. Give `threshold`, or certify these rows."
         )
     found = {name: -np.inf if at is None else at for name, at in fit.thresholds.items()}
     return np.array([found[value] for value in values], dtype=np.float64)
@@ -285,7 +283,7 @@ def match_rows(
         where = " with the same value of stratify_by" if strata else ""
         raise SAFTInputError(
             f"{len(foreign)} of {len(fresh)} fresh labels are of no row of the dataset{where}, or of one that has a "
-            f"label already (rows {_show(foreign)} of fresh_labels): rows are recognised by their tokens. Fresh labels "
+            f"label already (rows {few(foreign)} of fresh_labels): rows are recognised by their tokens. Fresh labels "
             "must be drawn without replacement from the dataset itself, and be rendered as it is."
         )
     return rows
@@ -303,14 +301,10 @@ def strata_of(
     if isinstance(alpha, Mapping) and (found := set(everywhere)) != alpha.keys():
         raise SAFTInputError(
             f"`alpha` must have a share for each value of column {column!r} of `dataset`, which are "
-            f"{_show(sorted(found))}; it has them for {_show(sorted(alpha))}."
+            f"{few(sorted(found))}; it has them for {few(sorted(alpha))}."
         )
     return everywhere, _column(fresh, "fresh_labels", column)
 
 
 def _column(dataset: Dataset, name: str, column: str) -> list[str]:
     return [str(value) for value in values_of(dataset, column, "stratify_by", f"`{name}`")]
-
-
-def _show(items: Sequence[Any] | NDArray[Any]) -> str:
-    return ", ".join(str(item) for item in items[:_SHOWN]) + (", ..." if len(items) > _SHOWN else "")

@@ -509,7 +509,7 @@ class SAFTScorer:
         if self._reader is None:
             device = self._open_source().worker_device(rank)
             extractor = self._extractor(self._renderer(), fit.captured, fit.model_fingerprint, World(), device=device)
-            self._reader = RowReader(extractor, extractor.store(fit.plan_digest), fit.score.width)
+            self._reader = RowReader(extractor, extractor.store(fit.plan_digest))
         vectors, statuses = self._reader(columns, fit.score.features)
         scores, likely = _split(where_finite(fit.read, vectors))
         return inputs.in_form_of(batch, _columns(scores, likely, fitting.final_statuses(scores, statuses)))

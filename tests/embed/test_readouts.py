@@ -60,7 +60,7 @@ def test_a_toy_readout_is_read_stored_and_looked_up(tmp_path: Path, toys: tuple[
                 result = embedded.states(f"{layer}.{readout}")[row]
                 np.testing.assert_allclose(result, vector, rtol=0, atol=1e-4, err_msg=readout)
     made = replace(made, open_backbone=lambda: pytest.fail("all vectors are in the store"))
-    vectors, statuses = RowReader(made, embedded.store, made.width)(rows[:7], features.names)
+    vectors, statuses = RowReader(made, embedded.store)(rows[:7], features.names)
     assert statuses == [RowStatus.OK] * 7
     assert all(np.array_equal(vectors[name], embedded.states(name)[:7]) for name in features.names)
 

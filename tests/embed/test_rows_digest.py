@@ -8,26 +8,9 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, Image, Value, concatenate_datasets
 
-from saft_hf.distributed import World
 from saft_hf.embed.rows_digest import rows_digest
 
 N = 2500  # more than two batches
-
-
-class OneOf(World):
-    """One of several processes, whose digests are put together by hand."""
-
-    def __init__(self, rank: int, size: int, gathered: list[Any]) -> None:
-        self._place, self._gathered = (rank, size), gathered
-
-    rank = property(lambda self: self._place[0])  # type: ignore[assignment]
-    size = property(lambda self: self._place[1])  # type: ignore[assignment]
-
-    def gather(self, value: Any) -> Any:
-        if value is None:  # no error
-            return [None] * self.size
-        self._gathered[self.rank] = value
-        return self._gathered
 
 
 def columns() -> dict[str, list[Any]]:
@@ -90,16 +73,3 @@ def test_images_are_not_decoded() -> None:
     )
     assert rows_digest(broken) != rows_digest(broken, ["text"])
     assert rows_digest(broken.select([])) != rows_digest(broken)
-
-
-@pytest.mark.parametrize("size", [2, 3, 5])
-def test_several_processes_have_the_digest_of_one(rows: Dataset, size: int) -> None:
-    gathered: list[Any] = [None] * size
-    for _ in range(2):  # the second time every process sees what all have gathered
-        digests = []
-        for rank in range(size):
-            try:
-                digests.append(rows_digest(rows, world=OneOf(rank, size, gathered)))
-            except TypeError:  # another process's part is not there yet
-                digests.append("")
-    assert set(digests) == {rows_digest(rows)}

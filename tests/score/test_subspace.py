@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from saft_hf.errors import SAFTInputError
-from saft_hf.score import Moments, Subspace, principal_subspace, projections, saft_score, saft_scores, subspace_of_rows
+from saft_hf.score import Moments, Subspace, principal_subspace, projections, saft_scores, subspace_of_rows
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -23,6 +23,10 @@ def svd_score(x: NDArray[np.float64], k: int) -> NDArray[np.float64]:
 
 def pool(n: int = 80, d: int = 12, seed: int = 0) -> NDArray[np.float64]:
     return np.random.default_rng(seed).standard_normal((n, d)) * np.logspace(1, -1, d)
+
+
+def saft_score(x: NDArray[np.floating], space: Subspace, k: int) -> NDArray[np.float32]:
+    return saft_scores(x, space, (k,))[k]
 
 
 def fitted(x: NDArray[np.float64], k: int, block: int = 17) -> Subspace:

@@ -3,6 +3,6 @@
 from saft_hf.decide.certify.certificate import Certificate
 from saft_hf.decide.certify.fresh import FreshLabels
 from saft_hf.decide.certify.shares import clopper_pearson
-from saft_hf.decide.certify.statements import Bound, RowsInUse, ShareReport
+from saft_hf.decide.certify.statements import RowsInUse
 
-__all__ = ["Bound", "Certificate", "FreshLabels", "RowsInUse", "ShareReport", "clopper_pearson"]
+__all__ = ["Certificate", "FreshLabels", "RowsInUse", "clopper_pearson"]

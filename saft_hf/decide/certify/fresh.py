@@ -14,9 +14,7 @@ from saft_hf.decide.certify.exact import Counts, upper_limit
 from saft_hf.decide.certify.shares import check_chance, exact_share
 from saft_hf.decide.certify.statements import Bound, ShareReport
 from saft_hf.decide.certify.walk import kept_sets, walk
-from saft_hf.errors import SAFTInputError
-
-_SHOWN = 5
+from saft_hf.errors import SAFTInputError, few
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +77,7 @@ class FreshLabels:
         used = _rows("excluded", () if excluded is None else excluded, values.size, repeats=True)
         if (both := np.intersect1d(rows, used)).size:
             raise SAFTInputError(
-                f"{both.size} of {rows.size} fresh labels were used for fitting too (rows {_show(both)}): a "
+                f"{both.size} of {rows.size} fresh labels were used for fitting too (rows {few(both)}): a "
                 "certificate needs labels that chose nothing. Draw and label other rows"
             )
         population = ~np.isnan(values)
@@ -218,11 +216,11 @@ def _rows(name: str, indices: ArrayLike, total: int, *, repeats: bool = False) -
     if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
         raise SAFTInputError(f"{name} must be a list of row numbers; found {rows.dtype} of shape {rows.shape}")
     if (wrong := rows[(rows < 0) | (rows >= total)]).size:
-        raise SAFTInputError(f"{name} must lie between 0 and {total - 1}, one less than the rows; found {_show(wrong)}")
+        raise SAFTInputError(f"{name} must lie between 0 and {total - 1}, one less than the rows; found {few(wrong)}")
     unique, times = np.unique(rows, return_counts=True)
     if not repeats and unique.size < rows.size:
         raise SAFTInputError(
-            f"{name} names {int((times > 1).sum())} rows more than once ({_show(unique[times > 1])}): labels must be "
+            f"{name} names {int((times > 1).sum())} rows more than once ({few(unique[times > 1])}): labels must be "
             "drawn without replacement. Give each row once"
         )
     return rows.astype(np.int64)
@@ -245,7 +243,3 @@ def _strata(strata: Sequence[Any] | NDArray[Any] | None, total: int) -> NDArray[
     if values.shape != (total,):
         raise SAFTInputError(f"strata must hold one value for each of {total} rows; found shape {values.shape}")
     return np.asarray(np.unique(values, return_inverse=True)[1], dtype=np.int64)
-
-
-def _show(rows: NDArray[Any]) -> str:
-    return ", ".join(str(row) for row in rows[:_SHOWN]) + (", ..." if rows.size > _SHOWN else "")
