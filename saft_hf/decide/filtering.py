@@ -27,9 +27,13 @@ class Decision(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why: the score, a person's label or mark, or no threshold to decide by; the status of a row without a score."""
+    """Why: the score, unlike anything in the reference, a person's label or mark, or no threshold to decide by.
+
+    For a row without a score it is its status.
+    """
 
     SCORE = "score"
+    UNLIKE = "unlike"
     LABEL = "label"
     MARK = "mark"
     NO_DECISION = "no_decision"
@@ -114,8 +118,8 @@ def decide(
     Args:
         scores: scores, [N], NaN where there is none.
         status: the rows' statuses, [N]; only `ok` rows have a score.
-        threshold: tau, or one for each row, [N] (-inf: not kept); or None when no decision can be taken: every scored
-            row stays.
+        threshold: tau, or one for each row, [N] (-inf: not kept; inf: unlike the reference, kept whatever its score);
+            or None when no decision can be taken: every scored row stays.
         on_error: what to do with rows whose status is not `ok`. "exclude": list them apart. "keep": list them apart,
             and train on them. "raise": raise. Where nothing is filtered (no threshold, no labels) they are kept in any
             case: the training set is the input.
@@ -145,6 +149,8 @@ def decide(
         codes[flagged(values, threshold)] = 1
     by_score = Reason.NO_DECISION if threshold is None else Reason.SCORE
     reasons = [by_score.value if scored else each for scored, each in zip(ok, statuses, strict=True)]
+    for unlike in np.flatnonzero(ok & np.isposinf(np.nan if threshold is None else threshold)):
+        reasons[unlike] = Reason.UNLIKE.value
     for reason, rows in said.items():
         for row, removed in rows.items():
             if not 0 <= row < len(codes):

@@ -22,6 +22,7 @@ _FOLDERS = (_HERE.parents[1] / "model_cards", _HERE.parents[2] / "model_cards")
 _TAGS = ["saft", "data-filtering"]
 _REASONS = {
     ("kept", "score"): "kept: score up to the threshold",
+    ("kept", "unlike"): "kept: unlike anything in the reference, whatever the score",
     ("kept", "label"): "kept: a person labelled them harmless",
     ("kept", "no_decision"): "kept: nothing was decided",
     ("removed", "score"): "removed: score above the threshold",

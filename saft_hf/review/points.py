@@ -142,9 +142,9 @@ class _Counts:
         labels: Mapping[int, RowLabel],
         marks: Sequence[Mark],
     ) -> None:
-        people = np.array([reason in (Reason.LABEL, Reason.MARK) for reason in decisions.reasons], dtype=np.bool_)
-        self.by_people = int((people & (decisions.codes == 1)).sum())
-        self.by_score = np.sort(scores[~people & ~np.isnan(scores)])
+        fixed = np.isin(decisions.reasons, (Reason.LABEL, Reason.MARK, Reason.UNLIKE))
+        self.by_people = int((fixed & (decisions.codes == 1)).sum())
+        self.by_score = np.sort(scores[~fixed & ~np.isnan(scores)])
         harmful = [row for row, label in labels.items() if label.harmful and not np.isnan(scores[row])]
         self.harmful, self.summary = np.sort(scores[harmful]), summary
         self.fresh, self.unanswered = _fresh(scores, decisions, labels, marks)

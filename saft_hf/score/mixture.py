@@ -110,6 +110,12 @@ class Densities:
         return float(self.edges[int(under.argmax()) if under.any() else -1])
 
     @property
+    def posterior(self) -> NDArray[np.float64]:
+        """Probability that a row is harmful, were rows made of the sources as the reference is, for each bin, [b]."""
+        rows = self.counts.sum(axis=1)
+        return _posterior(rows / rows.sum(), _smoothed(self.counts, self.counts), self.harmful)
+
+    @property
     def above_benign(self) -> float:
         """The score that of no benign component more than one row in two hundred exceeds."""
         benign = self.counts[~self.harmful]
@@ -186,12 +192,7 @@ def explain(densities: Densities, scores: ArrayLike, fpr: float = FPR, *, seed: 
     low, high = np.quantile(shares, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     interval = (min(float(low), share), max(float(high), share))
     of_pool = weights @ components
-    posterior = (weights[harmful] @ components[harmful]) / of_pool
-    posterior = (
-        IsotonicRegression(y_min=0, y_max=1)
-        .fit(np.arange(size), posterior, sample_weight=of_pool)
-        .predict(np.arange(size))
-    )
+    posterior = _posterior(weights, components, harmful)
     misfit = float(np.abs(observed / bins.size - of_pool).sum() / 2)
     undecided = None
     if misfit > MISFIT:
@@ -225,6 +226,16 @@ def explain(densities: Densities, scores: ArrayLike, fpr: float = FPR, *, seed: 
         lost=float(harmless[first:].sum() / max(harmless.sum(), 1e-12)),
         undecided=undecided,
     )
+
+
+def _posterior(
+    weights: NDArray[np.float64], components: NDArray[np.float64], harmful: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Probability that a row is harmful, for each bin, ascending, [b]."""
+    of_pool, bins = weights @ components, np.arange(components.shape[1])
+    posterior = (weights[harmful] @ components[harmful]) / of_pool
+    ascending = IsotonicRegression(y_min=0, y_max=1).fit(bins, posterior, sample_weight=of_pool)
+    return np.asarray(ascending.predict(bins))
 
 
 def _smoothed(counts: NDArray[np.floating] | NDArray[np.int64], of_all: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -27,7 +27,7 @@ from saft_hf.scorer.labels import Suggested, without_labels
 def suggest(
     dataset: Dataset,
     fit: Fit,
-    scores: NDArray[np.float32],
+    scores: NDArray[np.float64],
     survey: Survey,
     *,
     uniform: int,
@@ -57,7 +57,7 @@ def suggest(
 
 def certify(
     fit: Fit,
-    scores: NDArray[np.float32],
+    scores: NDArray[np.float64],
     identities: NDArray[np.uint8],
     fresh_identities: NDArray[np.uint8],
     labels: Suggested,
@@ -75,7 +75,7 @@ def certify(
 
     Args:
         fit: of the scorer.
-        scores: of all rows, `float32 [N]`, NaN where a row has none.
+        scores: of all rows, `float64 [N]`, NaN where a row has none, -inf where every threshold keeps it.
         identities: digests of the tokens of all rows, `uint8 [N, 16]`.
         fresh_identities: those of the labelled rows, `uint8 [m, 16]`.
         labels: what people said of them.
@@ -101,7 +101,7 @@ def certify(
             "and label other rows, for example those that `suggest_labels` gives."
         )
     excluded = np.union1d(fit.labelled.used(identities), rows[labels.informative])
-    own, rows, cut = scores.astype(np.float64), rows[counts], labels.up_to
+    own, rows, cut = scores, rows[counts], labels.up_to
     # A threshold that a certificate chose is no choice made before these labels, as far as we know.
     at = fit.threshold if threshold is None else threshold
     bounded = threshold is not None or cut is not None or fit.threshold_from != "certificate"
@@ -136,10 +136,18 @@ def certify(
     certificate = replace(
         certificate, drawn_from=cut, unanswered=labels.unanswered, informative=int(labels.informative.sum())
     )
-    counted = 0 if at is None else int(fresh.at(at).sizes.sum())
-    if at is None or not counted:
+    if at is None:
+        return certificate
+    decisions = decided(at)
+    assert decisions.threshold is not None  # noqa: S101 - it was given one
+    # A probe's own threshold keeps rows above it too: those that are as likely harmless.
+    fresh = FreshLabels.of(
+        np.where(own <= decisions.threshold, -np.inf, own), rows, labels.harmful, excluded, strata and strata[0]
+    )
+    counted = int(fresh.at(at).sizes.sum())
+    if not counted:
         return certificate  # there is no row kept at a threshold in use
-    certificate = replace(certificate, rows=RowsInUse.of(decided(at), at, counted))
+    certificate = replace(certificate, rows=RowsInUse.of(decisions, at, counted))
     if not bounded or not certificate.labels:
         return certificate  # there is no label to tell, or not of a threshold that labels chose
     return replace(
@@ -202,7 +210,7 @@ def certified_fit(fit: Fit, certificate: Certificate) -> Fit:
     )
 
 
-def digest_of(rows: str, scores: NDArray[np.float32], dataset: Dataset, stratify_by: str | None) -> str:
+def digest_of(rows: str, scores: NDArray[np.float64], dataset: Dataset, stratify_by: str | None) -> str:
     """Names what a certificate is about: rows, by their digest, their scores, and strata that have an alpha each."""
     strata = None if stratify_by is None else _column(dataset, "dataset", stratify_by)
     return hashlib.sha256(repr((rows, strata)).encode() + scores.tobytes()).hexdigest()

@@ -49,14 +49,14 @@ def leverage_of(scores: NDArray[np.float32], survey: Survey, *, energies: bool) 
     return leverage(own if energies else (own - np.nanmean(own)) ** 2, survey.keys)
 
 
-def flagged_share(scores: NDArray[np.float32], threshold: float | None, pool: PoolCounts) -> FlaggedShare | None:
+def flagged_share(scores: NDArray[np.floating], threshold: float | None, pool: PoolCounts) -> FlaggedShare | None:
     """How many rows are above the threshold, beside the rows of the fit: None without a score or a threshold.
 
     Two shares are far apart where the exact binomial intervals (99.9 %) of both are, and by a factor of 1.5 at least:
     with many rows a difference that means nothing is no chance either.
 
     Args:
-        scores: `float32 [N]`, NaN where a row has none.
+        scores: `[N]`, NaN where a row has none, -inf where every threshold keeps it.
         threshold: of this run.
         pool: counts of the fit.
     """

@@ -148,20 +148,22 @@ class Fit(FitHeader):
         return ascending and posterior.shape == (probe.densities.edges.size + 1,)
 
     def read(self, vectors: Vectors) -> NDArray[np.float32]:
-        """Scores of rows and, where a pool was explained, their probabilities of being harmful, `float32 [n, 1 or 2]`.
+        """Scores of rows and, by a probe, their probabilities of being harmful, `float32 [n, 1 or 2]`.
 
-        The probability of a row that is unlike the reference is -1: NaN stands for a row without a score.
+        The probability is that in the pool that was explained; without one, as if rows were made of the sources as the
+        reference is. That of a row that is unlike the reference is -1: NaN stands for a row without a score.
         """
         scores = self.score(vectors)
-        if self.probe is None or self.posterior is None:
+        if self.probe is None:
             return scores[:, None]
-        likely = self.probe.probabilities(self.posterior, scores, vectors)
+        posterior = self.probe.densities.posterior if self.posterior is None else self.posterior
+        likely = self.probe.probabilities(posterior, scores, vectors)
         return np.stack([scores, np.nan_to_num(likely, nan=-1.0)], axis=1)
 
     @property
     def columns(self) -> int:
         """How many values `read` gives a row."""
-        return 1 if self.posterior is None else 2
+        return 1 if self.probe is None else 2
 
     @property
     def captured(self) -> Features:

@@ -17,7 +17,7 @@ from saft_hf.embed import Extractor, Features, readouts_of
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.render import READOUTS
 from saft_hf.scorer.fit import Fit
-from saft_hf.scorer.inputs import check_choice, check_number, why_unread
+from saft_hf.scorer.inputs import check_choice, check_number, placed, why_unread
 from saft_hf.scorer.labels import LabelledRows, LabelSet
 from saft_hf.scorer.methods import METHODS, FitSpec, Method, MethodFit
 from saft_hf.scorer.methods.reference import agreement
@@ -127,14 +127,19 @@ def run(spec: FitSpec, method: Method, extractor: Extractor, dataset: Dataset) -
     answer = method.fit(spec, pool, labelled)
     undecided = answer.undecided
     if undecided is None and answer.threshold is not None:
-        scored = answer.scores[~np.isnan(answer.scores)]
+        scored = _placed(answer)
         undecided = degenerate(scored, answer.threshold, 0 if labelled is None else int(labelled.harmful.sum()))
     if labelled is None:
         return replace(answer, undecided=undecided), pool, LabelledRows.none()
     return replace(answer, undecided=undecided, reference_auroc=agreement(pool, labelled)), pool, labelled.rows()
 
 
-def degenerate(scores: NDArray[np.float32], threshold: float, harmful: int) -> str | None:
+def _placed(answer: MethodFit) -> NDArray[np.float64]:
+    """Scores of the rows that have one, as thresholds see them."""
+    return placed(answer.scores, answer.probabilities)[~np.isnan(answer.scores)]
+
+
+def degenerate(scores: NDArray[np.floating], threshold: float, harmful: int) -> str | None:
     """Why a threshold must not be used: it removes nearly all, or nothing although labels say that there is harm."""
     removed = int(flagged(scores, threshold).sum())
     if len(scores) - removed <= _KEPT_AT_LEAST * len(scores):
@@ -179,7 +184,7 @@ def metrics_of(spec: FitSpec, pool: Pool, answer: MethodFit) -> FitMetrics:
     """Counts and figures of a fit. No clock and no path: a scorer is the same bytes in every process."""
     readouts = readouts_of(answer.score.features)
     statuses = pool.embedded.survey.status_counts(readouts)
-    scored = answer.scores[~np.isnan(answer.scores)]
+    scored = _placed(answer)
     unscored = {status: count for status, count in sorted(statuses.items()) if status != RowStatus.OK}
     if lost := statuses[RowStatus.OK] - len(scored):
         unscored[str(RowStatus.NON_FINITE)] = lost

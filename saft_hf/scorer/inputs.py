@@ -121,17 +121,31 @@ def without_scores(dataset: Any) -> Any:
     return dataset.remove_columns(found) if found else dataset
 
 
-def limits_of(threshold: float, probabilities: Any, *, of_probe: bool = False) -> float | NDArray[np.float64]:
+def limits_of(
+    threshold: float | NDArray[np.float64], probabilities: Any, *, of_probe: bool = False
+) -> float | NDArray[np.float64]:
     """What each row is held to: a row that is unlike the reference, of probability NaN, is never removed by a probe.
 
     Args:
-        threshold: rows above it are removed.
+        threshold: rows above it are removed; or one for each row, -inf where none of its stratum is kept.
         probabilities: `saft_probability` of each row; None where the score is not a probe's.
         of_probe: whether the threshold is the probe's own, and no row goes that is as likely harmless.
     """
     if probabilities is None:
         return threshold
-    return np.where(np.asarray(probabilities, dtype=np.float64) > (0.5 if of_probe else -1.0), threshold, np.inf)
+    likely = np.asarray(probabilities, dtype=np.float64)
+    limits = np.where(likely <= 0.5, np.finfo(np.float64).max, threshold) if of_probe else threshold
+    return np.where(np.isnan(likely) & (limits > -np.inf), np.inf, limits)
+
+
+def placed(scores: NDArray[np.float32], probabilities: Any) -> NDArray[np.float64]:
+    """Scores as thresholds see them, `float64 [N]`: -inf for a row that is unlike the reference, which any keeps.
+
+    Whatever the threshold, the rows that are kept are those up to it: they are nested, and no label has a part in it.
+    """
+    if probabilities is None:
+        return scores.astype(np.float64)
+    return np.where(np.isnan(probabilities) & ~np.isnan(scores), -np.inf, scores.astype(np.float64))
 
 
 def with_columns(dataset: Dataset, **columns: Any) -> Dataset:

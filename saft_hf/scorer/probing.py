@@ -39,13 +39,13 @@ class PoolFit:
     Attributes:
         posterior: probability of each bin of scores; None where every row is unlike the reference.
         probabilities: that of each row, `float32 [N]`, NaN for one that is unlike the reference or has no score.
-        metrics: what the pool is made of, likewise.
+        metrics: what the pool is made of; None where every row is unlike the reference.
         threshold: rows above it are removed; None where nothing can be decided.
         undecided: why not.
     """
 
     posterior: NDArray[np.float64] | None
-    probabilities: NDArray[np.float32] | None
+    probabilities: NDArray[np.float32]
     metrics: MixtureMetrics | None
     threshold: float | None
     undecided: str | None
@@ -100,9 +100,10 @@ def apply_probe(reference: Reference, scores: NDArray[np.float32], far: NDArray[
     """
     probe, scored = reference.probe, ~np.isnan(scores)
     inside = scored & ~far
+    probabilities = np.full(scores.shape, np.nan, dtype=np.float32)
     if not inside.any():
         nothing = "every row of the pool is unlike the reference: no distance is within that of its own rows"
-        return PoolFit(None, None, None, None, nothing)
+        return PoolFit(None, probabilities, None, None, nothing)
     found = explain(probe.densities, scores[inside], fpr)
     undecided = found.undecided
     if far.sum() > UNLIKE * scored.sum():
@@ -115,7 +116,6 @@ def apply_probe(reference: Reference, scores: NDArray[np.float32], far: NDArray[
         # The pool holds nothing that the reference knows as harmful. No row of it lies above this, and no row of
         # another dataset goes: none has a probability above 0.5.
         threshold = float(max(scores[scored].max(), probe.densities.edges[-1]))
-    probabilities = np.full(scores.shape, np.nan, dtype=np.float32)
     probabilities[inside] = likely = found.posterior[probe.densities.bins(scores[inside])]
     metrics = MixtureMetrics(
         share=found.share,

@@ -99,6 +99,11 @@ class _Scored:
         """What is added to the rows."""
         return _columns(self.scores, self.probabilities, self.statuses)
 
+    @property
+    def placed(self) -> NDArray[np.float64]:
+        """The scores as thresholds see them, see `inputs.placed`."""
+        return inputs.placed(self.scores, self.probabilities)
+
 
 def _columns(
     scores: NDArray[np.float32], probabilities: NDArray[np.float32] | None, statuses: list[str]
@@ -371,7 +376,8 @@ class SAFTScorer:
         """Learn a probe from labelled rows of other sources, for any pool: `SAFTScorer(model, reference=saved)`.
 
         The rows are read in the chat template where the tokenizer has one. The harmless rows that ship with the package
-        join them. The scorer then scores; `fit` on a pool finds what the pool is made of, and a threshold.
+        join them. The scorer then scores, and filters where it was given a `threshold`; `fit` on a pool finds what the
+        pool is made of, and a threshold for it.
 
         Every process of a distributed run must call it, with the same reference.
 
@@ -382,7 +388,7 @@ class SAFTScorer:
             The scorer.
 
         Raises:
-            SAFTInputError: a source cannot be read, or a class has too few rows.
+            SAFTInputError: a source cannot be read, a class has too few rows, or an option needs a pool or labels.
 
         Examples:
             >>> scorer = SAFTScorer("meta-llama/Llama-2-7b-chat-hf")                   # doctest: +SKIP
@@ -395,6 +401,12 @@ class SAFTScorer:
         self._check_ranks(lambda: {**self._options(), "reference": self.reference})
         method = METHODS["reference"]
         inputs.check_choice("method", self.method, (None, method.name))
+        fitting.choose_method(self, has_labels=False, aim=None)
+        if self.contamination is not None:
+            raise SAFTInputError(
+                f"`contamination`={self.contamination} is a share of a pool, and `fit_reference` has none: leave it "
+                "out here, and give it to the scorer that is fitted on a pool; or give a `threshold`."
+            )
         rows = self._read_reference(world)
         if not isinstance(rows, ReferenceRows):
             raise SAFTInputError("`reference` must be labelled rows of other sources; found none to fit on.")
@@ -416,8 +428,8 @@ class SAFTScorer:
         self.fit_ = Fit(
             **self._read_as(extractor, fingerprint, found.probe.score),
             method=method.name,
-            threshold=None,
-            threshold_from="none",
+            threshold=None if self.threshold is None else float(self.threshold),
+            threshold_from="none" if self.threshold is None else "given",
             undecided=None,
             keep_undecided=False,
             plan_digest=name_of({"reference": [info.digest for info in rows.sources]}),
@@ -498,7 +510,9 @@ class SAFTScorer:
 
         Returns:
             `saft_score` (`float32 [n]`, NaN where a row has none) and `saft_status` (list of `str`, `ok` or why not);
-            for a table or a data frame it with these two columns, which is what `map` needs then.
+            by a probe also `saft_probability` (`float32 [n]`): that the row is harmful, in the pool that was fitted,
+            or without one as if rows were made of the sources as the reference is; NaN where it is unlike them. For
+            a table or a data frame it with these two columns, which is what `map` needs then.
 
         Raises:
             SAFTInputError: the columns are not those of rows to train on; single rows came in place of a batch
@@ -515,13 +529,13 @@ class SAFTScorer:
         return inputs.in_form_of(batch, _columns(scores, likely, fitting.final_statuses(scores, statuses)))
 
     def score_dataset(self, dataset: Dataset) -> Dataset:
-        """Add `saft_score` and `saft_status`, embedding on all processes of the launch together.
+        """Add `saft_score`, `saft_status` and by a probe `saft_probability`, embedding on all processes together.
 
         Args:
-            dataset: rows of any shape that SFTTrainer takes. Columns of these two names are replaced.
+            dataset: rows of any shape that SFTTrainer takes. Columns of these names are replaced.
 
         Returns:
-            The dataset with the two columns; rows and order unchanged, the same on every process.
+            The dataset with the columns; rows and order unchanged, the same on every process.
 
         Raises:
             SAFTInputError: the columns are not those of rows to train on.
@@ -722,8 +736,8 @@ class SAFTScorer:
             )
         names = None if by is None else diagnostics.groups_by(dataset, by, self._render_config().text_field)
         scored = self._score(dataset)
-        if threshold is not None and certificate is None:
-            limits = inputs.limits_of(threshold, scored.probabilities, of_probe=threshold_from == "reference")
+        if limits is not None:
+            limits = inputs.limits_of(limits, scored.probabilities, of_probe=threshold_from == "reference")
         labels: dict[int, bool] = {}
         known: dict[int, RowLabel] = {}
         if len(fit.labelled.harmful):
@@ -756,7 +770,7 @@ class SAFTScorer:
                 logger.warning("Every row is kept: %s.", undecided)
             decisions = decide(scored.scores, scored.statuses, None, on_error=on_error, labels=labels, marks=marked)
         if certificate is not None:
-            about = certifying.digest_of(scored.digest[0], scored.scores, dataset, certificate.stratify_by)
+            about = certifying.digest_of(scored.digest[0], scored.placed, dataset, certificate.stratify_by)
             certifying.check_certificate(certificate, about, decisions)
         if not keep:
             unread = bool(np.isnan(scored.scores).all())
@@ -773,7 +787,7 @@ class SAFTScorer:
             threshold_from="labels" if limits is None and (labels or marked) else threshold_from,
             near_threshold=None if threshold is None else near_threshold(scored.scores, threshold),
             score_quantiles=fitting.quantiles(scored.scores),
-            flagged=None if certificate else diagnostics.flagged_share(scored.scores, threshold, fit.metrics.pool),
+            flagged=None if certificate else diagnostics.flagged_share(scored.placed, threshold, fit.metrics.pool),
             confounds=diagnostics.confounds_of(self._open_source().tokenizer, scored.survey, scored.scores),
             leverage=diagnostics.leverage_of(scored.scores, scored.survey, energies=fit.k is not None),
             groups=groups,
@@ -846,7 +860,7 @@ class SAFTScorer:
         return certifying.suggest(
             dataset,
             self._fitted,
-            scored.scores,
+            scored.placed,
             scored.survey,
             uniform=uniform,
             informative=informative,
@@ -927,21 +941,12 @@ class SAFTScorer:
         for warning in labels.warnings(uniform=strata is None) if world.is_main else ():
             logger.warning("fresh_labels: %s", warning)
         scored = self._score(dataset)
-        at = fit.threshold if threshold is None else threshold
-        if at is not None and scored.probabilities is not None and world.is_main:
-            unlike = int((np.isnan(scored.probabilities) & (scored.scores > at)).sum())
-            if unlike:
-                logger.warning(
-                    "%d rows above the threshold are unlike the reference, and `filter` keeps them: what is said of "
-                    "rows kept at this threshold is not about them. `filter(certificate=...)` removes them.",
-                    unlike,
-                )
         fresh = survey_dataset(fresh_labels, scored.renderer, fit.captured.readouts, world)
         identities = identities_of(dataset, scored.survey, scored.renderer)
         fresh_identities = identities_of(fresh_labels, fresh, scored.renderer)
         certificate = certifying.certify(
             fit,
-            scored.scores,
+            scored.placed,
             identities,
             fresh_identities,
             labels,
@@ -955,13 +960,15 @@ class SAFTScorer:
             decided=lambda at: decide(
                 scored.scores,
                 scored.statuses,
-                at,
+                inputs.limits_of(
+                    at, scored.probabilities, of_probe=threshold is None and fit.threshold_from == "reference"
+                ),
                 on_error=on_error,
                 labels=self._labels_that_decide(scored, identities) if self._trust_labels else {},
             ),
         )
         look = self._look(scored.digest[0], frozenset(key.tobytes() for key in fresh_identities[labels.counts]))
-        about = certifying.digest_of(scored.digest[0], scored.scores, dataset, certificate.stratify_by)
+        about = certifying.digest_of(scored.digest[0], scored.placed, dataset, certificate.stratify_by)
         return replace(certificate, look=look, dataset=about)
 
     def _look(self, digest: str, labels: frozenset[bytes]) -> int | None:

@@ -345,7 +345,7 @@ def filter_eval(args: FilterArgs, record: Record, world: World) -> tuple[Any, di
         limits: Any = record.summary.threshold
         if limits is None and record.summary.filtered and (fit := record.scorer.fit_) is not None and fit.thresholds:
             limits = thresholds_by_row(fit, rows)
-        elif limits is not None and record.summary.certificate is None:
+        if limits is not None:
             likely = scored[PROBABILITY][:] if PROBABILITY in scored.column_names else None
             limits = limits_of(limits, likely, of_probe=record.summary.threshold_from == "reference")
         decisions = decide(scores, statuses, limits, on_error=args.on_error)

@@ -206,3 +206,58 @@ def test_a_licence_that_no_card_can_show_is_refused_at_once(new: Any, rows: Path
     source = ReferenceSource(str(rows / "first.jsonl"), licence="https://example.org")
     with pytest.raises(SAFTInputError, match="`licence` is at most 80"):
         new(reference=[source]).fit(pool)
+
+
+def test_a_threshold_given_to_a_probe_without_a_pool_removes_no_row_unlike_the_reference(
+    new: Any, pool: Dataset, tmp_path: Path
+) -> None:
+    scorer = new(threshold=-100.0).fit_reference()
+    assert scorer.threshold_ == -100.0
+    strange = Dataset.from_list([dialogue("0 " * 60, "x")] * 3)
+    mixed = concatenate_datasets([pool.remove_columns("kind"), strange])
+    result = scorer.filter(mixed)
+    unlike = np.isnan(columns(scorer.score_dataset(mixed))[1])
+    assert unlike[len(pool) :].all()
+    assert result.kept_indices.tolist() == np.flatnonzero(unlike).tolist()
+    assert result.summary.reasons["kept"] == {"unlike": unlike.sum()}
+    mapped = columns(mixed.map(scorer, batched=True, batch_size=7))  # without the store: to 1e-5
+    for one, other in zip(mapped, columns(scorer.score_dataset(mixed)), strict=True):
+        assert np.allclose(one, other, atol=1e-4, equal_nan=True)
+    assert np.flatnonzero(StreamFilter(scorer, -100.0, "exclude")(mixed[:])).tolist() == result.kept_indices.tolist()
+    scorer.save_pretrained(tmp_path)
+    again = SAFTScorer.from_pretrained(tmp_path, cache_dir=scorer.cache_dir)
+    assert again.filter(mixed).kept_indices.tolist() == result.kept_indices.tolist()
+
+
+def test_a_share_of_a_pool_is_refused_where_there_is_no_pool(new: Any) -> None:
+    with pytest.raises(SAFTInputError, match=r"`contamination`=0\.2 is a share of a pool"):
+        new(contamination=0.2).fit_reference()
+    with pytest.raises(SAFTInputError, match="`threshold` must be a finite number"):
+        new(threshold=float("nan")).fit_reference()
+
+
+def test_a_pool_that_is_all_unlike_the_reference_loses_no_row_to_a_given_threshold(new: Any, saved: Path) -> None:
+    pool = Dataset.from_list([dialogue("0 " * (60 + at), "x") for at in range(30)])
+    scorer = new(reference=str(saved), threshold=-100.0).fit(pool)
+    unlike = np.isnan(columns(scorer.score_dataset(pool))[1])
+    assert unlike.any()
+    assert scorer.filter(pool, on_undecided="keep").kept_indices.tolist() == np.flatnonzero(unlike).tolist()
+
+
+def test_what_is_certified_of_a_probe_is_what_filter_keeps(saved: Path, pool: Dataset, store_dir: Path) -> None:
+    scorer = SAFTScorer.from_pretrained(saved, cache_dir=store_dir)
+    strange = Dataset.from_list([dialogue("0 " * (60 + at), "x") for at in range(5)])
+    rows = concatenate_datasets([pool, strange])
+    scores, likely = columns(scorer.score_dataset(rows))
+    unlike = np.isnan(likely)
+    cut = float(np.median(scores[~unlike]))
+    assert (scores[unlike] > cut).any()
+    drawn = scorer.suggest_labels(rows, uniform=60, kept_only=True, threshold=cut)
+    assert set(drawn["saft_row"]) <= set(np.flatnonzero((scores <= cut) | unlike).tolist())
+    truth = [rows["kind"][row] == "bad" for row in drawn["saft_row"]]
+    fresh = drawn.remove_columns("is_harmful").add_column("is_harmful", truth)
+    certificate = scorer.certify(rows, fresh, alpha=0.2, threshold=cut)
+    assert certificate.unlike == unlike.sum()
+    result = scorer.filter(rows, certificate=certificate)
+    assert len(result.kept) == certificate.kept == ((scores <= cut) | unlike).sum()
+    assert scorer.certified(certificate).filter(rows).kept_indices.tolist() == result.kept_indices.tolist()

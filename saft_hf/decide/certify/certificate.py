@@ -26,6 +26,7 @@ class Certificate:
         unscored_labels: fresh labels on rows without a score, left out.
         strata: independent samples; 1 where labels were drawn from the whole population.
         errored_kept: rows without a score that are trained on all the same, each counted as harmful.
+        unlike: rows of the population that are unlike the reference: kept in every set, and counted in it like others.
         steps: the kept sets tested, smallest first; all but the last passed, and the last too where all did.
         labels_needed: where nothing is certified, about how many in all it would take; None where no number would do.
         drawn_from: the threshold whose kept rows the labels were drawn from; None where they come from all rows.
@@ -51,6 +52,7 @@ class Certificate:
     errored_kept: int
     steps: tuple[Step, ...]
     labels_needed: int | None
+    unlike: int = 0
     drawn_from: float | None = None
     looks: int = 1
     stratify_by: str | None = None
@@ -116,6 +118,7 @@ class Certificate:
             unscored_labels=sum(part.unscored_labels for part in all_parts),
             strata=len(parts),
             errored_kept=errored,
+            unlike=sum(part.unlike for part in all_parts),
             steps=(),
             labels_needed=None,
             looks=looks,
@@ -213,7 +216,8 @@ class Certificate:
             share = f", {step.kept / self.population:.1%} of the {self.population} that were scored and"
         return (
             f"With confidence {confidence(self.delta)}, at most {at_most(self.alpha)} are harmful of the "
-            f"{row_count(step.kept)} with a score up to {step.threshold:.6g}{share or ' that were'} not labelled for "
+            f"{row_count(step.kept)} with a score up to {step.threshold:.6g}{self._and_unlike()}"
+            f"{share or ' that were'} not labelled for "
             f"fitting{errored}. This rests on {drawn.rstrip(',')}; {step.labels} of them fall in the kept set, "
             f"{step.harmful} harmful. {self._caveats()}"
         )
@@ -234,8 +238,11 @@ class Certificate:
             return f"nothing certified, so none of it is kept ({self.harmful_labels} of {self.labels} harmful; {more})"
         return (
             f"at most {at_most(self.alpha)} are harmful of the {row_count(step.kept)} with a score up to "
-            f"{step.threshold:.6g} ({step.harmful} of {step.labels} fresh labels there are)"
+            f"{step.threshold:.6g}{self._and_unlike()} ({step.harmful} of {step.labels} fresh labels there are)"
         )
+
+    def _and_unlike(self) -> str:
+        return f" or unlike the reference ({self.unlike} of them, kept whatever their score)" if self.unlike else ""
 
     def _caveats(self) -> str:
         once = ", and which are looked at once (adding to them and certifying again multiplies the chance of error)"

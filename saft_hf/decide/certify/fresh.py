@@ -57,7 +57,7 @@ class FreshLabels:
         """Check the labels and take the population: rows with a score, less the excluded ones.
 
         Args:
-            scores: scores of all rows, [D]; NaN where there is none.
+            scores: scores of all rows, [D]; NaN where there is none, -inf for a row that every threshold keeps.
             fresh_rows: rows labelled for this, indices into `scores`, int [m]: drawn uniformly without replacement
                 from the population (or all rows), with `strata` from each stratum, and used for no choice before.
             harmful: their labels, bool [m], True where harmful.
@@ -144,6 +144,7 @@ class FreshLabels:
             unscored_labels=self.unscored,
             strata=len(self.strata),
             errored_kept=int(errored_kept),
+            unlike=int(np.isneginf(self.scores).sum()),
             steps=steps,
             labels_needed=needed,
             looks=looks,

@@ -93,7 +93,8 @@ class RowsInUse:
     Attributes:
         threshold: rows with a score above it are removed; None where it differs by stratum.
         rows: that came in.
-        by_score: kept by their score.
+        by_score: kept by their score, or since they are unlike the reference.
+        unlike: the latter.
         counted: those of them that the statement is about; for the others, labels were used before.
         by_label: kept because people labelled them benign, or marked them: no part of any statement.
         removed: removed rows.
@@ -104,6 +105,7 @@ class RowsInUse:
     threshold: float | None
     rows: int
     by_score: int
+    unlike: int
     counted: int
     by_label: int
     removed: int
@@ -119,6 +121,7 @@ class RowsInUse:
             threshold=threshold,
             rows=len(decisions),
             by_score=len(decisions.kept) - by_label,
+            unlike=reasons[Decision.KEPT].get(Reason.UNLIKE, 0),
             counted=counted,
             by_label=by_label,
             removed=len(decisions.removed),
@@ -131,12 +134,13 @@ class RowsInUse:
         at = "thresholds by stratum" if self.threshold is None else f"threshold {self.threshold:.6g}"
         kept, used = self.by_score + self.by_label, self.by_score - self.counted
         aside = f" Not about the {row_count(used)} among them whose labels were used before." if used else ""
+        unlike = f", {self.unlike} of them unlike the reference, whatever their score" if self.unlike else ""
         errored = "trained on too" if self.errored_kept else "left out"
         return "\n".join(
             [
                 f"Set in use: {row_count(kept)} kept at {at}, {self.removed} removed and {self.errored} errored, "
                 f"of {self.rows}.",
-                f"Kept by score: {row_count(self.by_score)}. {statement}{aside}",
+                f"Kept by score: {row_count(self.by_score)}{unlike}. {statement}{aside}",
                 f"Kept by label: {row_count(self.by_label)}, no part of the statement.",
                 f"Errored: {row_count(self.errored)} without a score, {errored}.",
             ]

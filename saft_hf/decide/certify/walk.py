@@ -25,9 +25,13 @@ _ROUNDS, _ROUNDING = 12, 1e-9
 
 
 def kept_sets(ordered: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Thresholds of the kept sets, smallest first, from sorted scores; equal scores go together."""
+    """Thresholds of the kept sets, smallest first, from sorted scores; equal scores go together.
+
+    Rows with a score of -inf are in every set: the smallest has the lowest other score with them.
+    """
     shares = np.arange(math.ceil(SMALLEST * STEPS), STEPS + 1)
-    return np.unique(ordered[-(-shares * ordered.size // STEPS) - 1])
+    lowest = ordered[np.isfinite(ordered)][:1]
+    return np.unique(np.maximum(ordered[-(-shares * ordered.size // STEPS) - 1], lowest if lowest.size else 0.0))
 
 
 def walk(
