@@ -112,7 +112,7 @@ class Arguments:
     looks: int = _flag(_CERTIFY, "How often in all you will add labels and certify again; delta is split.", 1)
     stratify_by: str | None = _flag(_CERTIFY, "Column from whose values labels were drawn, or that have an alpha each.")
     uniform: int = _flag(_SUGGEST, "Rows drawn at random: their labels may fit, certify or estimate shares.", 100)
-    informative: int = _flag(_SUGGEST, "Rows near the threshold, spread out: their labels are for fitting alone.", 0)
+    informative: int = _flag(_SUGGEST, "Rows near the threshold, and such as no source explains: for fitting alone.", 0)
     kept_only: bool = _flag(
         _SUGGEST, "Draw the uniform rows from those kept at the threshold: to certify just these.", False
     )

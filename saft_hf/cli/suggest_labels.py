@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, Value
 from saft_hf.cli.arguments import parse
 from saft_hf.cli.pipeline import load_and_fit, output_folder
 from saft_hf.cli.table import print_table
+from saft_hf.decide.labelling import PURPOSE, Drawn, Purpose
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.files import replacing
@@ -46,7 +47,10 @@ def run(argv: Sequence[str]) -> None:
     def save() -> None:
         _write(rows, target)
         drawn = "drawn from the rows kept at the threshold" if args.kept_only else "drawn at random"
-        print_table({drawn: uniform, "near the threshold": informative})
+        purposes = rows.with_format(None)[PURPOSE][:]
+        odd, near = (purposes.count(str(Drawn(purpose))) for purpose in (Purpose.UNEXPLAINED, Purpose.INFORMATIVE))
+        table = {drawn: uniform, "near the threshold": near}
+        print_table(table | ({"above nearly all benign rows of the reference": odd} if odd else {}))
         fit = "" if args.kept_only else "`--labelled_name` to fit on it, or as "
         print(
             f"Fill in the column `is_harmful` of {target} (true or false), from the top. Then give the file as {fit}"

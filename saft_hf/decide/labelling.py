@@ -20,10 +20,13 @@ _WINDOW = 4  # times their number: the rows next to the threshold that the infor
 
 
 class Purpose(StrEnum):
-    """What a label is for: a uniform one may certify and estimate shares, an informative one is for fitting alone."""
+    """What a label is for: a uniform one may certify and estimate shares, the others are for fitting alone."""
 
     UNIFORM = "uniform"
     INFORMATIVE = "informative"
+    """It lies near the threshold."""
+    UNEXPLAINED = "unexplained"
+    """It scores above nearly all benign rows of a reference, and is counted as benign all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ def suggest_rows(
     uniform: int,
     informative: int = 0,
     threshold: float | None = None,
+    unexplained: ArrayLike = (),
     labelled: ArrayLike = (),
     groups: Sequence[Hashable] | None = None,
     kept_only: bool = False,
@@ -87,16 +91,18 @@ def suggest_rows(
 ) -> Suggestion:
     """Choose rows to label.
 
-    The informative rows are chosen first: the scores next to the threshold, as many on either side as there are, cut
-    into strata of score, and one row from each. Then the uniform ones are drawn: a uniform sample of all scored rows
+    The informative rows are chosen first: half of them from the unexplained ones, as far as there are so many; the
+    others are the scores next to the threshold, as many on either side as there are. Either are cut into strata of
+    score, and one row is taken from each. Then the uniform ones are drawn: a uniform sample of all scored rows
     less the labelled and the informative ones, which a certificate must leave out. In the other order they would be a
     uniform sample of nothing.
 
     Args:
         scores: scores of all rows, [N]; rows without one (NaN) are not suggested.
         uniform: how many rows to draw uniformly without replacement.
-        informative: how many to draw near the threshold.
+        informative: how many to draw near the threshold, and from the unexplained rows.
         threshold: rows with a score above it are removed; None spreads the informative rows over all scores.
+        unexplained: rows that score like harm and are counted as benign, indices into `scores`.
         labelled: rows that have a label, indices into `scores`: not suggested again.
         groups: a value for each row, [N], such as its prompt or rendering: no two informative rows share one while
             there are others.
@@ -125,19 +131,22 @@ def suggest_rows(
     open_rows[np.asarray(labelled, dtype=np.int64)] = False
     rest = np.flatnonzero(open_rows)
     rng = np.random.default_rng(seed)
-    near = _informative(values, rest, min(informative, rest.size), threshold, groups, rng)
-    drawable = np.setdiff1d(rest, near)
+    odd = np.intersect1d(rest, np.asarray(unexplained, dtype=np.int64))
+    odd = _informative(values, odd, min(-(-informative // 2), odd.size), None, groups, rng)
+    others = np.setdiff1d(rest, odd)
+    near = _informative(values, others, min(informative - odd.size, others.size), threshold, groups, rng)
+    drawable = np.setdiff1d(others, near)
     if kept_only and threshold is not None:
         drawable = drawable[values[drawable] <= threshold]
-    if informative > near.size or uniform > drawable.size:
-        kept = " and are kept at the threshold" if kept_only else ""
+    if informative > odd.size + near.size or uniform > drawable.size:
+        kept, free = " and are kept at the threshold" if kept_only else "", odd.size + near.size + drawable.size
         raise SAFTInputError(
-            f"{uniform} uniform and {informative} informative rows were asked for; {near.size + drawable.size} of "
+            f"{uniform} uniform and {informative} informative rows were asked for; {free} of "
             f"{values.size} rows have a score and no label{kept}: ask for fewer"
         )
     drawn = rng.choice(drawable, size=uniform, replace=False)
-    rows = np.concatenate([drawn, near])
-    purposes = [Purpose.UNIFORM] * uniform + [Purpose.INFORMATIVE] * informative
+    rows = np.concatenate([drawn, odd, near])
+    purposes = [Purpose.UNIFORM] * uniform + [Purpose.UNEXPLAINED] * odd.size + [Purpose.INFORMATIVE] * near.size
     order = rng.permutation(rows.size)
     return Suggestion(rows=rows[order], purposes=tuple(purposes[at] for at in order))
 

@@ -146,6 +146,15 @@ class Probe:
         likely = posterior[self.densities.bins(scores)]
         return np.where(self.outside(vectors), np.nan, likely).astype(np.float32)
 
+    def unexplained(self, scores: ArrayLike, likely: ArrayLike) -> NDArray[np.bool_]:
+        """Rows above nearly all benign rows of every source that are counted as benign all the same, bool [n].
+
+        Args:
+            scores: of the rows, [n].
+            likely: their probabilities, [n].
+        """
+        return (np.asarray(scores) > self.densities.above_benign) & (np.asarray(likely) <= 0.5)
+
     def to_parts(self) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
         """Split into a JSON-ready dict and arrays; the score goes its own way."""
         figures = _Figures(

@@ -28,6 +28,7 @@ def suggest(
     dataset: Dataset,
     fit: Fit,
     scores: NDArray[np.float64],
+    likely: NDArray[np.float32] | None,
     survey: Survey,
     *,
     uniform: int,
@@ -43,6 +44,9 @@ def suggest(
         uniform=uniform,
         informative=informative,
         threshold=threshold,
+        unexplained=()
+        if likely is None or fit.probe is None
+        else np.flatnonzero(fit.probe.unexplained(scores, likely)),
         labelled=fit.labelled.used(survey.identities),
         groups=[key.tobytes() for key in survey.keys],
         kept_only=kept_only,

@@ -134,7 +134,7 @@ class Suggested:
     Attributes:
         counts: `bool [m]`: drawn uniformly, and labelled.
         harmful: the labels of these, in order.
-        informative: `bool [m]`: suggested near the threshold, labelled or not.
+        informative: `bool [m]`: suggested for fitting alone, labelled or not.
         unanswered: rows drawn uniformly that have no label.
         up_to: the threshold whose kept rows they were drawn from; None where they come from all rows.
     """
@@ -291,7 +291,7 @@ def read_fresh(labelled: Dataset, label_column: str | None, harmful_value: str |
     """
     column = resolve_label_column(labelled.column_names, label_column)
     drawn, given = how_drawn(labelled), np.ones(len(labelled), dtype=np.bool_)
-    informative = np.array([each.purpose is Purpose.INFORMATIVE for each in drawn], dtype=np.bool_)
+    informative = np.array([each.purpose is not Purpose.UNIFORM for each in drawn], dtype=np.bool_)
     ways = {each.up_to for each in drawn if each.purpose is Purpose.UNIFORM}
     if len(ways) > 1:
         told = sorted(str(Drawn(Purpose.UNIFORM, way)) for way in ways)

@@ -116,7 +116,7 @@ def apply_probe(reference: Reference, scores: NDArray[np.float32], far: NDArray[
         # The pool holds nothing that the reference knows as harmful. No row of it lies above this, and no row of
         # another dataset goes: none has a probability above 0.5.
         threshold = float(max(scores[scored].max(), probe.densities.edges[-1]))
-    probabilities[inside] = likely = found.posterior[probe.densities.bins(scores[inside])]
+    probabilities[inside] = found.posterior[probe.densities.bins(scores[inside])]
     metrics = MixtureMetrics(
         share=found.share,
         low=found.interval[0],
@@ -124,7 +124,7 @@ def apply_probe(reference: Reference, scores: NDArray[np.float32], far: NDArray[
         misfit=found.misfit,
         outside=int(far.sum()),
         rows=int(scored.sum()),
-        unexplained=int(((scores[inside] > probe.densities.above_benign) & (likely <= 0.5)).sum()),
+        unexplained=int(probe.unexplained(scores, probabilities).sum()),
         recall=found.recall,
         lost=found.lost,
         weights=tuple(found.weights.tolist()),

@@ -832,8 +832,9 @@ class SAFTScorer:
         Args:
             dataset: the rows to draw from.
             uniform: how many to draw at random; their labels may certify, estimate shares, or fit.
-            informative: how many to take near the threshold, spread over different rows and scores; their labels are
-                for fitting alone.
+            informative: how many to take near the threshold, spread over different rows and scores; up to half of them
+                from the rows that score above nearly all benign rows of a reference and are counted as benign all the
+                same. Their labels are for fitting alone.
             kept_only: draw the uniform rows from those that are kept at the threshold, which must stay as it is. Their
                 labels certify exactly that set, with far fewer of them where it holds little harm, and no other.
             threshold: in place of the fitted one, for `kept_only` and `informative`.
@@ -841,8 +842,8 @@ class SAFTScorer:
 
         Returns:
             The rows in random order, so that who stops half way has labelled a uniform sample, with `saft_row` (where
-            they stand in `dataset`), `saft_purpose` (`uniform`, with `kept_only` `uniform up to` the threshold, or
-            `informative`) and an empty `is_harmful`.
+            they stand in `dataset`), `saft_purpose` (`uniform`, with `kept_only` `uniform up to` the threshold,
+            `informative` or `unexplained`) and an empty `is_harmful`.
 
         Raises:
             SAFTInputError: more rows are asked for than have a score and no label (and are kept); or there is no
@@ -861,6 +862,7 @@ class SAFTScorer:
             dataset,
             self._fitted,
             scored.placed,
+            scored.probabilities,
             scored.survey,
             uniform=uniform,
             informative=informative,

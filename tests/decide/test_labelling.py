@@ -24,7 +24,9 @@ def test_the_parts_are_disjoint_of_the_size_asked_for_scored_and_new(data: st.Da
     groups = data.draw(st.none() | st.lists(st.integers(0, 5), min_size=total, max_size=total))
     free = set(np.flatnonzero(~np.isnan(scores)).tolist()) - set(labelled)
     uniform, informative = data.draw(st.integers(0, 20)), data.draw(st.integers(0, 20))
+    unexplained = data.draw(st.lists(st.integers(0, total - 1), max_size=12, unique=True))
     options = {
+        "unexplained": unexplained,
         "uniform": uniform,
         "informative": informative,
         "threshold": data.draw(st.sampled_from([None, -1.0, 1.0, 9.0])),
@@ -40,24 +42,32 @@ def test_the_parts_are_disjoint_of_the_size_asked_for_scored_and_new(data: st.Da
     assert set(found.rows.tolist()) <= free
     assert len(set(found.rows.tolist())) == len(found.rows) == uniform + informative
     assert len(drawn_for(Purpose.UNIFORM, found)) == uniform
-    assert len(drawn_for(Purpose.INFORMATIVE, found)) == informative
+    strange = drawn_for(Purpose.UNEXPLAINED, found)
+    assert set(strange.tolist()) <= free & set(unexplained)
+    assert len(strange) == min((informative + 1) // 2, len(free & set(unexplained)))
+    assert len(drawn_for(Purpose.INFORMATIVE, found)) == informative - len(strange)
     again = suggest_rows(scores, **options)
     assert found.rows.tolist() == again.rows.tolist()
     assert found.purposes == again.purposes
     if groups is not None and informative:
-        different = len({groups[row] for row in free})
-        assert len({groups[row] for row in drawn_for(Purpose.INFORMATIVE, found)}) == min(different, informative)
+        different = len({groups[row] for row in free - set(strange.tolist())})
+        near = drawn_for(Purpose.INFORMATIVE, found)
+        assert len({groups[row] for row in near}) == min(different, len(near))
+        there = len({groups[row] for row in free & set(unexplained)})
+        assert len({groups[row] for row in strange}) == min(there, len(strange))
 
 
 def test_the_uniform_part_is_a_uniform_sample_of_all_rows_that_are_neither_labelled_nor_informative() -> None:
     scores = np.sort(np.random.default_rng(0).normal(size=40))
     counts = np.zeros(40)
     for seed in range(4000):
-        found = suggest_rows(scores, uniform=6, informative=2, threshold=-9.0, labelled=[15, 19], seed=seed)
+        options = {"threshold": -9.0, "labelled": [15, 19], "unexplained": [38, 39], "seed": seed}
+        found = suggest_rows(scores, uniform=6, informative=4, **options)
+        assert sorted(drawn_for(Purpose.UNEXPLAINED, found).tolist()) == [38, 39]
         assert drawn_for(Purpose.INFORMATIVE, found).max() < 8
         counts[drawn_for(Purpose.UNIFORM, found)] += 1
     assert counts[[15, 19]].sum() == 0
-    assert chisquare(np.delete(counts, [*range(8), 15, 19])).pvalue > 1e-3
+    assert chisquare(np.delete(counts, [*range(8), 15, 19, 38, 39])).pvalue > 1e-3
 
 
 def test_which_uniform_rows_are_drawn_says_nothing_about_the_informative_ones() -> None:

@@ -199,7 +199,7 @@ def test_only_the_uniform_rows_certify_and_the_others_leave_the_population(
     found = scorer.certify(shuffled, label(suggested, shuffled), alpha=0.2)
     assert (found.labels, found.informative, found.unanswered) == (120, 30, 0)
     assert found.population == len(alone(shuffled)) - 30
-    assert "30 rows suggested near the threshold" in found.says()
+    assert "30 rows suggested for fitting alone" in found.says()
     part = label(suggested, shuffled, answers=100)
     uniform = sum(purpose == "uniform" for purpose in suggested["saft_purpose"][:100])
     found = scorer.certify(shuffled, part, alpha=0.2)

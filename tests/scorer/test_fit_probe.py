@@ -261,3 +261,22 @@ def test_what_is_certified_of_a_probe_is_what_filter_keeps(saved: Path, pool: Da
     result = scorer.filter(rows, certificate=certificate)
     assert len(result.kept) == certificate.kept == ((scores <= cut) | unlike).sum()
     assert scorer.certified(certificate).filter(rows).kept_indices.tolist() == result.kept_indices.tolist()
+
+
+def test_rows_that_the_mixture_leaves_unexplained_are_laid_out_to_be_labelled(
+    new: Any, saved: Path, pool: Dataset
+) -> None:
+    rows = pool.remove_columns("kind")
+    scorer = new(reference=str(saved)).fit(pool.filter(lambda row: row["kind"] == "good"))  # nothing is likely harmful
+    assert scorer.fit_ is not None
+    assert scorer.fit_.probe is not None
+    scores, likely = columns(scorer.score_dataset(rows))
+    odd = np.flatnonzero((scores > scorer.fit_.probe.densities.above_benign) & (likely <= 0.5))
+    assert len(odd) > 1
+    found = scorer.suggest_labels(rows, uniform=20, informative=2 * len(odd))
+    drawn = dict(zip(found["saft_row"], found["saft_purpose"], strict=True))
+    assert sorted(row for row, word in drawn.items() if word == "unexplained") == odd.tolist()
+    assert sorted(drawn.values()) == ["informative"] * len(odd) + ["unexplained"] * len(odd) + ["uniform"] * 20
+    truth = found.remove_columns("is_harmful").add_column("is_harmful", [row in odd for row in found["saft_row"]])
+    assert not new(method="auto").fit(rows, truth, on_undecided="keep").summary_.fit.labels.uniform
+    assert scorer.certify(rows, truth, alpha=0.5, threshold=float(scores.max())).labels == 20

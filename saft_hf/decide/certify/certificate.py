@@ -36,7 +36,7 @@ class Certificate:
         in_use: a bound on the rows that are kept by their score at the threshold in use, a statement of its own.
         shares: estimates of the harmful share before and after filtering at the threshold in use.
         unanswered: rows that were drawn to be labelled for this, and have no label.
-        informative: rows that were suggested near the threshold: no part of the population.
+        informative: rows that were suggested for fitting alone: no part of the population.
         rows: all rows, as the threshold in use divides them.
         look: which one this is at least; None where no earlier one is known.
         dataset: digest of the rows and scores that this is about.
@@ -172,7 +172,7 @@ class Certificate:
                 "chance that they have none, not where they were hard to judge."
             )
         if self.informative:
-            lines.append(f"Set aside: {row_count(self.informative)} suggested near the threshold, no uniform sample.")
+            lines.append(f"Set aside: {row_count(self.informative)} suggested for fitting alone, no uniform sample.")
         return "\n".join(lines)
 
     def _of_the_certified_set(self, rows: int) -> str:
