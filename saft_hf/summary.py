@@ -198,6 +198,7 @@ class Expectation:
     after: float
 
 
+Commit = Annotated[str, Matching(r"[\w./-]{1,100}")]
 LICENCE = r"[\w ./,()+-]{1,80}"
 """What a card can show of a licence."""
 SourceName = Annotated[str, Matching(r"[\w ./,()+-]{1,96}")]
@@ -226,7 +227,7 @@ class SourceInfo:
     benign: Count
     unlabelled: Count = 0
     duplicates: Count = 0
-    revision: Annotated[str, Matching(r"[\w./-]{1,100}")] | None = None
+    revision: Commit | None = None
     licence: Annotated[str, Matching(LICENCE)] | None = None
 
 
@@ -260,6 +261,7 @@ class ProbeMetrics:
         held_out_auroc: over sources that it has not seen: what to expect of other data.
         general: whether a benign source stands on its own, such as general instructions, beside mixed ones.
         repo: Hub id of a probe that was fitted before, which was named in place of rows.
+        repo_revision: its commit.
     """
 
     sources: tuple[SourceInfo, ...]
@@ -269,6 +271,7 @@ class ProbeMetrics:
     held_out_auroc: Share
     general: bool
     repo: SourceName | None = None
+    repo_revision: Commit | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:

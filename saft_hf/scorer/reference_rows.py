@@ -32,6 +32,7 @@ from saft_hf.summary import LICENCE, SourceInfo
 _CONTENT = (*CHAT_COLUMNS, *TOKEN_COLUMNS, *OPTION_COLUMNS, FORMATTED_COLUMN)
 _MAPPED = ("prompt", "completion", "messages", "text")
 _HUB_SECONDS = 30.0
+_COMMIT = r"[0-9a-f]{40}"
 _UNSHOWN = re.compile(r"[^\w ./,()+-]")
 
 
@@ -118,7 +119,7 @@ ReferenceInput: TypeAlias = Dataset | str | Path | Mapping[str, Any] | Reference
 
 @dataclass(frozen=True)
 class FittedReference:
-    """A saved scorer that was named as the reference, for `SAFTScorer.from_pretrained`."""
+    """A saved scorer that was named as the reference, at the commit that it is now where it is on the Hub."""
 
     path: str
     revision: str | None
@@ -158,11 +159,13 @@ def read_reference(
     with world.sync_errors("reading the reference"):
         given = reference if isinstance(reference, list | tuple) else [reference]
         sources = [ReferenceSource.of(each) for each in given]
-        fitted = [source for source in sources if _is_scorer(source, token)]
+        fitted = [found for source in sources if (found := _as_scorer(source, token))]
         if fitted and len(sources) > 1:
-            raise SAFTInputError(f"`reference` {fitted[0]} is a fitted scorer: it stands alone, without other sources.")
-        read = FittedReference(str(fitted[0].path), fitted[0].revision) if fitted else _read(sources, token)
-    digests = [source.digest for source in read.sources] if isinstance(read, ReferenceRows) else []
+            raise SAFTInputError(
+                f"`reference` {fitted[0].path} is a fitted scorer: it stands alone, without other sources."
+            )
+        read = fitted[0] if fitted else _read(sources, token)
+    digests = [source.digest for source in read.sources] if isinstance(read, ReferenceRows) else [read.revision]
     world.same_on_all_ranks(lambda: {"reference": digests})
     return read
 
@@ -191,20 +194,27 @@ def _options(text: str) -> dict[str, Any]:
     return {"path": path, **{key.strip(): value for key, _, value in pairs}}
 
 
-def _is_scorer(source: ReferenceSource, token: str | None) -> bool:
-    """Whether a saved scorer is there, and no rows."""
+def _as_scorer(source: ReferenceSource, token: str | None) -> FittedReference | None:
+    """The saved scorer that is there; None where rows are."""
     if isinstance(source.path, Dataset):
-        return False
+        return None
     named = _Named(str(source.path))
     if named.path.is_dir():
-        return (named.path / TENSORS_FILE).is_file()
+        return FittedReference(str(source.path), None) if (named.path / TENSORS_FILE).is_file() else None
     if not named.is_on_hub:
-        return False
+        return None
     if constants.HF_HUB_OFFLINE:
-        return isinstance(try_to_load_from_cache(named.name, TENSORS_FILE, revision=source.revision), str)
+        file = try_to_load_from_cache(named.name, TENSORS_FILE, revision=source.revision)
+        return FittedReference(named.name, Path(file).parent.name) if isinstance(file, str) else None
     where = Repository(named.name, "model", source.revision, token)
-    look = lambda: where.api.file_exists(named.name, TENSORS_FILE, revision=source.revision)  # noqa: E731
-    return with_retries(look, where, seconds=_HUB_SECONDS)
+
+    def look() -> str | None:
+        if not where.api.file_exists(named.name, TENSORS_FILE, revision=source.revision):
+            return None
+        return where.api.model_info(named.name, revision=source.revision).sha
+
+    commit = with_retries(look, where, seconds=_HUB_SECONDS)
+    return FittedReference(named.name, commit) if commit else None
 
 
 def _read(sources: Sequence[ReferenceSource], token: str | None) -> ReferenceRows:
@@ -271,6 +281,8 @@ def _load(source: ReferenceSource, token: str | None) -> _Loaded:
     else:
         named = _Named(str(rows), source.split or "train", source.config, source.revision, token=token).pinned()
         rows, revision = named.load(), named.revision
+        if named.is_on_hub and constants.HF_HUB_OFFLINE:
+            revision = _commit_of_copy(rows, source)
         name = named.name if named.is_on_hub else named.path.name  # its folder is nobody else's
     try:
         if source.licence is not None and not re.fullmatch(LICENCE, source.licence):
@@ -295,6 +307,24 @@ def _load(source: ReferenceSource, token: str | None) -> _Loaded:
     except SAFTInputError as error:
         raise SAFTInputError(f"`reference` {source}: {error}") from error
     return _Loaded(source.name or name, revision, source.licence, read, rows, harmful, keys)
+
+
+def _commit_of_copy(rows: Dataset, source: ReferenceSource) -> str | None:
+    """The commit of the copy of a Hub dataset on this machine, by which `datasets` names its folder.
+
+    Offline it takes the newest copy, whatever the revision.
+
+    Raises:
+        SAFTInputError: another commit was asked for.
+    """
+    names = {Path(file["filename"]).parent.name for file in rows.cache_files}
+    commit = next((name for name in names if re.fullmatch(_COMMIT, name)), None)
+    if source.revision is not None and re.fullmatch(_COMMIT, source.revision) and source.revision != commit:
+        raise SAFTInputError(
+            f"`reference` {source}: `revision` is {source.revision}, and the copy on this machine is of commit {commit}:"
+            " unset HF_HUB_OFFLINE to fetch the other, or leave `revision` out."
+        )
+    return commit
 
 
 def _mapped(rows: Dataset, columns: Mapping[str, str] | None) -> Dataset:

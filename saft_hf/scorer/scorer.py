@@ -495,7 +495,8 @@ class SAFTScorer:
                 f"`reference` {found.path} was fitted with another chat template or tokenizer than {source.name} has "
                 "now: fit the reference again."
             )
-        return Reference(fit.probe, replace(fit.metrics.probe, repo=public_name(found.path)))
+        repo = public_name(found.path)
+        return Reference(fit.probe, replace(fit.metrics.probe, repo=repo, repo_revision=found.revision))
 
     # -- score ---------------------------------------------------------------------------------------------------
 

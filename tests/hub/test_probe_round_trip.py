@@ -25,7 +25,8 @@ first, *others = hub_kit.words
 load_dataset("json", data_files="first.jsonl", split="train").push_to_hub("alice/a-first", private=True)
 words = ["fit-reference", "--model_name_or_path", "alice/a-model", "--output_dir", "probe", "--cache_dir", "store"]
 code = main([*words, "--reference", first, *others, "--push_to_hub", "alice/a-probe"])
-hub_kit.say(code=code, commit=HfApi().dataset_info("alice/a-first").sha)
+commits = {"commit": HfApi().dataset_info("alice/a-first").sha, "probe": HfApi().model_info("alice/a-probe").sha}
+hub_kit.say(code=code, **commits)
 """
 USE = """
 import json
@@ -113,12 +114,21 @@ def test_a_trainer_decides_the_same_with_it(used: Any) -> None:
         filtered[name] for name in ("kept", "removed", "threshold")
     ]
     assert used["trained_on"] == filtered["kept"]
+    assert trained["fit"]["probe"]["sources"] == filtered["fit"]["probe"]["sources"]
+
+
+def test_the_record_has_the_commits_that_were_read(used: Any, fitted: Any) -> None:
+    for found in (used["filtered"], used["trained"]):
+        assert found["fit"]["probe"]["repo_revision"] == fitted["probe"]
+        assert found["fit"]["probe"]["sources"][0]["revision"] == fitted["commit"]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("alice/a-kept", "datasets"), ("alice/a-tuned", "models")])
-def test_the_cards_name_the_probe_its_sources_and_what_was_removed(used: Any, repo: Any, name: str, kind: str) -> None:
+def test_the_cards_name_the_probe_its_sources_and_what_was_removed(
+    used: Any, fitted: Any, repo: Any, name: str, kind: str
+) -> None:
     card, found = repo(name, kind).card(), used["filtered"]
-    assert "[alice/a-probe](https://huggingface.co/alice/a-probe)" in card
+    assert f"[alice/a-probe](https://huggingface.co/alice/a-probe) at `{fitted['probe']}`;" in card
     for source in ("alice/a-first", "second.jsonl", "general.jsonl", "built-in"):
         assert f"| {source} | " in card
     assert f"Of {POOL} rows" in card
