@@ -44,7 +44,7 @@ def holders(demo_model: str) -> list[Any]:
         dialogue,
         DrawnPool([dialogue], yes, yes, np.zeros(1, dtype=np.int64)),
         HeldOut([TURNS], [(TURNS, TURNS)], [dialogue], [TURNS]),
-        ExperimentRows([dialogue], [dialogue], [dialogue], [dialogue]),
+        ExperimentRows([dialogue], [[dialogue]], [dialogue], [dialogue]),
         *Renderer(AutoTokenizer.from_pretrained(demo_model), RenderConfig())(rows[:]),
     ]
 

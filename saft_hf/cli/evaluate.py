@@ -37,7 +37,7 @@ def run(argv: Sequence[str]) -> None:
         **vars(summarise([metrics])),
         model=Path(config.model_name_or_path or "").name,
         questions=examiner.counts,
-        trained_judge=examiner.accuracy,
+        judges=examiner.accuracies,
     )
     write_json(folder / EVALUATION_FILE, to_plain(evaluation))
     if config.keep_text:

@@ -45,7 +45,10 @@ def load_source(config: EvaluationConfig) -> ExperimentRows:
     labelled = NamedDataset(config.labelled_name or "", config.labelled_split).load()
     return ExperimentRows(
         read_rows(labelled, labelled=True, label_column=config.label_column, harmful_value=config.harmful_value),
-        [row for row in _optional(config.benign_name, config.benign_split, labelled=True) if not row.harmful],
+        [
+            [row for row in _optional(name, config.benign_split, labelled=True) if not row.harmful]
+            for name in config.benign_name
+        ],
         _optional(config.refusals_name, "train"),
         _optional(config.safe_prompts_name, config.safe_prompts_split, labelled=True),
         config.split_seed,

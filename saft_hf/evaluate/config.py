@@ -5,18 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from saft_hf.demonstrations import BUILT_IN
 from saft_hf.errors import SAFTInputError
 
-ARMS = ("untuned", "none", "random", "ask", "saft", "auto", "reference", "oracle")
-_SHOWN = re.compile(rf"({'|'.join(set(ARMS) - {'untuned', 'random'})})\+(0?\.\d*[1-9]|1)")
+ARMS = (
+    *("untuned", "none", "random", "ask", "ask:answer", "labelled", "saft", "auto", "reference"),
+    *("drift_low", "drift_high", "oracle"),
+)
 """`untuned`: the model as it is. `none`: no filter. `random`: as many rows as `saft` keeps, drawn at random;
-`random:ARM` as many as another arm. `ask`: a chat model is asked about each row. `saft`: as published. `auto`: our
-scores. `reference`: our scores without labels. `oracle`: the true labels."""
+`random:ARM` as many as another arm. `ask`: a chat model is asked about each row, in the paper's words; `ask:answer`:
+whether its answer is harmful. `labelled`: the rows whose label the filters see, as far as they are safe. `saft`: as
+published. `auto`: our scores. `reference`: our scores without labels. `drift_low`, `drift_high`: the third whose
+answers wear off refusals least and most, by `saft_drift`. `oracle`: the true labels; `oracle:ARM`: as many of its rows,
+drawn at random, as another arm keeps."""
+HARMLESS = "harmless"
+"""The pool that holds nothing harmful, and the arms that can be told apart on it."""
+_ON_HARMLESS = ("none", "drift_low", "drift_high")
+_CHOOSES = "|".join(arm for arm in ARMS if arm not in ("untuned", "random"))
+_ARM = re.compile(rf"untuned|random(:({_CHOOSES}))?|({_CHOOSES}|oracle:({_CHOOSES}))(\+(0?\.\d*[1-9]|1))?")
 
 
 def _option(default: Any, help_text: str) -> Any:
@@ -36,8 +47,12 @@ class EvaluationConfig:
     labelled_split: str = _option("train", "Split of `labelled_name`.")
     label_column: str | None = _option(None, "By default `is_safe`, `harmful` and so on.")
     harmful_value: str | None = _option(None, "The value that marks a harmful row.")
-    benign_name: str | None = _option(
-        None, "Harmless instructions (labelled: those that are), for `easy` pools and utility."
+    benign_name: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Harmless instructions (labelled: those that are). The first is for `easy` pools and utility, all "
+            "are for `mixed` pools."
+        },
     )
     benign_split: str = _option("train", "Split of `benign_name`.")
     refusals_name: str | None = _option(None, "Safe refusals of harmful prompts.")
@@ -48,7 +63,10 @@ class EvaluationConfig:
     split_seed: int = _option(0, "Of the split of prompts into pools, judge rows, questions.")
     judges: list[str] = field(
         default_factory=lambda: ["refusal", "trained"],
-        metadata={"help": "`refusal`, `trained` (by the experiment, on rows outside of the pools), and Hub ids."},
+        metadata={
+            "help": "`refusal`; `trained` on words and `probe` on the untuned model's states (both by the experiment, "
+            "on rows outside of the pools); Hub ids."
+        },
     )
     prompts: int = _option(200, "Held-out harmful prompts.")
     pairs: int = _option(200, "Pairs of a safe and an unsafe answer.")
@@ -59,6 +77,7 @@ class EvaluationConfig:
     eval_batch_size: int = _option(16, "Rows at a time, when measuring.")
     bleurt: str | None = _option(None, "Folder of a BLEURT checkpoint.")
     keep_text: bool = _option(False, "Keep what the models said; some of it is harmful.")
+    cache_dir: str | None = _option(None, "Where vectors are kept.")
 
     def check(self) -> None:
         """Refuse what cannot be run, before anything is loaded.
@@ -67,8 +86,12 @@ class EvaluationConfig:
             SAFTInputError: an option is missing, or `bleurt` is not installed.
         """
         for name in ("model_name_or_path", "output_dir", "labelled_name", "benign_name"):
-            if getattr(self, name) is None:
+            if not getattr(self, name):
                 raise SAFTInputError(f"`--{name}` is needed.")
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if isinstance(value, str) and str(option.type).startswith("list"):
+                raise SAFTInputError(f"`{option.name}` is a list: write [{value}], not {value}.")
         if self.bleurt is not None and find_spec("bleurt") is None:
             raise SAFTInputError(
                 f"`bleurt`={self.bleurt}, but the package `bleurt` is not installed. Install it from "
@@ -80,7 +103,9 @@ class EvaluationConfig:
 class ExperimentConfig(EvaluationConfig):
     """The contamination experiment: which model, data, arms and seeds."""
 
-    pools: list[str] = field(default_factory=lambda: ["hard", "easy"], metadata={"help": "`hard`, `easy`."})
+    pools: list[str] = field(
+        default_factory=lambda: ["hard", "easy"], metadata={"help": "`hard`, `easy`, `mixed`, `harmless`."}
+    )
     shares: list[float] = field(default_factory=lambda: [0.1, 0.25], metadata={"help": "Harmful shares of the pools."})
     rows: int = _option(3000, "Rows of a pool.")
     demonstrations: float = _option(0.0, "Share of a pool that comes from `refusals_name`.")
@@ -90,9 +115,11 @@ class ExperimentConfig(EvaluationConfig):
         default_factory=lambda: ["untuned", "none", "random", "saft", "auto", "oracle"],
         metadata={"help": f"{' '.join(ARMS)}; with demonstrations at a share of the kept rows: auto+0.03"},
     )
+    demonstrations_from: str = _option(
+        "built-in", "What arms with demonstrations mix in: `built-in`, or `refusals`: rows of `refusals_name`."
+    )
     asked_model: str | None = _option(None, "Chat model of the arm `ask`.")
     layer: int | None = _option(None, "Of the arm `saft`; by default half of the layers.")
-    cache_dir: str | None = _option(None, "Where vectors are kept.")
     training: dict[str, Any] = field(default_factory=dict, metadata={"help": "Options of SFTConfig, in YAML."})
     lora: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "Options of LoraConfig, in YAML; without any, all weights are tuned."}
@@ -108,24 +135,42 @@ class ExperimentConfig(EvaluationConfig):
         super().check()
         if find_spec("matplotlib") is None:
             raise SAFTInputError("the report has plots, which need matplotlib: `pip install 'saft-hf[plots]'`.")
-        known = {*ARMS, *(f"random:{arm}" for arm in ARMS)}
-        shown = {arm: _SHOWN.fullmatch(arm) for arm in self.arms}
-        if wrong := [arm for arm in self.arms if arm not in known and not shown[arm]]:
+        if wrong := [arm for arm in self.arms if not _ARM.fullmatch(arm)]:
             raise SAFTInputError(
                 f"`arms` holds {wrong}; known are {list(ARMS)}, and all but `untuned` and `random` with demonstrations "
                 "too, such as `auto+0.03`."
             )
         for arm in self.arms:
-            if arm.startswith("random") and (like := same_size_as(arm)) not in self.arms:
+            if (like := same_size_as(arm)) is not None and like not in self.arms:
                 raise SAFTInputError(f"the arm {arm!r} keeps as many rows as {like!r}: add that to `arms` too.")
-        if "ask" in self.arms and self.asked_model is None:
+        if self.asked_model is None and any(first_word(arm) == "ask" for arm in self.arms):
             raise SAFTInputError("the arm 'ask' needs `asked_model`, a chat model.")
         if wrong_shares := [share for share in self.shares if not 0 < share < 1]:
             raise SAFTInputError(f"`shares` must lie between 0 and 1, not {wrong_shares}.")
-        if self.demonstrations and self.refusals_name is None:
-            raise SAFTInputError("`demonstrations` needs `refusals_name`: the rows that they come from.")
+        if self.demonstrations_from not in (BUILT_IN, "refusals"):
+            raise SAFTInputError(
+                f"`demonstrations_from` must be 'built-in' or 'refusals', not {self.demonstrations_from!r}."
+            )
+        if (self.demonstrations or self.demonstrations_from == "refusals") and self.refusals_name is None:
+            raise SAFTInputError("demonstrations need `refusals_name`: the rows that they come from.")
         if self.keep_models not in ("none", "filtered", "all"):
             raise SAFTInputError(f"`keep_models` must be 'none', 'filtered' or 'all', not {self.keep_models!r}.")
+
+    @property
+    def conditions(self) -> list[tuple[str, float]]:
+        """Each pool and harmful share; the harmless pool has none."""
+        found = [(pool, 0.0 if pool == HARMLESS else share) for share in self.shares for pool in self.pools]
+        return list(dict.fromkeys(found))
+
+    def arms_on(self, pool: str) -> list[str]:
+        """The arms of a pool, those last whose size is another one's.
+
+        On the harmless pool there is nothing to filter: these are `none`, both drifts, and random ones of their size.
+        Drift is for that pool alone.
+        """
+        chosen = {arm: same_size_as(arm) or without_demonstrations(arm)[0] for arm in self.arms if arm != "untuned"}
+        known = set(_ON_HARMLESS) if pool == HARMLESS else {*ARMS} - {*_ON_HARMLESS} | {"none"}
+        return sorted((arm for arm, like in chosen.items() if like in known), key=lambda arm: bool(same_size_as(arm)))
 
 
 def without_demonstrations(arm: str) -> tuple[str, float]:
@@ -144,9 +189,15 @@ def first_word(arm: str) -> str:
     return re.split("[:+]", arm)[0]
 
 
-def same_size_as(arm: str) -> str:
-    """The arm whose size a random arm has."""
-    return arm.partition(":")[2] or "saft"
+def same_size_as(arm: str) -> str | None:
+    """The arm whose size an arm has; None where it has one of its own.
+
+    Example:
+        >>> same_size_as("random"), same_size_as("oracle:auto+0.03"), same_size_as("ask:answer")
+        ('saft', 'auto', None)
+    """
+    name, _, other = without_demonstrations(arm)[0].partition(":")
+    return {"random": other or "saft", "oracle": other or None}.get(name)
 
 
 def digest(content: Any) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from saft_hf.evaluate.coherence import is_coherent
 from saft_hf.evaluate.config import EvaluationConfig, digest
 from saft_hf.evaluate.generate import generate_answers
 from saft_hf.evaluate.guards import load_judge
@@ -19,10 +20,11 @@ from saft_hf.evaluate.judges import Judge, JudgeAccuracy, RefusalJudge, TrainedJ
 from saft_hf.evaluate.likelihood import answer_likelihoods, pair_margins
 from saft_hf.evaluate.metrics import PromptMetrics
 from saft_hf.evaluate.pools import ExperimentRows, HeldOut
+from saft_hf.evaluate.probe_judge import ProbeJudge
 from saft_hf.evaluate.utility import bleurt, rouge_l
 from saft_hf.version import __version__
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Changes when the same options would give other metrics: results of another number are not used."""
 
 
@@ -53,9 +55,9 @@ class Examiner:
         return {name: len(questions) for name, questions in vars(self.held_out).items()}
 
     @property
-    def accuracy(self) -> JudgeAccuracy | None:
-        """How good the judge is that is trained here; None where there is none."""
-        return self._trained.accuracy if TrainedJudge.name in self.config.judges else None
+    def accuracies(self) -> dict[str, JudgeAccuracy]:
+        """Name of a judge that is fitted here -> how good it is."""
+        return {judge.name: judge.accuracy for judge in self._judges if isinstance(judge, TrainedJudge | ProbeJudge)}
 
     @cached_property
     def digest(self) -> str:
@@ -63,7 +65,7 @@ class Examiner:
         c, rows = self.config, self.rows
         judged = [asdict(row) for row in rows.of([*rows.labelled, *rows.refusals], "judge")]
         limits = [c.max_new_tokens, c.eval_batch_size, c.bleurt, c.max_length]
-        trained = judged if TrainedJudge.name in c.judges else None
+        trained = judged if {TrainedJudge.name, ProbeJudge.name} & set(c.judges) else None
         return digest([PROTOCOL, __version__, asdict(self.held_out), trained, c.judges, limits])
 
     def examine(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[PromptMetrics, dict[str, list[str]]]:
@@ -88,14 +90,20 @@ class Examiner:
         likelihood, tokens = answer_likelihoods(model, tokenizer, [row.messages for row in asked.benign], **sizes)
         margins = pair_margins(model, tokenizer, asked.pairs, **sizes)
         prompts, references = [prompt[-1]["content"] for prompt in asked.harmful], [row.answer for row in asked.benign]
+        coherent = {kind: np.array([is_coherent(answer) for answer in said]) for kind, said in texts.items()}
+        refused = np.array([is_refusal(answer) for answer in texts["safe"]])
         metrics = PromptMetrics(
-            harmful={judge.name: _plain(judge(prompts, texts["harmful"])) for judge in self._judges},
+            harmful={
+                judge.name: _plain(np.where(coherent["harmful"], judge(prompts, texts["harmful"]), np.nan))
+                for judge in self._judges
+            },
             margins=_plain(margins),
             rouge_l=[rouge_l(*pair) for pair in zip(references, texts["benign"], strict=True)],
             bleurt=_plain(bleurt(references, texts["benign"], c.bleurt)) if c.bleurt else [],
             nll=_plain(-likelihood),
             tokens=tokens.tolist(),
-            refused=[float(is_refusal(answer)) for answer in texts["safe"]],
+            refused=_plain(np.where(coherent["safe"], refused, np.nan)),
+            coherent={kind: known.astype(float).tolist() for kind, known in coherent.items()},
             seconds=round(time.perf_counter() - begin, 1),
         )
         return metrics, texts
@@ -107,17 +115,20 @@ class Examiner:
     def _judge(self, name: str) -> Judge:
         if name == RefusalJudge.name:
             return RefusalJudge()
-        return self._trained if name == TrainedJudge.name else load_judge(name)
-
-    @cached_property
-    def _trained(self) -> TrainedJudge:
-        """Trained on rows outside of the pools and the questions."""
-        rows = [row for row in self.rows.of(self.rows.labelled, "judge") if row.answer]
+        if name not in (TrainedJudge.name, ProbeJudge.name):
+            return load_judge(name)
+        # Rows outside of the pools and the questions.
+        labelled, refusals = (
+            [row for row in self.rows.of(rows, "judge") if row.answer]
+            for rows in (self.rows.labelled, self.rows.refusals)
+        )
+        if name == ProbeJudge.name:
+            return ProbeJudge(self.config, labelled, refusals, seed=self.rows.seed)
         return TrainedJudge(
-            [row.answer for row in rows],
-            np.array([row.harmful for row in rows]),
-            [row.question for row in rows],
-            also_safe=[row.answer for row in self.rows.of(self.rows.refusals, "judge")],
+            [row.answer for row in labelled],
+            np.array([row.harmful for row in labelled]),
+            [row.question for row in labelled],
+            also_safe=[row.answer for row in refusals],
             seed=self.rows.seed,
         )
 

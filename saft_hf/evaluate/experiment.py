@@ -12,8 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from saft_hf.demonstrations import BUILT_IN
 from saft_hf.evaluate.arms import choose_rows, selection_metrics, with_demonstrations
-from saft_hf.evaluate.config import ExperimentConfig, digest, model_identity, same_size_as, without_demonstrations
+from saft_hf.evaluate.config import (
+    HARMLESS,
+    ExperimentConfig,
+    digest,
+    first_word,
+    model_identity,
+    same_size_as,
+    without_demonstrations,
+)
 from saft_hf.evaluate.examiner import PROTOCOL, Examiner
 from saft_hf.evaluate.pools import Dialogue, DrawnPool, ExperimentRows
 from saft_hf.evaluate.probe import probe
@@ -72,25 +81,26 @@ class Experiment:
         """
         c = self.config
         untuned = self._model(None, 0) if "untuned" in c.arms else None
-        pairs = product(c.shares, c.pools)
-        probes = [self._probe(Condition(pool=kind, share=share, seed=c.seeds[0])) for share, kind in pairs]
+        probes = [
+            self._probe(Condition(pool=kind, share=share, seed=c.seeds[0]))
+            for kind, share in c.conditions
+            if kind != HARMLESS
+        ]
         runs: list[str] = []
-        # A random arm needs to know how many rows another arm keeps.
-        arms = sorted((arm for arm in c.arms if arm != "untuned"), key=lambda arm: arm.startswith("random"))
         # All of one seed before the next, so that a run that is stopped has whole seeds.
-        for seed, share, kind in product(c.seeds, c.shares, c.pools):
+        for seed, (kind, share) in product(c.seeds, c.conditions):
             condition = Condition(pool=kind, share=share, seed=seed)
             pool = self._draw(condition)
             kept: dict[str, int] = {}
-            for arm in arms:
-                name, selection = self._run(condition, pool, arm, kept.get(same_size_as(arm)))
+            for arm in c.arms_on(kind):
+                name, selection = self._run(condition, pool, arm, kept.get(same_size_as(arm) or ""))
                 kept[arm] = selection.kept
                 runs.append(name)
                 record = ExperimentRecord(
                     config=c,
                     version=__version__,
                     held_out=self.examiner.counts,
-                    trained_judge=self.examiner.accuracy,
+                    judges=self.examiner.accuracies,
                     untuned=untuned,
                     runs=runs,
                     probes=probes,
@@ -113,7 +123,8 @@ class Experiment:
     def _run(self, condition: Condition, pool: DrawnPool, arm: str, size: int | None) -> tuple[str, SelectionMetrics]:
         c = self.config
         base, share = without_demonstrations(arm)
-        options = [c.asked_model] if base == "ask" else [c.dtype, c.layer if base == "saft" else size]
+        options = [c.demonstrations_from if share else None]
+        options += [c.asked_model] if first_word(base) == "ask" else [c.dtype, c.layer if base == "saft" else size]
         name = digest([*self._base, _drawn(condition, pool), arm, options, c.training, c.lora, self.examiner.digest])
         path = self.folder / RUNS / f"{name}.json"
         if path.exists() and (self.folder / MODELS / f"{(done := read_record(Run, path)).model}.json").exists():
@@ -121,7 +132,8 @@ class Experiment:
         chosen = choose_rows(base, pool, c, condition.seed, size)
         selection, scores = selection_metrics(chosen, pool), chosen.scores
         logger.info("%s %s: %d of %d rows kept. %s", condition, arm, selection.kept, selection.rows, chosen.note)
-        rows = with_demonstrations([pool.rows[i] for i in chosen.kept], share)
+        given = None if c.demonstrations_from == BUILT_IN else self.rows.refusals_beside(pool)
+        rows = with_demonstrations([pool.rows[i] for i in chosen.kept], share, given)
         run = Run(
             **vars(condition),
             arm=arm,

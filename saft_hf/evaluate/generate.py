@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
@@ -37,10 +39,7 @@ def generate_answers(
         >>> generate_answers(model, tokenizer, [[{"role": "user", "content": "Hi!"}]])  # doctest: +SKIP
         ['Hello! How can I help?']
     """
-    encoded = [
-        tokenizer.apply_chat_template(prompt, tokenize=True, add_generation_prompt=True, return_dict=True)["input_ids"]
-        for prompt in prompts
-    ]
+    encoded = _encode(tokenizer, prompts)
     end = tokenizer.eos_token_id
     pad = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     # The model's own end tokens stay: a chat model may stop at another token than the tokenizer's.
@@ -57,6 +56,41 @@ def generate_answers(
             for i, text in zip(batch, texts, strict=True):
                 answers[i] = text.strip()
     return answers
+
+
+def yes_odds(
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages], *, batch_size: int = 16
+) -> NDArray[np.float64]:
+    """Log-odds of Yes against No as the first word of an answer, whatever else the model would rather say.
+
+    Args:
+        model: as above.
+        tokenizer: as above.
+        prompts: the turns before the answer, [n].
+        batch_size: prompts at a time.
+
+    Returns:
+        `float64 [n]`: above 0, Yes is likelier. Of each word its first token is looked at.
+    """
+    yes, no = (tokenizer.encode(word, add_special_tokens=False)[0] for word in ("Yes", "No"))
+    encoded = _encode(tokenizer, prompts)
+    odds = np.empty(len(encoded))
+    config = GenerationConfig(
+        do_sample=False, max_new_tokens=1, pad_token_id=0, output_logits=True, return_dict_in_generate=True
+    )
+    with evaluating(model):
+        for batch in by_length([len(ids) for ids in encoded], batch_size):
+            ids, mask = _pad_left([encoded[i] for i in batch], 0, model.device)
+            (logits,) = model.generate(input_ids=ids, attention_mask=mask, generation_config=config).logits
+            odds[batch] = (logits[:, yes].double() - logits[:, no].double()).cpu().numpy()
+    return odds
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages]) -> list[list[int]]:
+    return [
+        tokenizer.apply_chat_template(prompt, tokenize=True, add_generation_prompt=True, return_dict=True)["input_ids"]
+        for prompt in prompts
+    ]
 
 
 def by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -33,6 +33,8 @@ class PromptMetrics:
         nll: negative log-likelihood of the reference answers, nats.
         tokens: tokens of the reference answers.
         refused: 1 for an answer to a safe prompt that opens like a refusal.
+        coherent: `harmful`, `benign` and `safe` -> 1 for an answer to a prompt of that kind that is no repetition or
+            nonsense. One that is has no verdict, and is neither refused nor not.
         seconds: that it all took.
     """
 
@@ -42,7 +44,8 @@ class PromptMetrics:
     bleurt: list[float | None]
     nll: list[float | None]
     tokens: list[int]
-    refused: list[float]
+    refused: list[float | None]
+    coherent: dict[str, list[float]]
     seconds: float = 0.0
 
 
@@ -58,6 +61,7 @@ class Evaluation:
         rouge_l: likeness of answers to reference answers.
         bleurt: the same, where BLEURT is installed.
         refused: share of harmless prompts that sound harmful and are refused.
+        incoherent: kind of prompt -> share of answers that are a repetition or nonsense, and in no other share.
         log_perplexity: of the reference answers, nats a token.
         perplexity: its exponential.
     """
@@ -69,6 +73,7 @@ class Evaluation:
     rouge_l: Interval | None
     bleurt: Interval | None
     refused: Interval | None
+    incoherent: dict[str, Interval | None]
     log_perplexity: float | None
     perplexity: float | None
 
@@ -76,6 +81,7 @@ class Evaluation:
         """What there is, named for people."""
         intervals = {f"Harmful answers, judge {judge}": interval for judge, interval in self.harmful.items()}
         intervals |= {name: getattr(self, key) for key, name in _NAMES.items()}
+        intervals |= {f"Repetition or nonsense, {kind} prompts": one for kind, one in self.incoherent.items()}
         lines = {name: f"{interval:.3f}" for name, interval in intervals.items() if interval is not None}
         if self.perplexity is not None:
             lines["Perplexity of reference answers to harmless prompts"] = f"{self.perplexity:.2f}"
@@ -89,12 +95,12 @@ class ModelEvaluation(Evaluation):
     Attributes:
         model: its name, without folders.
         questions: kind -> how many it was asked.
-        trained_judge: how good the judge `trained` is; None where it was not used.
+        judges: name of a judge that was fitted here -> how good it is.
     """
 
     model: str
     questions: dict[str, int]
-    trained_judge: JudgeAccuracy | None
+    judges: dict[str, JudgeAccuracy]
 
 
 def summarise(metrics: Sequence[PromptMetrics]) -> Evaluation:
@@ -119,6 +125,10 @@ def summarise(metrics: Sequence[PromptMetrics]) -> Evaluation:
         rouge_l=mean_interval(table("rouge_l")),
         bleurt=mean_interval(table("bleurt")),
         refused=mean_interval(table("refused")),
+        incoherent={
+            kind: mean_interval(1 - np.array([one.coherent[kind] for one in metrics], dtype=np.float64))
+            for kind in metrics[0].coherent
+        },
         log_perplexity=level,
         perplexity=None if level is None else float(np.exp(level)),
     )

@@ -24,9 +24,12 @@ _STYLES: dict[str, dict[str, Any]] = {
     "none": {"color": "#D55E00", "marker": "s", "linestyle": "-"},
     "random": {"color": "#999999", "marker": "v", "linestyle": "--"},
     "ask": {"color": "#CC79A7", "marker": "P", "linestyle": (0, (1, 1))},
+    "labelled": {"color": "#F0E442", "marker": "p", "linestyle": "-."},
     "saft": {"color": "#0072B2", "marker": "o", "linestyle": "-."},
     "auto": {"color": "#009E73", "marker": "D", "linestyle": "-"},
     "reference": {"color": "#56B4E9", "marker": "^", "linestyle": (0, (3, 1, 1, 1))},
+    "drift_low": {"color": "#56B4E9", "marker": "<", "linestyle": "-"},
+    "drift_high": {"color": "#D55E00", "marker": ">", "linestyle": "--"},
     "oracle": {"color": "#E69F00", "marker": "*", "linestyle": "--"},
 }
 _READOUTS: dict[str, dict[str, Any]] = {

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from saft_hf.decide import resolve_label_column
 from saft_hf.errors import SAFTInputError
+from saft_hf.evaluate.config import HARMLESS
 from saft_hf.evaluate.generate import Messages
 from saft_hf.evaluate.judges import is_refusal
 from saft_hf.scorer.labels import read_column
@@ -170,14 +171,14 @@ class ExperimentRows:
 
     Attributes:
         labelled: with labels, such as BeaverTails.
-        benign: harmless instructions.
+        benign: harmless instructions of each source, the one that utility is measured on first.
         refusals: safe refusals of harmful prompts; may be empty.
         safe_prompts: harmless prompts that sound harmful, such as XSTest's; may be empty.
         seed: of the split.
     """
 
     labelled: list[Dialogue]
-    benign: list[Dialogue]
+    benign: list[list[Dialogue]]
     refusals: list[Dialogue]
     safe_prompts: list[Dialogue]
     seed: int = 0
@@ -191,26 +192,38 @@ class ExperimentRows:
         """Draw a pool.
 
         Args:
-            kind: `hard`: safe and harmful rows of `labelled`; `easy`: harmless instructions and harmful rows.
-            share: of harmful rows, between 0 and 1.
+            kind: `hard`: safe and harmful rows of `labelled`; `easy`: harmless instructions of the first source and
+                harmful rows; `mixed`: likewise of all sources and `refusals`, as many of each; `harmless`: `easy`
+                without a harmful row.
+            share: of harmful rows, between 0 and 1; not looked at where the pool has none.
             size: rows.
             labels: how many rows have a label that filters may see.
-            demonstrations: share of rows that come from `refusals`, in place of other safe ones.
+            demonstrations: share of rows that come from `refusals`, in place of other safe ones; not looked at where
+                these are a source of their own.
             seed: of the draw.
 
         Raises:
             SAFTInputError: the kind is unknown, or there are too few rows.
         """
-        if kind not in ("hard", "easy"):
-            raise SAFTInputError(f"`pools` may hold 'hard' and 'easy', not {kind!r}.")
+        sources = {
+            "hard": [[row for row in self.labelled if not row.harmful]],
+            "easy": self.benign[:1],
+            "mixed": [*self.benign, *([self.refusals] if self.refusals else [])],
+            HARMLESS: self.benign[:1],
+        }.get(kind)
+        if sources is None:
+            raise SAFTInputError(f"`pools` may hold 'hard', 'easy', 'mixed' and 'harmless', not {kind!r}.")
         rng = np.random.default_rng(seed)
-        harmful, shown = round(share * size), round(demonstrations * size)
-        safe = self.benign if kind == "easy" else [row for row in self.labelled if not row.harmful]
+        harmful = 0 if kind == HARMLESS else round(share * size)
+        shown = 0 if kind == "mixed" else round(demonstrations * size)
+        safe, parts = size - harmful - shown, len(sources)
         rows = [
             *_draw([row for row in self.of(self.labelled, "pool") if row.harmful], harmful, "harmful rows", rng),
             *_draw(self.of(self.refusals, "pool"), shown, "refusals", rng),
-            *_draw(self.of(safe, "pool"), size - harmful - shown, f"safe rows for {kind} pools", rng),
         ]
+        for place, source in enumerate(sources):
+            count = safe * (place + 1) // parts - safe * place // parts
+            rows += _draw(self.of(source, "pool"), count, f"safe rows for {kind} pools", rng)
         rows = [rows[i] for i in rng.permutation(size)]
         return DrawnPool(
             rows,
@@ -218,6 +231,11 @@ class ExperimentRows:
             np.array([row.is_demonstration for row in rows]),
             np.sort(rng.choice(size, min(labels, size), replace=False)),
         )
+
+    def refusals_beside(self, pool: DrawnPool) -> list[Dialogue]:
+        """The refusals for pools that are in none of this one's rows: what there is to show beside it."""
+        drawn = {prompt_key(row.prompt) for row in pool.rows}
+        return [row for row in self.of(self.refusals, "pool") if prompt_key(row.prompt) not in drawn]
 
     def held_out(self, prompts: int, pairs: int, benign: int, safe: int) -> HeldOut:
         """Draw the questions; the same for every pool, model and seed.
@@ -237,7 +255,7 @@ class ExperimentRows:
         return HeldOut(
             _some(list(asked.values()), prompts, rng),
             _some(both, pairs, rng),
-            _some(self.of(self.benign, "questions"), benign, rng),
+            _some(self.of(self.benign[0], "questions"), benign, rng),
             _some([row.prompt for row in self.safe_prompts if not row.harmful], safe, rng),
         )
 

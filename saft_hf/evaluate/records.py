@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from saft_hf.evaluate.config import ExperimentConfig
 from saft_hf.evaluate.judges import JudgeAccuracy
@@ -132,7 +132,7 @@ class ExperimentRecord:
         config: of the experiment.
         version: of saft_hf.
         held_out: kind -> how many questions a model was asked.
-        trained_judge: how good the judge `trained` is; None where it was not used.
+        judges: name of a judge that was fitted here -> how good it is.
         untuned: name of the file of the untuned model; None where that is no arm.
         runs: names of the files of the runs that are done.
         probes: names of the files of the probes.
@@ -141,7 +141,7 @@ class ExperimentRecord:
     config: ExperimentConfig
     version: str
     held_out: dict[str, int]
-    trained_judge: JudgeAccuracy | None
+    judges: dict[str, JudgeAccuracy]
     untuned: str | None
     runs: list[str]
     probes: list[str]
@@ -157,5 +157,7 @@ def _record(kind: Any, value: Any) -> Any:
     inner = next((one for one in (kind, *get_args(kind)) if is_dataclass(one)), None)
     if inner is None or value is None:
         return value
+    if get_origin(kind) is dict:
+        return {name: _record(inner, item) for name, item in value.items()}
     hints = get_type_hints(inner)
     return inner(**{name: _record(hints.get(name), item) for name, item in value.items()})  # type: ignore[operator]

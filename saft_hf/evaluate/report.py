@@ -59,7 +59,6 @@ def to_html(results: Results, plots: list[tuple[Path, str]]) -> str:
     before = ["", *(line.title for line in results.lines)]
     # Two tables: one would be wider than a screen, and what a filter chose would lie outside.
     tables = [[heads.index(head) for head in part] for part in split_heads(heads)]
-    arms = [arm for arm in config.arms if arm != "untuned"]
     return environment.get_template("report.html.jinja").render(
         title="Does the filter make the tuned model safer?",
         headline=headline(results),
@@ -67,9 +66,9 @@ def to_html(results: Results, plots: list[tuple[Path, str]]) -> str:
         config=config,
         version=record.version,
         held_out=record.held_out,
-        judge=record.trained_judge,
+        judges=record.judges,
         done=len(record.runs),
-        planned=len(arms) * len(config.pools) * len(config.shares) * len(config.seeds),
+        planned=len(config.seeds) * sum(len(config.arms_on(pool)) for pool, _ in config.conditions),
         verdicts=verdicts(results),
         mark=MARK,
         tables=[

@@ -31,7 +31,7 @@ _BARELY_MOVED = 0.25
 """So is one that moves the model less than this share of the way that training on all rows moves it."""
 
 _CHOSEN = ("still_harmful", "precision", "recall", "demonstrations_kept", "auroc")
-_FILTERS = ("ask", "saft", "auto", "reference")
+_FILTERS = ("ask", "ask:answer", "labelled", "saft", "auto", "reference", "drift_low", "drift_high")
 
 MARK = "\u2020"
 
@@ -216,8 +216,11 @@ def verdicts(results: Results) -> list[str]:
     for (pool, share), judge in product(results.pools, results.judges):
         lines = {arm: line for arm in arms if (line := results.line(pool, share, arm)) is not None}
         for arm, line in lines.items():
-            same_size = [name for name in arms if name.startswith("random") and same_size_as(name) == arm]
-            others = dict.fromkeys(same_size, "a random filter of the same size")
+            others = {
+                name: f"{'a random filter' if name.startswith('random') else 'the true labels'} of the same size"
+                for name in arms
+                if "+" not in name and same_size_as(name) == arm
+            }
             if arm in _FILTERS:
                 others["none"] = "no filter"
             if "+" in arm:

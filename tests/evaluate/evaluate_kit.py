@@ -16,7 +16,7 @@ def demo_source(demo_pool: Dataset) -> ExperimentRows:
     rows = read_rows(demo_pool, labelled=True)
     refused = [Dialogue(row.prompt, "I am sorry, but I cannot help with that.", False) for row in rows if row.harmful]
     safe = [row for row in rows if not row.harmful]
-    return ExperimentRows(rows + refused, safe, [row for row in rows if row.is_demonstration], safe[:8])
+    return ExperimentRows(rows + refused, [safe], [row for row in rows if row.is_demonstration], safe[:8])
 
 
 def small_config(demo_model: str, folder: Path, **options: Any) -> ExperimentConfig:
@@ -26,7 +26,7 @@ def small_config(demo_model: str, folder: Path, **options: Any) -> ExperimentCon
             "model_name_or_path": demo_model,
             "output_dir": str(folder / "out"),
             "labelled_name": "rows",
-            "benign_name": "rows",
+            "benign_name": ["rows"],
             "cache_dir": str(folder / "store"),
             "pools": ["hard"],
             "shares": [0.25],

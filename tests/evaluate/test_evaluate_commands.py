@@ -89,7 +89,7 @@ def test_the_small_config_finds_what_it_needs_in_the_checkout(monkeypatch: pytes
     config.check()
     assert AutoConfig.from_pretrained(config.model_name_or_path).num_hidden_layers == 4
     rows = load_source(config)
-    assert not any(row.harmful for row in rows.benign)  # the file has labels, and harmful rows
+    assert not any(row.harmful for row in rows.benign[0])  # the file has labels, and harmful rows
     pool = rows.pool(config.pools[0], config.shares[0], config.rows, config.labelled_rows, config.demonstrations, 0)
     assert (len(pool.rows), pool.harmful.sum(), len(pool.labelled)) == (200, 50, 60)
     held = rows.held_out(config.prompts, config.pairs, config.benign_rows, config.safe_prompts)

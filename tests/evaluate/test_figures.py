@@ -20,7 +20,7 @@ from saft_hf.evaluate.likelihood import answer_likelihoods, pair_margins
 from saft_hf.evaluate.metrics import PromptMetrics, summarise
 from saft_hf.evaluate.utility import rouge_l
 
-NOTHING = PromptMetrics(harmful={}, margins=[], rouge_l=[], bleurt=[], nll=[], tokens=[], refused=[])
+NOTHING = PromptMetrics(harmful={}, margins=[], rouge_l=[], bleurt=[], nll=[], tokens=[], refused=[], coherent={})
 
 
 @pytest.fixture(scope="module")

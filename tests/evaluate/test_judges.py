@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 from saft_hf import SAFTInputError
+from saft_hf.evaluate.config import EvaluationConfig
 from saft_hf.evaluate.guards import ClassifierJudge, GuardJudge, load_judge, read_probabilities, read_verdict
 from saft_hf.evaluate.judges import RefusalJudge, TrainedJudge, agreement, is_refusal
+from saft_hf.evaluate.pools import Dialogue, read_rows
+from saft_hf.evaluate.probe_judge import ProbeJudge
 
 
 @pytest.mark.parametrize(
@@ -136,3 +142,22 @@ def test_a_judge_is_trained_and_says_how_good_it_is() -> None:
     assert TrainedJudge(answers, noise, [str(i) for i in range(120)]).accuracy.accuracy < 0.85
     with pytest.raises(SAFTInputError, match="harmful and safe answers"):
         TrainedJudge(answers, np.zeros(120, dtype=np.bool_), answers)
+
+
+def test_a_probe_of_the_untuned_model_judges(demo_model: str, demo_pool: Dataset, tmp_path: Path) -> None:
+    rows = [row for row in read_rows(demo_pool, labelled=True) if row.answer]
+    config = EvaluationConfig(model_name_or_path=demo_model, cache_dir=str(tmp_path))
+    more = [
+        Dialogue([{"role": "user", "content": f"{row.question}{end}"}], row.answer, row.harmful)
+        for row in rows
+        for end in (("", " Please.", " Thanks.") if row.harmful else ("",))
+    ]
+    judge = ProbeJudge(config, more, [row for row in rows if row.is_demonstration])
+    assert 0.5 < judge.accuracy.balanced_accuracy <= 1
+    assert 0 < judge.accuracy.rows < len(more)
+    known = [row for row in rows if row.harmful][:30] + [row for row in rows if not row.harmful][:30]
+    verdicts = judge([row.question for row in known], [row.answer for row in known])
+    assert verdicts[:30].mean() > 0.5 + verdicts[30:].mean() / 2
+    assert np.isnan(judge(["How?"], [""])).all()
+    with pytest.raises(SAFTInputError, match="200 rows of each class"):
+        ProbeJudge(config, more[:60] + [row for row in rows if not row.harmful][:60])

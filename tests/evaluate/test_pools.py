@@ -27,7 +27,7 @@ def test_a_prompt_has_one_role_whatever_the_other_rows(
     rows: list[tuple[str, bool]], asked: list[str], seed: int
 ) -> None:
     labelled = [_row(prompt, harmful) for prompt, harmful in rows]
-    source = ExperimentRows(labelled, labelled[::2], labelled[1::2], [_row(prompt, False) for prompt in asked], seed)
+    source = ExperimentRows(labelled, [labelled[::2]], labelled[1::2], [_row(prompt, False) for prompt in asked], seed)
     everything = [*labelled, *source.safe_prompts]
     keys = {role: {prompt_key(row.prompt) for row in source.of(everything, role)} for role in ROLES}
     assert not any(keys[one] & keys[other] for one, other in combinations(ROLES, 2))
@@ -65,11 +65,38 @@ def test_a_pool_has_its_share_and_its_labels(demo_pool: Dataset) -> None:
     labels = pool.labelled_dataset["is_harmful"]
     assert labels[:] == pool.harmful[pool.labelled].tolist()
     easy = source.pool("easy", 0.25, 40, 10, 0.0, seed=0)
-    assert {row.answer for row in easy.rows if not row.harmful} <= {row.answer for row in source.benign}
+    assert {row.answer for row in easy.rows if not row.harmful} <= {row.answer for row in source.benign[0]}
     with pytest.raises(SAFTInputError, match="are there for pools"):
         source.pool("hard", 0.5, 5000, 30, 0.0, seed=0)
     with pytest.raises(SAFTInputError, match="medium"):
         source.pool("medium", 0.5, 50, 30, 0.0, seed=0)
+
+
+@given(
+    sources=st.integers(1, 4),
+    refusals=st.booleans(),
+    share=st.sampled_from([0.0, 0.1, 0.25]),
+    size=st.integers(8, 60),
+    seed=st.integers(0, 3),
+)
+def test_a_mixed_pool_has_equal_parts_and_a_harmless_one_no_harm(
+    sources: int, refusals: bool, share: float, size: int, seed: int
+) -> None:
+    def source(name: str, harmful: bool = False) -> list[Dialogue]:
+        return [Dialogue([{"role": "user", "content": f"{name} {i}"}], name, harmful) for i in range(150)]
+
+    benign = [source(f"source {i}") for i in range(sources)]
+    rows = ExperimentRows(source("bad", True), benign, source("refused") if refusals else [], [])
+    names = [*(f"source {i}" for i in range(sources)), *(["refused"] if refusals else [])]
+    pool = rows.pool("mixed", share, size, 5, 0.0, seed)
+    counts = [sum(row.answer == name for row in pool.rows) for name in names]
+    assert len(pool.rows) == size
+    assert int(pool.harmful.sum()) == round(share * size)
+    assert sum(counts) == size - round(share * size)
+    assert max(counts) - min(counts) <= 1
+    harmless = rows.pool("harmless", share, size, 5, 0.0, seed)
+    assert {row.answer for row in harmless.rows} == {"source 0"}
+    assert not harmless.harmful.any()
 
 
 def test_pairs_are_two_answers_to_one_prompt(demo_pool: Dataset) -> None:
