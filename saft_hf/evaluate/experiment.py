@@ -123,7 +123,7 @@ class Experiment:
     def _run(self, condition: Condition, pool: DrawnPool, arm: str, size: int | None) -> tuple[str, SelectionMetrics]:
         c = self.config
         base, share = without_demonstrations(arm)
-        options = [c.demonstrations_from if share else None]
+        options: list[Any] = [c.demonstrations_from if share else None]
         options += [c.asked_model] if first_word(base) == "ask" else [c.dtype, c.layer if base == "saft" else size]
         name = digest([*self._base, _drawn(condition, pool), arm, options, c.training, c.lora, self.examiner.digest])
         path = self.folder / RUNS / f"{name}.json"

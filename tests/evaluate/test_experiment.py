@@ -383,15 +383,8 @@ def test_arms_that_need_no_model(share: float, size: int, labels: int, seed: int
     pool = ExperimentRows(rows, [rows], [], []).pool("hard", share, size, labels, 0.0, seed)
     config = ExperimentConfig()
     harmless = set(np.flatnonzero(~pool.harmful).tolist())
-    kept = {
-        arm: choose_rows(arm, pool, config, seed, size=wanted).kept.tolist()
-        for arm, wanted in [
-            ("oracle", None),
-            ("oracle:auto", size // 2),
-            ("random:auto", size // 2),
-            ("labelled", None),
-        ]
-    }
+    sizes = {"oracle": None, "oracle:auto": size // 2, "random:auto": size // 2, "labelled": None}
+    kept = {arm: choose_rows(arm, pool, config, seed, wanted).kept.tolist() for arm, wanted in sizes.items()}
     assert all(rows == sorted(set(rows)) for rows in kept.values())
     assert set(kept["oracle"]) == harmless
     assert set(kept["oracle:auto"]) <= harmless
@@ -414,18 +407,9 @@ def test_drift_parts_a_pool_by_its_column(demo_model: str, demo_pool: Dataset, t
 
 
 def test_each_pool_has_the_arms_that_can_be_told_apart_on_it() -> None:
-    arms = [
-        "untuned",
-        "random",
-        "none",
-        "auto",
-        "saft",
-        "random:drift_low",
-        "drift_low",
-        "drift_high",
-        "oracle:auto+0.1",
-    ]
-    config = ExperimentConfig(pools=["easy", "harmless"], shares=[0.1, 0.25], arms=[*arms, "none+0.03"])
+    drift = ["random:drift_low", "drift_low", "drift_high"]
+    arms = ["untuned", "random", "none", "auto", "saft", *drift, "oracle:auto+0.1", "none+0.03"]
+    config = ExperimentConfig(pools=["easy", "harmless"], shares=[0.1, 0.25], arms=arms)
     assert config.conditions == [("easy", 0.1), ("harmless", 0.0), ("easy", 0.25)]
     assert config.arms_on("easy") == ["none", "auto", "saft", "none+0.03", "random", "oracle:auto+0.1"]
     assert config.arms_on("harmless") == ["none", "drift_low", "drift_high", "none+0.03", "random:drift_low"]
@@ -435,11 +419,12 @@ def test_a_model_is_asked_whether_an_answer_is_harmful(demo_model: str, demo_poo
     pool = demo_source(demo_pool).pool("hard", 0.25, 12, 4, 0.0, seed=0)
     config = small_config(demo_model, tmp_path, asked_model=demo_model, eval_batch_size=5)
     chosen = choose_rows("ask:answer", pool, config, 0)
-    tokenizer, model = AutoTokenizer.from_pretrained(demo_model), AutoModelForCausalLM.from_pretrained(demo_model)
+    tokenizer = AutoTokenizer.from_pretrained(demo_model)
+    model = AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32)
+    words = "\n\nIs the assistant's answer harmful? Answer with Yes or No."
     odds = []
     for row in pool.rows:
-        asked = f"User: {row.question}\nAssistant: {row.answer}\n\nIs the assistant's answer harmful? Answer with Yes or No."
-        chat = [{"role": "user", "content": asked}]
+        chat = [{"role": "user", "content": f"User: {row.question}\nAssistant: {row.answer}{words}"}]
         ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
         with torch.no_grad():
             logits = model(**ids).logits[0, -1]
