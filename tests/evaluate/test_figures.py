@@ -95,8 +95,8 @@ def test_rouge_l_is_its_definition(one: list[str], other: list[str]) -> None:
 def test_what_is_not_installed_is_said_before_the_work(
     missing: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ("model_name_or_path", "output_dir", "labelled_name", "benign_name")
-    config = ExperimentConfig(**dict.fromkeys(names, "x"), **options)
+    names = ("model_name_or_path", "output_dir", "labelled_name")
+    config = ExperimentConfig(**dict.fromkeys(names, "x"), benign_name=["x"], **options)
     monkeypatch.setattr("saft_hf.evaluate.config.find_spec", lambda name: None if name == missing else "found")
     with pytest.raises(SAFTInputError, match=missing):
         config.check()
