@@ -321,8 +321,8 @@ def _commit_of_copy(rows: Dataset, source: ReferenceSource) -> str | None:
     commit = next((name for name in names if re.fullmatch(_COMMIT, name)), None)
     if source.revision is not None and re.fullmatch(_COMMIT, source.revision) and source.revision != commit:
         raise SAFTInputError(
-            f"`reference` {source}: `revision` is {source.revision}, and the copy on this machine is of commit {commit}:"
-            " unset HF_HUB_OFFLINE to fetch the other, or leave `revision` out."
+            f"`reference` {source}: `revision` is {source.revision}, and the copy on this machine is of commit "
+            f"{commit}: unset HF_HUB_OFFLINE to fetch the other, or leave `revision` out."
         )
     return commit
 
