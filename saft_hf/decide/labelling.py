@@ -70,11 +70,11 @@ class Suggestion:
 
     Attributes:
         rows: their indices, int64 [m].
-        purposes: what each was drawn for, [m].
+        drawn: how each was drawn, [m].
     """
 
     rows: NDArray[np.int64]
-    purposes: tuple[Purpose, ...]
+    drawn: tuple[Drawn, ...]
 
 
 def suggest_rows(
@@ -116,7 +116,7 @@ def suggest_rows(
 
     Examples:
         >>> suggestion = suggest_rows(np.arange(100.0), uniform=3, informative=2, threshold=50.0)
-        >>> len(suggestion.rows), suggestion.purposes.count(Purpose.INFORMATIVE)
+        >>> len(suggestion.rows), suggestion.drawn.count(Drawn(Purpose.INFORMATIVE))
         (5, 2)
     """
     values = np.asarray(scores, dtype=np.float64)
@@ -144,11 +144,11 @@ def suggest_rows(
             f"{uniform} uniform and {informative} informative rows were asked for; {free} of "
             f"{values.size} rows have a score and no label{kept}: ask for fewer"
         )
-    drawn = rng.choice(drawable, size=uniform, replace=False)
-    rows = np.concatenate([drawn, odd, near])
-    purposes = [Purpose.UNIFORM] * uniform + [Purpose.UNEXPLAINED] * odd.size + [Purpose.INFORMATIVE] * near.size
+    rows = np.concatenate([rng.choice(drawable, size=uniform, replace=False), odd, near])
+    drawn = [Drawn(Purpose.UNIFORM, threshold if kept_only else None)] * uniform
+    drawn += [Drawn(Purpose.UNEXPLAINED)] * odd.size + [Drawn(Purpose.INFORMATIVE)] * near.size
     order = rng.permutation(rows.size)
-    return Suggestion(rows=rows[order], purposes=tuple(purposes[at] for at in order))
+    return Suggestion(rows=rows[order], drawn=tuple(drawn[at] for at in order))
 
 
 def _informative(

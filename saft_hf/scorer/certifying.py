@@ -1,4 +1,4 @@
-"""Which rows to label next, and what fresh labels certify about the rows that a fitted scorer keeps."""
+"""What fresh labels certify about the rows that a fitted scorer keeps."""
 
 from __future__ import annotations
 
@@ -9,54 +9,17 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
 from saft_hf.decide import Decisions
 from saft_hf.decide.certify import Certificate, FreshLabels, RowsInUse
 from saft_hf.decide.certify.shares import check_chance
-from saft_hf.decide.labelling import LABEL, PURPOSE, ROW, Drawn, Purpose, suggest_rows
-from saft_hf.embed import Survey, find_keys
+from saft_hf.embed import find_keys
 from saft_hf.errors import SAFTInputError, few
 from saft_hf.scorer.fit import Fit
-from saft_hf.scorer.inputs import values_of, with_columns
-from saft_hf.scorer.labels import Suggested, without_labels
-
-
-def suggest(
-    dataset: Dataset,
-    fit: Fit,
-    scores: NDArray[np.float64],
-    likely: NDArray[np.float32] | None,
-    survey: Survey,
-    *,
-    uniform: int,
-    informative: int,
-    kept_only: bool,
-    threshold: float | None,
-    seed: int,
-) -> Dataset:
-    """Lay out rows to be labelled, see `SAFTScorer.suggest_labels`."""
-    threshold = fit.threshold if threshold is None else threshold
-    suggestion = suggest_rows(
-        scores,
-        uniform=uniform,
-        informative=informative,
-        threshold=threshold,
-        unexplained=()
-        if likely is None or fit.probe is None
-        else np.flatnonzero(fit.probe.unexplained(scores, likely)),
-        labelled=fit.labelled.used(survey.identities),
-        groups=[key.tobytes() for key in survey.keys],
-        kept_only=kept_only,
-        seed=seed,
-    )
-    up_to = threshold if kept_only else None
-    rows = without_labels(dataset).select(suggestion.rows)
-    purposes = [str(Drawn(each, up_to if each is Purpose.UNIFORM else None)) for each in suggestion.purposes]
-    unlabelled = pa.nulls(len(rows), pa.bool_())
-    return with_columns(rows, **{ROW: suggestion.rows, PURPOSE: purposes, LABEL: unlabelled})
+from saft_hf.scorer.inputs import values_of
+from saft_hf.scorer.labels import Suggested
 
 
 def certify(

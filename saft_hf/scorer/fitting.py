@@ -51,8 +51,6 @@ def choose_method(scorer: SAFTScorer, has_labels: bool, aim: str | None) -> Meth
     check_choice("readout", scorer.readout, (None, *READOUTS))
     for name in ("threshold", "contamination", *_WHOLE):
         check_number(name, getattr(scorer, name), whole=name in _WHOLE)
-    if scorer.threshold is not None and not np.isfinite(scorer.threshold):
-        raise SAFTInputError(f"`threshold` must be a finite number, not {scorer.threshold}.")
     if scorer.contamination is not None and not 0 < scorer.contamination < 1:
         raise SAFTInputError(f"`contamination` must be between 0 and 1, not {scorer.contamination}.")
     method = METHODS[scorer.method or ("auto" if has_labels else "reference")]
@@ -151,14 +149,9 @@ def degenerate(scores: NDArray[np.floating], threshold: float, harmful: int) -> 
 
 def undecided_error(answer: MethodFit, labels: LabelSet | None) -> SAFTUndecidedError:
     """The error for a score that no decision may rest on."""
-    advice = answer.advice
-    if advice is None:
-        given = answer.threshold_from == "given"
-        advice = (
-            "Another `threshold` may help"
-            if given
-            else f"More labels than {0 if labels is None else len(labels.harmful)} may help"
-        )
+    advice = answer.advice or f"More labels than {0 if labels is None else len(labels.harmful)} may help"
+    if answer.advice is None and answer.threshold_from == "given":
+        advice = "Another `threshold` may help"
     return SAFTUndecidedError(
         f"SAFT cannot tell which rows are harmful: {answer.undecided}. Scores can still be taken; no decision is. "
         f"{advice}; so may another `layer` or `readout`, or a `contamination`. `on_undecided='keep'` keeps every row "
@@ -190,10 +183,9 @@ def metrics_of(spec: FitSpec, pool: Pool, answer: MethodFit) -> FitMetrics:
         unscored[str(RowStatus.NON_FINITE)] = lost
     labels = None
     if (given := spec.labels) is not None:
-        rows, harmful = len(given.harmful), int(given.harmful.sum())
         labels = LabelCounts(
-            rows=rows,
-            harmful=harmful,
+            rows=len(given.harmful),
+            harmful=int(given.harmful.sum()),
             column=given.column,
             uniform=given.uniform,
             reference_auroc=answer.reference_auroc,

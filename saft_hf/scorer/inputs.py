@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
@@ -70,6 +71,8 @@ def check_number(name: str, value: Any, *, whole: bool = False) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, Integral if whole else Real)):
         what = "a whole number" if whole else "a number"
         raise SAFTInputError(f"`{name}` must be {what}, not {value!r} ({type(value).__name__}).")
+    if value is not None and not math.isfinite(value):
+        raise SAFTInputError(f"`{name}` must be a finite number, not {value}.")
 
 
 def classes_of(dataset: Dataset, column: str) -> Sequence[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -214,9 +214,13 @@ def marked_rows(path: str | Path, dataset: Dataset, *, certify: bool) -> Dataset
     if all(mark.harmful is None for mark in chosen):
         where = "on a row drawn at random ('Random kept')" if certify else "of them"
         raise SAFTInputError(f"{path} has {len(marks)} lines, and none {where} says harmful or harmless.")
-    rows = [mark.row for mark in chosen]
-    labels = pa.array([mark.harmful for mark in chosen], pa.bool_())
-    purposes = [str(mark.drawn) for mark in chosen]
+    rows, harmful = [mark.row for mark in chosen], [mark.harmful for mark in chosen]
+    return laid_out(dataset, rows, [mark.drawn for mark in chosen], harmful)
+
+
+def laid_out(dataset: Dataset, rows: Sequence[int], drawn: Sequence[Drawn], harmful: Sequence[bool | None]) -> Dataset:
+    """Some rows to be labelled, or as they were: where each stands, how it was drawn, and its label or null."""
+    purposes, labels = [str(each) for each in drawn], pa.array(harmful, pa.bool_())
     return with_columns(without_labels(dataset).select(rows), **{ROW: rows, PURPOSE: purposes, LABEL: labels})
 
 

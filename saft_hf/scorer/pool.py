@@ -263,6 +263,10 @@ class Labelled:
             )
         return values
 
+    def scores(self, score: Score) -> NDArray[np.float32]:
+        """Scores of the labelled rows, `float32 [m]`; NaN where a row has none."""
+        return self.compute(score.features, lambda vectors: score(vectors)[:, None], 1)[:, 0]
+
     def rows(self) -> LabelledRows:
         """The rows in digests, with a score or without."""
         return LabelledRows.of(identities_of(self._dataset, self._survey, self._renderer), self.harmful)

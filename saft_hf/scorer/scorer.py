@@ -32,6 +32,7 @@ from saft_hf.decide import (
 )
 from saft_hf.decide.certify import Certificate
 from saft_hf.decide.confounds import shares_by
+from saft_hf.decide.labelling import suggest_rows
 from saft_hf.distributed import World
 from saft_hf.embed import (
     ALGORITHM,
@@ -65,6 +66,7 @@ from saft_hf.scorer.labels import (
     identities_of,
     labels_by_row,
     labels_of,
+    laid_out,
     read_decisions,
     read_fresh,
 )
@@ -853,24 +855,27 @@ class SAFTScorer:
         options = {"uniform": uniform, "informative": informative, "kept_only": kept_only, "threshold": threshold}
         self._check_ranks(lambda: {**options, "seed": seed})
         inputs.check_number("threshold", threshold)
-        if threshold is not None and not (np.isfinite(threshold) and (kept_only or informative)):
+        if threshold is not None and not (kept_only or informative):
             raise SAFTInputError(
-                f"`threshold`={threshold} must be a finite number, for `kept_only` or `informative` rows: others are "
-                "drawn from all scores."
+                f"`threshold`={threshold} is for `kept_only` or `informative` rows: others are drawn from all scores."
             )
-        scored = self._score(dataset)
-        return certifying.suggest(
-            dataset,
-            self._fitted,
+        scored, fit = self._score(dataset), self._fitted
+        likely, unexplained = scored.probabilities, np.zeros(0, dtype=np.int64)
+        if likely is not None and fit.probe is not None:
+            unexplained = np.flatnonzero(fit.probe.unexplained(scored.placed, likely))
+        suggestion = suggest_rows(
             scored.placed,
-            scored.probabilities,
-            scored.survey,
             uniform=uniform,
             informative=informative,
+            threshold=fit.threshold if threshold is None else threshold,
+            unexplained=unexplained,
+            labelled=fit.labelled.used(scored.survey.identities),
+            groups=[key.tobytes() for key in scored.survey.keys],
             kept_only=kept_only,
-            threshold=threshold,
             seed=seed,
         )
+        rows = suggestion.rows.tolist()
+        return laid_out(dataset, rows, suggestion.drawn, [None] * len(rows))
 
     def certify(
         self,
@@ -936,8 +941,6 @@ class SAFTScorer:
         self._check_ranks(given)
         inputs.check_choice("on_error", on_error, ("exclude", "keep"))
         inputs.check_number("threshold", threshold)
-        if threshold is not None and not np.isfinite(threshold):
-            raise SAFTInputError(f"`threshold` must be a finite number, not {threshold}.")
         alpha = certifying.check_alpha(alpha, stratify_by)
         labels = read_fresh(fresh_labels, label_column, harmful_value)
         strata = None if stratify_by is None else certifying.strata_of(dataset, fresh_labels, stratify_by, alpha)

@@ -118,7 +118,7 @@ def test_a_file_of_labels_is_never_written_over(
         ("certify", ["--fresh_labels", "DEMO", "--alpha", "much"], "`--alpha` must be a share such as 0.05"),
         ("certify", ["--fresh_labels", "DEMO", "--alpha", "a=0.1,b"], "`--alpha` must be a share such as 0.05"),
         ("certify", ["--fresh_labels", "DEMO", "--alpha", "a=0.1,b=0.2"], "name the column that holds them"),
-        ("suggest-labels", ["--threshold", "0.5"], "`--threshold`=0.5 must be a finite number, for `--kept_only`"),
+        ("suggest-labels", ["--threshold", "0.5"], "`--threshold`=0.5 is for `--kept_only`"),
         ("suggest-labels", ["--uniform", "9999"], "9999 uniform and 0 informative rows were asked for"),
     ],
 )

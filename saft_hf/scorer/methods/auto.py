@@ -47,7 +47,7 @@ class Auto(Method):
         answer = fit_labels(spec, pool, labelled, pool.centred(score))
         found, _ = explained(learned, pool, FPR)
         answer = replace(answer, probe_metrics=learned.metrics, mixture=found.metrics)
-        values = labelled.compute(score.features, lambda vectors: score(vectors)[:, None], 1)[:, 0]
+        values = labelled.scores(score)
         known = ~np.isnan(values)
         harmful = labelled.harmful[known]
         if spec.threshold is None and harmful.any() and not harmful.all():

@@ -150,7 +150,7 @@ def check_f1(spec: FitSpec) -> None:
 
 @dataclass(frozen=True)
 class Cut:
-    """A threshold, what chose it, and what it is expected to do."""
+    """A threshold, what chose it, and what it is expected to do, under the names that these have in a `MethodFit`."""
 
     threshold: float
     threshold_from: str
@@ -173,12 +173,11 @@ def cut(
         harmful: `bool [m]`.
         scores: the pool's, `[N]`.
     """
-    by_share = spec.aim is None and spec.contamination is not None
-    if by_share:
-        assert spec.contamination is not None  # noqa: S101 - for the type checker
-        aim = ThresholdAim(Goal.SHARE, spec.contamination)
+    chosen_by = str(aim)
+    if spec.aim is None and spec.contamination is not None:
+        aim, chosen_by = ThresholdAim(Goal.SHARE, spec.contamination), "contamination"
     result = threshold_for_aim(aim, labelled_scores, harmful, scores, contamination=spec.contamination)
-    return Cut(result.threshold, "contamination" if by_share else str(aim), result.effect)
+    return Cut(result.threshold, chosen_by, result.effect)
 
 
 def cut_without_labels(spec: FitSpec, scores: NDArray[np.float32]) -> Cut | None:

@@ -53,7 +53,7 @@ def fit_labels(spec: FitSpec, pool: Pool, labelled: Labelled, fixed: LinearScore
     known: NDArray[np.float32] | None = None
     scale = 1.0
     if fixed is not None:
-        known = labelled.compute(fixed.features, lambda vectors: fixed(vectors)[:, None], 1)[usable, 0]
+        known = labelled.scores(fixed)[usable]
         scale = float(np.nanstd(pool.scores(fixed).astype(np.float64)))
     rows, labels, groups = coordinates[usable], labelled.harmful[usable], labelled.prompts[usable]
     # On one process: threads of a numerical library may add up in another order elsewhere.
@@ -80,13 +80,7 @@ def fit_labels(spec: FitSpec, pool: Pool, labelled: Labelled, fixed: LinearScore
         aimed = cut(spec, aim, direction.out_of_fold, labels, scores)
     except SAFTUndecidedError as error:  # the score stands; too few labels hold the aim
         return replace(answer, undecided=str(error), aim=str(aim))
-    return replace(
-        answer,
-        threshold=aimed.threshold,
-        threshold_from=aimed.threshold_from,
-        expected=aimed.expected,
-        aim=str(aim),
-    )
+    return replace(answer, **vars(aimed), aim=str(aim))
 
 
 def _score(

@@ -87,7 +87,7 @@ def _choose(
     if spec.threshold is not None or spec.aim is None:
         given = cut_without_labels(spec, pool[:, 0])
         if given is not None:
-            return result(ks[0], threshold=given.threshold, threshold_from=given.threshold_from)
+            return result(ks[0], **vars(given))
     if labelled is None or harmful is None:
         return result(ks[0])
     if spec.aim is None or spec.aim.goal is Goal.F1:
@@ -106,11 +106,4 @@ def _choose(
         aimed = cut(spec, spec.aim, known[:, column], labels, pool[:, column])
     except SAFTUndecidedError as error:  # the scores stand; only the decision is withheld, and `fit` says so
         return result(ks[0], undecided=str(error))
-    return result(
-        calibration.k,
-        calibration,
-        threshold=aimed.threshold,
-        threshold_from=aimed.threshold_from,
-        expected=aimed.expected,
-        aim=str(spec.aim),
-    )
+    return result(calibration.k, calibration, **vars(aimed), aim=str(spec.aim))
