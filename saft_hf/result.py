@@ -30,12 +30,11 @@ from saft_hf.summary import DEMONSTRATIONS_SHARE, Demonstrations, Provenance, Su
 
 logger = logging.getLogger(__name__)
 
-AUDIT_FILE = AUDIT
 SUMMARY_FILE = "saft_summary.json"
 KEPT = "kept"
 SCORER = "scorer"
 REMOVED = "removed"
-RESULT = (SUMMARY_FILE, AUDIT_FILE, KEPT, REMOVED, CARD, PICTURE, REVIEW)
+RESULT = (SUMMARY_FILE, AUDIT, KEPT, REMOVED, CARD, PICTURE, REVIEW)
 """What a saved result may consist of."""
 
 _AUDIT_ROWS = 1000
@@ -102,7 +101,7 @@ class FilterResult:
             OSError: a file is missing, or cannot be read.
         """
         folder = Path(folder)
-        audit, text = read_audit(folder / AUDIT_FILE), (folder / SUMMARY_FILE).read_text(encoding="utf-8")
+        audit, text = read_audit(folder / AUDIT), (folder / SUMMARY_FILE).read_text(encoding="utf-8")
         try:
             summary = from_plain(Summary, json.loads(text))
         except ValueError as error:
@@ -116,7 +115,7 @@ class FilterResult:
             other = next((i for i, (a, b) in enumerate(zip(found, audit.digests, strict=False)) if a != b), None)
             what = f"{len(found)} rows" if other is None else f"another row {other} (of {len(found)} rows)"
             raise SAFTInputError(
-                f"{folder / AUDIT_FILE} is about {len(audit.digests)} rows, and the dataset has {what}: give the rows "
+                f"{folder / AUDIT} is about {len(audit.digests)} rows, and the dataset has {what}: give the rows "
                 "that were filtered, in the same order and with the same columns."
             )
         return result
@@ -258,13 +257,12 @@ class FilterResult:
             f"{KEPT}/*.{file_format}",
             self.scores,
             self.summary,
-            audit=AUDIT_FILE,
             removed_rows=f"{REMOVED}/" if save_removed else None,
         )
 
     def write_scores(self, folder: Path) -> None:
         """Write audit and summary alone, where no decision was taken: no rows to train on."""
-        self.save_audit(folder / AUDIT_FILE)
+        self.save_audit(folder / AUDIT)
         write_json(folder / SUMMARY_FILE, self.summary.to_dict())
 
     def _removed_with_reasons(self) -> Dataset:

@@ -762,12 +762,12 @@ class Summary:
         return plain
 
 
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 
 
 def public_name(name: str | None) -> str | None:
     """Hub id of a model or dataset; None for a folder on this machine, whose path says nothing to others."""
-    return name if name is not None and _HUB_ID.fullmatch(name) and not _is_local(name) else None
+    return name if name is not None and HUB_ID.fullmatch(name) and not _is_local(name) else None
 
 
 def _is_local(value: Any) -> bool:

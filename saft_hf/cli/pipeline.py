@@ -15,9 +15,9 @@ from saft_hf.cli.data import labelled_of
 from saft_hf.columns import Columns
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
-from saft_hf.hub import Destination, check_push
+from saft_hf.hub import AUDIT, Destination, check_push
 from saft_hf.named import NamedDataset
-from saft_hf.result import AUDIT_FILE, RESULT, SCORER, FilterResult, check_folder, saving
+from saft_hf.result import RESULT, SCORER, FilterResult, check_folder, saving
 from saft_hf.scorer import SAFTScorer
 from saft_hf.scorer.options import BY_NAME, OPTIONS, Option, refuse_idle
 from saft_hf.summary import Summary
@@ -220,7 +220,7 @@ def filter_and_save(args: Arguments) -> tuple[FilterResult, Fitted]:
     World().on_main("saving", save)
     if why is not None:
         raise SAFTUndecidedError(
-            f"{why} The scores are in {folder / AUDIT_FILE}, and `saft-hf review` shows them; no rows are written."
+            f"{why} The scores are in {folder / AUDIT}, and `saft-hf review` shows them; no rows are written."
         )
     World().on_main("pushing", push)
     return result, fitted

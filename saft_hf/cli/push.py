@@ -9,8 +9,7 @@ from safetensors import safe_open
 
 from saft_hf.cli.arguments import parse
 from saft_hf.errors import SAFTInputError
-from saft_hf.hub import CARD, Destination, is_public, push_folder
-from saft_hf.result import AUDIT_FILE
+from saft_hf.hub import AUDIT, CARD, Destination, is_public, push_folder
 from saft_hf.scorer.artifact import TENSORS_FILE
 
 
@@ -28,7 +27,7 @@ def run(argv: Sequence[str]) -> None:
     folder = Path(args.folder)
     if not (folder / CARD).is_file():
         raise SAFTInputError(f"there is no folder {folder} with a card ({CARD}) in it.")
-    if (folder / AUDIT_FILE).is_file():
+    if (folder / AUDIT).is_file():
         raise SAFTInputError(
             f"{folder} is what `saft-hf filter` wrote for this machine: it may hold rows that were removed. Push with "
             "`saft-hf filter ... --push_to_hub`."

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from saft_hf.decide.filtering import CODES, Decisions
 from saft_hf.decide.labels import RowLabel
+from saft_hf.decide.threshold import count_above
 from saft_hf.errors import SAFTInputError
 from saft_hf.files import replacing
 
@@ -93,7 +94,7 @@ def write_audit(
         raise SAFTInputError(f"{total} decisions need as many scores and statuses; found {both}")
     stream, labels = _one_by_one(rows), labels or {}
     limits = np.full(total, np.nan) if decisions.threshold is None else np.broadcast_to(decisions.threshold, total)
-    ranks = _ranks(values)
+    ranks = ranks_of(values)
     trained = np.isin(np.arange(total), decisions.train_rows())
     of_input, of_kept = hashlib.sha256(), hashlib.sha256()
     # Without Arrow's own copy of the schema, which is written first and would hide metadata that come last.
@@ -198,11 +199,10 @@ def read_audit(path: str | Path) -> Audit:
         ) from error
 
 
-def _ranks(values: NDArray[np.float32]) -> NDArray[np.int64]:
+def ranks_of(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     """How many rows have a higher score, and one more; 0 where a row has no score."""
-    ordered = np.sort(values[~np.isnan(values)])
-    ranks = 1 + ordered.size - np.searchsorted(ordered, values, side="right")
-    return np.where(np.isnan(values), 0, ranks)
+    ordered = np.sort(scores[~np.isnan(scores)])
+    return np.where(np.isnan(scores), 0, 1 + count_above(ordered, scores))
 
 
 def _nullable(values: NDArray[np.floating[Any]]) -> pa.Array:

@@ -111,18 +111,19 @@ def _best_threshold(
     if pool.size == 0:
         raise SAFTInputError(f"no row of the pool has a score (k={k})")
     grid = np.linspace(pool[0], pool[-1], GRID_POINTS)
-    above = _count_above(np.sort(scores), grid)
-    hits = _count_above(np.sort(scores[labels]), grid)
+    above = count_above(np.sort(scores), grid)
+    hits = count_above(np.sort(scores[labels]), grid)
     # One division of whole numbers: equal F1 are equal to the last bit, so that ties are ties.
     f1 = 2 * hits / (above + labels.sum())
     at = GRID_POINTS - 1 - int(np.argmax(f1[::-1]))
-    removed = _count_above(pool, grid)  # never all: the first candidate is the smallest score
+    removed = count_above(pool, grid)  # never all: the first candidate is the smallest score
     splits = np.unique(removed[removed > 0]).size
     return PublishedCandidate(k=k, threshold=float(grid[at]), f1=float(f1[at]), pool_splits=splits)
 
 
-def _count_above(ordered: NDArray[np.float64], grid: NDArray[np.float64]) -> NDArray[np.int64]:
-    return (ordered.size - np.searchsorted(ordered, grid, side="right")).astype(np.int64)
+def count_above(ordered: NDArray[np.floating], grid: ArrayLike) -> NDArray[np.int64]:
+    """How many of some ascending scores are above each of others."""
+    return np.asarray(ordered.size - np.searchsorted(ordered, grid, side="right"), dtype=np.int64)
 
 
 def threshold_for_contamination(scores: ArrayLike, contamination: float) -> float:

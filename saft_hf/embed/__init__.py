@@ -14,7 +14,7 @@ from saft_hf.embed.plan import KEY_BYTES, find_keys
 from saft_hf.embed.reduce import tree_reduce
 from saft_hf.embed.rows import RowReader
 from saft_hf.embed.rows_digest import content_of, rows_digest
-from saft_hf.embed.source import ALGORITHM, ModelSource
+from saft_hf.embed.source import ALGORITHM, ModelSource, model_name, tokenizer_of
 from saft_hf.embed.store import Vectors, default_cache_dir, name_of
 from saft_hf.embed.survey import Survey, survey_dataset
 
@@ -37,11 +37,13 @@ __all__ = [
     "find_keys",
     "finite_rows",
     "layers_of",
+    "model_name",
     "name_of",
     "readouts_of",
     "rng_untouched",
     "rows_digest",
     "survey_dataset",
+    "tokenizer_of",
     "tree_reduce",
     "where_finite",
 ]

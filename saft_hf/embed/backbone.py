@@ -76,15 +76,10 @@ class Backbone:
         name: str,
         *,
         layers: Sequence[int],
-        revision: str | None = None,
-        dtype: str | torch.dtype = "auto",
-        attn_implementation: str | None = None,
-        quantization_config: Any = None,
-        device_map: Any = None,
         device: torch.device | str | None = None,
+        dtype: str | torch.dtype = "auto",
         trust_remote_code: bool = False,
-        token: str | bool | None = None,
-        use_safetensors: bool | None = None,
+        **options: Any,
     ) -> Self:
         """Load blocks 0 to `max(layers)` of a model, without its language-model head.
 
@@ -93,15 +88,11 @@ class Backbone:
         Args:
             name: Hub id or local folder.
             layers: the layers to be read, 0 to L.
-            revision: branch, tag or commit on the Hub.
-            dtype: "auto" (the checkpoint's, float32 on CPU), a torch dtype or its name.
-            attn_implementation: as in `from_pretrained`.
-            quantization_config: as in `from_pretrained`.
-            device_map: as in `from_pretrained`; overrules `device`.
             device: where the weights go; by default the current CUDA device, else the CPU.
+            dtype: "auto" (the checkpoint's, float32 on CPU), a torch dtype or its name.
             trust_remote_code: run the repository's own code.
-            token: Hub token.
-            use_safetensors: `True` refuses pickled weights; for names from a scorer that somebody else made.
+            options: further arguments of `from_pretrained`, such as `revision` and `token`; a `device_map` overrules
+                `device`, and `use_safetensors=True` refuses pickled weights, for names that somebody else chose.
 
         Returns:
             The backbone.
@@ -109,7 +100,8 @@ class Backbone:
         Raises:
             SAFTInputError: there is no such model or layer, it does not fit, or weights are missing.
         """
-        config = read_config(name, revision=revision, trust_remote_code=trust_remote_code, token=token)
+        access = {key: options.get(key) for key in ("revision", "token")}
+        config = read_config(name, trust_remote_code=trust_remote_code, **access)
         wanted = check_layers(layers, int(text_config(config).num_hidden_layers))
         if device is None:
             device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu"
@@ -121,12 +113,7 @@ class Backbone:
             device=torch.device(device),
             dtype=dtype,
             trust_remote_code=trust_remote_code,
-            revision=revision,
-            attn_implementation=attn_implementation,
-            quantization_config=quantization_config,
-            device_map=device_map,
-            token=token,
-            use_safetensors=use_safetensors,
+            **options,
         )
         blocks = model.get_submodule(cut.blocks_path)
         assert isinstance(blocks, nn.ModuleList)  # noqa: S101 - for the type checker

@@ -36,6 +36,25 @@ _NO_MODEL = (
 )
 
 
+def model_name(model: Any) -> str | None:
+    """Name or folder of a model, or None for an object that does not know where it came from."""
+    return model if isinstance(model, str) else getattr(model.config, "_name_or_path", None) or None
+
+
+def tokenizer_of(processor: Any) -> PreTrainedTokenizerBase:
+    """A tokenizer, or that of a processor.
+
+    Raises:
+        SAFTInputError: it is neither.
+    """
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise SAFTInputError(
+            f"`processing_class` must be a tokenizer or a processor that has one, not {type(processor).__name__}."
+        )
+    return tokenizer
+
+
 @dataclass
 class ModelSource:
     """One model to read, and how to load it.
@@ -56,17 +75,14 @@ class ModelSource:
     @property
     def name(self) -> str | None:
         """Name or folder of the model; None for an object that does not know where it came from."""
-        if self.model is None or isinstance(self.model, str):
-            return self.model
-        return getattr(self.model.config, "_name_or_path", None) or None
+        return None if self.model is None else model_name(self.model)
 
     @cached_property
     def shape(self) -> ModelShape:
         """Layers, widths and dtype, from the configuration alone."""
         if self.model is None:
             raise SAFTInputError(_NO_MODEL)
-        known = ("revision", "trust_remote_code", "token")
-        return describe_model(self.model, **{key: self.options[key] for key in known if key in self.options})
+        return describe_model(self.model, **self._access)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -78,21 +94,19 @@ class ModelSource:
                     "`model` is an object that does not say where it was loaded from, so its tokenizer cannot be "
                     "found. Pass `processing_class=`."
                 )
-            known = ("revision", "trust_remote_code", "token")
-            args = {key: self.options[key] for key in known if self.options.get(key) is not None}
             try:
-                processor = AutoTokenizer.from_pretrained(self.name, **args)
+                processor = AutoTokenizer.from_pretrained(self.name, **self._access)
             except (OSError, ValueError) as error:
                 raise SAFTInputError(
                     f"model={self.name!r}: no tokenizer could be read. Give a Hub id or a folder that holds a model "
                     f"and its tokenizer, or pass `processing_class=`. transformers said: {error}"
                 ) from error
-        tokenizer = getattr(processor, "tokenizer", processor)
-        if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            raise SAFTInputError(
-                f"`processing_class` must be a tokenizer or a processor that has one, not {type(processor).__name__}."
-            )
-        return tokenizer
+        return tokenizer_of(processor)
+
+    @property
+    def _access(self) -> dict[str, Any]:
+        known = ("revision", "trust_remote_code", "token")
+        return {key: self.options[key] for key in known if self.options.get(key) is not None}
 
     @property
     def read_as(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from saft_hf.hub.merge import size_category
-from saft_hf.summary import DatasetSource, Summary
+from saft_hf.summary import HUB_ID, DatasetSource, Summary
 from saft_hf.version import versions
 
 _HERE = Path(__file__).resolve()
@@ -49,7 +49,6 @@ _THRESHOLDS = {
     "none": "no threshold was chosen",
 }
 
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*", re.ASCII)
 _MARKUP = re.compile(r"[\\`*_{}\[\]()<>#|!~$&]")
 # Renderers make links of bare addresses even where their signs are escaped; in code they do not.
@@ -230,7 +229,7 @@ def _escape(text: str) -> str:
 
 
 def _hub_id(name: str | None) -> str | None:
-    return name if name and _HUB_ID.fullmatch(name) else None
+    return name if name and HUB_ID.fullmatch(name) else None
 
 
 def _hub_ids(*names: str | None) -> list[str] | None:

@@ -21,7 +21,7 @@ from saft_hf.errors import SAFTInputError
 from saft_hf.files import write_json
 from saft_hf.hub.cards import data_folder, dataset_card
 from saft_hf.hub.plots import score_histogram
-from saft_hf.hub.push import CARD, PRIVATE, REPORT, Destination, push_files
+from saft_hf.hub.push import AUDIT, CARD, PRIVATE, REPORT, Destination, push_files
 from saft_hf.summary import DatasetSource, Summary
 
 PICTURE = "scores.png"
@@ -102,24 +102,22 @@ class PushedSplit:
         report = folder / REPORT
         report.mkdir()
         info = self._write_rows(folder / data_folder(self.config), rows, num_shards)
-        picture = score_histogram(scores, summary.threshold)
-        if picture:
-            (report / f"scores-{self.name}.png").write_bytes(picture)
         shown = replace(summary.public(), source=self.source)
         write_json(report / f"summary-{self.name}.json", shown.to_dict())
         audit = f"{PRIVATE}/audit-{self.name}.parquet"
-        card = dataset_card(
+        _write_card(
+            folder,
+            f"{REPORT}/scores-{self.name}.png",
+            scores,
             shown,
-            self.repo_id,
+            repo_id=self.repo_id,
             config=self.config,
             split=self.split,
             data_files=f"{data_folder(self.config)}/{self.split}-*",
             dataset_info=info,
-            picture=f"{REPORT}/scores-{self.name}.png" if picture else None,
             audit=audit if (folder / audit).exists() else None,
             removed_rows=f"{PRIVATE}/removed-{self.name}.parquet" if removed_rows else None,
         )
-        (folder / CARD).write_text(card, encoding="utf-8")
 
     def _write_rows(self, folder: Path, rows: Dataset, num_shards: int | None) -> Mapping[str, Any]:
         """Write the shards as `Dataset.push_to_hub` names them; what the card says of them in `dataset_info`."""
@@ -142,8 +140,7 @@ def write_local_card(
     scores: ArrayLike,
     summary: Summary,
     *,
-    audit: str,
-    removed_rows: str | None = None,
+    removed_rows: str | None,
 ) -> None:
     """Write card and picture beside rows that are saved on this machine; `load_dataset` of the folder reads the rows.
 
@@ -153,25 +150,31 @@ def write_local_card(
         data_files: pattern of their files.
         scores: of all rows of the input, [N], for the picture.
         summary: of the filter.
-        audit: name of the audit.
         removed_rows: folder of the removed rows; None where they are not saved.
 
     Raises:
         OSError: a file cannot be written.
     """
-    if picture := score_histogram(scores, summary.threshold):
-        (folder / PICTURE).write_bytes(picture)
-    card = dataset_card(
+    _write_card(
+        folder,
+        PICTURE,
+        scores,
         summary,
-        None,
+        repo_id=None,
         config="default",
         split="train",
         data_files=data_files,
         dataset_info=_described("default", "train", rows, _nbytes(rows), _nbytes(rows)),
-        picture=PICTURE if picture else None,
-        audit=audit,
+        audit=AUDIT,
         removed_rows=removed_rows,
     )
+
+
+def _write_card(folder: Path, picture: str, scores: ArrayLike, summary: Summary, **about: Any) -> None:
+    """Write the card of rows, and the picture that it shows, where one can be drawn."""
+    if drawn := score_histogram(scores, summary.threshold):
+        (folder / picture).write_bytes(drawn)
+    card = dataset_card(summary, picture=picture if drawn else None, **about)
     (folder / CARD).write_text(card, encoding="utf-8")
 
 

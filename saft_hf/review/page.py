@@ -17,6 +17,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from numpy.typing import NDArray
 
 from saft_hf.decide import Decisions, RowLabel, row_digest
+from saft_hf.decide.audit import ranks_of
 from saft_hf.decide.labelling import Drawn, Purpose
 from saft_hf.decide.marks import Mark, MarkWord, check_marks
 from saft_hf.errors import SAFTInputError
@@ -133,7 +134,7 @@ def _rows(
 ) -> tuple[list[dict[str, Any]], list[list[tuple[str, str, str]]], list[str]]:
     """What the page knows of each row that it shows; their texts; and the columns that there are."""
     decisions, scores = result.decisions, result.scores
-    descending = np.sort(scores[~np.isnan(scores)])
+    ranks = ranks_of(scores)
     limits = np.broadcast_to(np.nan if decisions.threshold is None else decisions.threshold, len(decisions))
     order = {row: at for at, row in enumerate(uniform)}
     known: list[dict[str, Any]] = []
@@ -149,9 +150,7 @@ def _rows(
                     "sha256": row_digest(content),
                     "score": f"{score:.4g}" if scored else "",
                     "distance": f"{score - limits[row]:+.3g}" if scored and not np.isnan(limits[row]) else "",
-                    "rank": int(1 + descending.size - np.searchsorted(descending, scores[row], "right"))
-                    if scored
-                    else None,
+                    "rank": int(ranks[row]) or None,
                     "decision": decisions.words(row, row + 1)[0],
                     "reason": decisions.reasons[row],
                     "label": str(result.labels[row]) if row in result.labels else "",

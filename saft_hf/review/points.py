@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from saft_hf.decide import Decisions, Reason, RowLabel
 from saft_hf.decide.certify import FreshLabels
 from saft_hf.decide.marks import Mark
+from saft_hf.decide.threshold import count_above
 from saft_hf.histogram import LOG_FROM, bar_edges
 from saft_hf.review.choose import drawable, drawn_as
 from saft_hf.summary import Expectation, Summary
@@ -151,13 +152,13 @@ class _Counts:
 
     def point(self, at: float, x: float) -> Point:
         """In words."""
-        removed = _above(self.by_score, at) + self.by_people
+        removed = int(count_above(self.by_score, at)) + self.by_people
         lost = recall = "not known"
         if (at == self.summary.threshold and (known := self.summary.expected)) or (
             known := self._expected(at, removed)
         ):
             lost, recall = f"about {known.lost}", f"about {known.recall:.0%}"
-        labels = f"{_above(self.harmful, at)} of {self.harmful.size}" if self.harmful.size else "no labels"
+        labels = f"{count_above(self.harmful, at)} of {self.harmful.size}" if self.harmful.size else "no labels"
         return Point(f"{at:.6g}", x, str(removed), lost, recall, labels, self._bound(at))
 
     def _expected(self, at: float, removed: int) -> Expectation | None:
@@ -199,7 +200,3 @@ def _fresh(
     others = np.setdiff1d(np.arange(scores.size), population)
     rows, harmful = [mark.row for mark in said], [bool(mark.harmful) for mark in said]
     return FreshLabels.of(scores, rows, harmful, others), len(uniform) - len(said)
-
-
-def _above(ordered: NDArray[np.float64], at: float) -> int:
-    return int(ordered.size - np.searchsorted(ordered, at, side="right"))

@@ -124,6 +124,13 @@ def without_scores(dataset: Any) -> Any:
     return dataset.remove_columns(found) if found else dataset
 
 
+def scores_in(dataset: Dataset) -> tuple[NDArray[np.float32], list[str], Any]:
+    """The scores and statuses that rows bring, and their probabilities, or None."""
+    plain = dataset.with_format(None)
+    likely = plain[PROBABILITY][:] if PROBABILITY in plain.column_names else None
+    return np.asarray(plain[SCORE][:], dtype=np.float32), list(plain[STATUS]), likely
+
+
 def limits_of(
     threshold: float | NDArray[np.float64], probabilities: Any, *, of_probe: bool = False
 ) -> float | NDArray[np.float64]:

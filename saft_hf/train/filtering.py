@@ -13,20 +13,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset, IterableDataset
 
 from saft_hf.decide import decide, near_threshold, threshold_for_contamination
 from saft_hf.demonstrations import demonstrations_for, interleaved
 from saft_hf.distributed import World, describe
-from saft_hf.embed import describe_model
+from saft_hf.embed import describe_model, model_name
 from saft_hf.errors import SAFTError, SAFTInputError, SAFTUndecidedError
 from saft_hf.render import Renderer
 from saft_hf.result import FilterResult
-from saft_hf.scorer import PROBABILITY, SCORE, STATUS, SAFTScorer, without_scores
+from saft_hf.scorer import SCORE, STATUS, SAFTScorer, without_scores
 from saft_hf.scorer.certifying import thresholds_by_row
 from saft_hf.scorer.fitting import provenance_of, quantiles
-from saft_hf.scorer.inputs import limits_of
+from saft_hf.scorer.inputs import limits_of, scores_in
 from saft_hf.scorer.options import BY_NAME, OPTIONS
 from saft_hf.summary import EvalCounts, Provenance, Summary
 from saft_hf.train import inputs
@@ -146,7 +145,7 @@ def _public(error: Exception, model: Any) -> str:
     text = describe(error)
     if type(error) is SAFTError:  # of another process: what stands behind the colon is what failed there, in any words
         text = ":".join(text.split(":")[:2])
-    if (name := inputs.model_name(model)) is not None:
+    if (name := model_name(model)) is not None:
         text = text.replace(name, "the model")
     return _PATH.sub("a path", text)
 
@@ -174,16 +173,13 @@ def _by_trusted_scores(args: FilterArgs, world: World) -> Record:
         if threshold is None:
             raise SAFTInputError("`saft_trust_scores=True` with a stream needs `saft_threshold` or `saft_scorer`.")
         return _of_stream(args, scorer, threshold, lambda batch: batch)
-    brought = args.train_dataset.with_format(None)
-    scores = np.asarray(brought[SCORE][:], dtype=np.float32)
+    scores, statuses, likely = scores_in(args.train_dataset)
     if threshold is None and args.get("contamination") is not None:
         threshold = threshold_for_contamination(scores, args.get("contamination"))
     if threshold is None:
         raise SAFTInputError(
             "`saft_trust_scores=True` needs `saft_threshold`, `saft_contamination` or a fitted `saft_scorer`."
         )
-    statuses = list(brought[STATUS])
-    likely = brought[PROBABILITY][:] if PROBABILITY in brought.column_names else None
     limits = limits_of(threshold, likely, of_probe=_is_of_probe(scorer))
     decisions = decide(scores, statuses, limits, on_error=args.on_error)
     summary = Summary(
@@ -338,15 +334,12 @@ def filter_eval(args: FilterArgs, record: Record, world: World) -> tuple[Any, di
         streams = isinstance(rows, IterableDataset)
         if streams:
             rows = first_rows(rows, None, world, f"eval_dataset ({name})")
-        scored = record.scorer.score_dataset(rows)
-        scored = scored.with_format(None)
-        scores, statuses = np.asarray(scored[SCORE][:], dtype=np.float32), list(scored[STATUS])
+        scores, statuses, likely = scores_in(record.scorer.score_dataset(rows))
         # The threshold of the training rows, which a certificate may have lowered.
         limits: Any = record.summary.threshold
         if limits is None and record.summary.filtered and (fit := record.scorer.fit_) is not None and fit.thresholds:
             limits = thresholds_by_row(fit, rows)
         if limits is not None:
-            likely = scored[PROBABILITY][:] if PROBABILITY in scored.column_names else None
             limits = limits_of(limits, likely, of_probe=record.summary.threshold_from == "reference")
         decisions = decide(scores, statuses, limits, on_error=args.on_error)
         results[name] = result = FilterResult(without_scores(rows), scores, statuses, decisions, Summary())
@@ -383,8 +376,8 @@ def _fitted(args: FilterArgs, rows: Dataset, world: World) -> SAFTScorer:
             scorer = _new(args, world)
         elif scorer.fit_ is not None:
             # The user's object stays as it is; a copy reads rows as they are trained on.
-            name = inputs.model_name(scorer.model)
-            same = scorer.model is args.model or (name is not None and name == inputs.model_name(args.model))
+            name = model_name(scorer.model)
+            same = scorer.model is args.model or (name is not None and name == model_name(args.model))
             scorer = _render_as_trained(copy.copy(scorer), args, same)
     if isinstance(args.scorer, SAFTScorer) and args.get("cache_dir") is not None:
         scorer.cache_dir = args.get("cache_dir")
@@ -430,7 +423,7 @@ def _load(args: FilterArgs) -> SAFTScorer:
         trust_remote_code=setting(args.args, "trust_remote_code"),
     )
     scorer = load(model=args.model, quantization_config=inputs.quantization(args))
-    same = scorer._fitted.model in (None, inputs.model_name(args.model))
+    same = scorer._fitted.model in (None, model_name(args.model))
     if not same:  # it reads the one that it names
         scorer = load()
     return _render_as_trained(scorer, args, same)

@@ -15,6 +15,7 @@ from trl.chat_template_utils import get_training_chat_template, has_generation_m
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from saft_hf.decide import OnError
+from saft_hf.embed import model_name, tokenizer_of
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import RenderConfig
 from saft_hf.scorer import SAFTScorer
@@ -179,11 +180,6 @@ def has_images(args: FilterArgs) -> bool:
 # -- what SFTTrainer will make of it ----------------------------------------------------------------------------------
 
 
-def model_name(model: Any) -> str | None:
-    """Name or folder of a model, or None for an object that does not know where it came from."""
-    return model if isinstance(model, str) else getattr(model.config, "_name_or_path", None) or None
-
-
 def processing_class_of(model: Any, config: Any) -> Any:
     """The tokenizer or processor that SFTTrainer loads where none is given.
 
@@ -216,11 +212,7 @@ def training_tokenizer(args: FilterArgs) -> PreTrainedTokenizerBase:
     """
     config, given = args.args, args.processing_class
     processor = copy.deepcopy(processing_class_of(args.model, config) if given is None else given)
-    tokenizer = getattr(processor, "tokenizer", processor)
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise SAFTInputError(
-            f"`processing_class` must be a tokenizer or a processor that has one, not {type(processor).__name__}."
-        )
+    tokenizer = tokenizer_of(processor)
     if (eos_token := setting(config, "eos_token")) is not None:
         if eos_token not in tokenizer.get_vocab():
             raise SAFTInputError(f"`eos_token`={eos_token!r} is not in the vocabulary of the tokenizer.")

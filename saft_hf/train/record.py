@@ -19,8 +19,9 @@ from saft_hf.decide.certify import Certificate
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.files import write_json
+from saft_hf.hub import AUDIT
 from saft_hf.records import from_plain, to_plain
-from saft_hf.result import AUDIT_FILE, SUMMARY_FILE, FilterResult
+from saft_hf.result import SUMMARY_FILE, FilterResult
 from saft_hf.scorer import SAFTScorer
 from saft_hf.summary import Demonstrations, Summary
 from saft_hf.train.stream import StreamFilter
@@ -105,7 +106,7 @@ class Record:
         if self.scorer is not None:
             self.scorer.save_pretrained(private / "scorer")
         if self.result is not None:
-            digests = self.result.save_audit(private / AUDIT_FILE)
+            digests = self.result.save_audit(private / AUDIT)
         for name, result in self.eval_results.items():
             result.save_audit(private / f"eval-{quote(name, safe='')}.parquet")
         if self.certificate is not None:
@@ -127,6 +128,8 @@ class Record:
 class TrainedRows:
     """Which rows a run trains on, in digests: enough to tell whether another run trains on the same ones.
 
+    By default those of a run that filters nothing.
+
     Attributes:
         filtered: whether any row could be left out.
         rows: how many rows came in; None for a stream.
@@ -138,14 +141,14 @@ class TrainedRows:
         demonstrations: SHA-256 of the demonstrations that were mixed in; None without.
     """
 
-    filtered: bool
-    rows: int | None
-    data: str | None
-    decisions: str | None
-    scorer: str | None
-    on_error: str | None
-    action: str
-    demonstrations: str | None
+    filtered: bool = False
+    rows: int | None = None
+    data: str | None = None
+    decisions: str | None = None
+    scorer: str | None = None
+    on_error: str | None = None
+    action: str = "remove"
+    demonstrations: str | None = None
 
     @property
     def differ(self) -> bool:
@@ -201,19 +204,6 @@ class TrainedRows:
                 f"{checkpoint} was trained on other rows than this run would go on with ({shown}). Give the same data, "
                 "labels and saft options as then, or start again without `resume_from_checkpoint`."
             )
-
-
-ALL_ROWS = TrainedRows(
-    filtered=False,
-    rows=None,
-    data=None,
-    decisions=None,
-    scorer=None,
-    on_error=None,
-    action="remove",
-    demonstrations=None,
-)
-"""Of a run that filters nothing."""
 
 
 def last_checkpoint(output_dir: str) -> Path | None:

@@ -17,7 +17,7 @@ from trl import SFTTrainer
 
 from saft_hf.decide import Decision
 from saft_hf.distributed import World, progress_bars
-from saft_hf.embed import content_of, rng_untouched
+from saft_hf.embed import content_of, model_name, rng_untouched
 from saft_hf.names import check_names
 from saft_hf.result import FilterResult, log_unscored
 from saft_hf.scorer import SAFTScorer
@@ -34,9 +34,9 @@ from saft_hf.train.config import (
 )
 from saft_hf.train.dashboards import log_histogram
 from saft_hf.train.filtering import filter_rows
-from saft_hf.train.inputs import FilterArgs, model_name, processing_class_of
+from saft_hf.train.inputs import FilterArgs, processing_class_of
 from saft_hf.train.masking import MASKED, prepare_masked
-from saft_hf.train.record import ALL_ROWS, Record, last_checkpoint, write_summary
+from saft_hf.train.record import Record, TrainedRows, last_checkpoint, write_summary
 from saft_hf.train.stream import StreamFilter
 from saft_hf.train.trial import refuse_early
 
@@ -70,7 +70,7 @@ class SAFTMixin(Trainer):  # type: ignore[misc] # transformers is not typed
         if given.get("args") is None:
             name = (model_name(given["model"]) or "").split("/")[-1]
             given["args"] = SAFTSFTConfig(f"{name}-SFT")
-        config, self._saft, self._saft_rows, self._saft_logged = given["args"], None, ALL_ROWS, False
+        config, self._saft, self._saft_rows, self._saft_logged = given["args"], None, TrainedRows(), False
 
         saft = {"saft_labelled": saft_labelled, "saft_scorer": saft_scorer, "saft_reference": saft_reference}
         saft |= {"saft_fresh_labels": saft_fresh_labels, "saft_demonstrations": saft_demonstrations}
