@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 
 _WORDS = {"labelled": "labelled_name", "saft_labelled": "labelled_name", "saft_fresh_labels": "fresh_labels"}
+_WORDS |= {"file_format": "output_format"}
 """Argument of Python -> option of another name."""
 
 _ELSEWHERE = {"`json.loads`": "`--parse_json true`"}

@@ -145,8 +145,6 @@ def output_folder(args: Arguments, names: Sequence[str] = ()) -> Path:
     """
     if args.output_dir is None:
         raise SAFTInputError("`--output_dir` is needed: where the dataset, the audit and the scorer go.")
-    if args.output_format not in ("arrow", "parquet"):
-        raise SAFTInputError(f"`--output_format` must be 'arrow' or 'parquet', not {args.output_format!r}.")
     folder = Path(args.output_dir)
     check_folder(folder, names, args.output_format, overwrite=args.overwrite or not names)
     folder.mkdir(parents=True, exist_ok=True)

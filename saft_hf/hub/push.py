@@ -265,7 +265,10 @@ def _card(path: Path, to: Destination, info: Any, existing: set[str], ours: set[
     text = path.read_text(encoding="utf-8")
     if not (info.private or to.audit):
         text = without_private(text)
-    before = _existing_card(to, info) if CARD in existing else None
+    before = None
+    if CARD in existing:
+        there = to.api.hf_hub_download(to.repo_id, CARD, repo_type=to.repo_type, revision=info.sha)
+        before = Path(there).read_bytes().decode("utf-8")
     if "configs" in metadata_of(text) and "configs" not in metadata_of(before or ""):
         hidden = sorted(name for name in existing - ours if _is_data(name))
         if hidden:
@@ -274,11 +277,6 @@ def _card(path: Path, to: Destination, info: Any, existing: set[str], ours: set[
                 "pushed beside them would hide them. Push to another repository, or name those files in that card"
             )
     return merge_cards(before, text).encode()
-
-
-def _existing_card(to: Destination, info: Any) -> str:
-    path = to.api.hf_hub_download(to.repo_id, CARD, repo_type=to.repo_type, revision=info.sha)
-    return Path(path).read_bytes().decode("utf-8")
 
 
 def _is_data(name: str) -> bool:

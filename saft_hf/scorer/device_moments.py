@@ -60,10 +60,9 @@ class DeviceMoments:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # To another process through memory of the host, and there onto its own device.
-        return _from_host, (self.count, self.mean.cpu().numpy(), self.scatter.cpu().numpy(), self.mean.device.type)
+        return _from_host, (self.to_host(), self.mean.device.type)
 
 
-def _from_host(
-    count: float, mean: NDArray[np.float64], scatter: NDArray[np.float64], device_type: str
-) -> DeviceMoments:
-    return DeviceMoments(count, *(torch.from_numpy(array).to(device_type) for array in (mean, scatter)))
+def _from_host(moments: Moments, device_type: str) -> DeviceMoments:
+    sums = (torch.from_numpy(array).to(device_type) for array in (moments.mean, moments.scatter))
+    return DeviceMoments(moments.count, *sums)

@@ -110,8 +110,8 @@ class _Scored:
 def _columns(
     scores: NDArray[np.float32], probabilities: NDArray[np.float32] | None, statuses: list[str]
 ) -> dict[str, Any]:
-    found = {SCORE: scores, STATUS: statuses}
-    return found if probabilities is None else {SCORE: scores, PROBABILITY: probabilities, STATUS: statuses}
+    likely = {} if probabilities is None else {PROBABILITY: probabilities}
+    return {SCORE: scores, **likely, STATUS: statuses}
 
 
 def _split(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
@@ -323,13 +323,10 @@ class SAFTScorer:
         world = World()
         with world.sync_errors("reading the pool"):
             pool = inputs.as_pool(pool, fit_rows)
-        told: dict[str, Any] = {
-            "label_column": label_column,
-            "harmful_value": harmful_value,
-            "label_sampling": label_sampling,
-        }
-        told |= {"pool": pool, "labelled": labelled, "reference": self.reference, "aim": aim, "fit_rows": fit_rows}
-        self._check_ranks(lambda: {**self._options(), **told, "on_undecided": on_undecided})
+        told: dict[str, Any] = {"label_column": label_column, "harmful_value": harmful_value, "aim": aim}
+        told |= {"label_sampling": label_sampling, "fit_rows": fit_rows, "on_undecided": on_undecided}
+        rows = {"pool": pool, "labelled": labelled, "reference": self.reference}
+        self._check_ranks(lambda: {**self._options(), **told, **rows})
         if labelled is None:
             refuse_idle(told.__getitem__, (option for option in OPTIONS if option.of_labels), "without `labelled` rows")
         method = fitting.choose_method(self, labelled is not None, aim)
@@ -599,19 +596,18 @@ class SAFTScorer:
             renderer = self._renderer()
             digest = self._digest(dataset, renderer)
         self._check_ranks(lambda: {"dataset": digest[0]})
-        if self._scored is None or self._scored.digest != digest:
-            extractor = self._extractor(renderer, fit.captured, fit.model_fingerprint, world)
-            try:
-                embedded = extractor.embed(dataset, sample=True)
-            finally:
-                source.release()
-            scores, likely = _split(embedded.rows(embedded.compute(fit.score.features, fit.read, fit.columns)))
-            self._remember(digest, scores, likely, embedded.survey, renderer)
-            if np.isnan(scores).all():
-                why = inputs.why_unread(renderer, dataset, fit.score_readouts)
-                logger.warning("None of %d rows can be scored. %s", len(scores), why)
-        assert self._scored is not None  # noqa: S101 - remembered
-        return self._scored
+        if self._scored is not None and self._scored.digest == digest:
+            return self._scored
+        extractor = self._extractor(renderer, fit.captured, fit.model_fingerprint, world)
+        try:
+            embedded = extractor.embed(dataset, sample=True)
+        finally:
+            source.release()
+        scores, likely = _split(embedded.rows(embedded.compute(fit.score.features, fit.read, fit.columns)))
+        if np.isnan(scores).all():
+            why = inputs.why_unread(renderer, dataset, fit.score_readouts)
+            logger.warning("None of %d rows can be scored. %s", len(scores), why)
+        return self._remember(digest, scores, likely, embedded.survey, renderer)
 
     def _remember(
         self,
@@ -620,9 +616,10 @@ class SAFTScorer:
         probabilities: NDArray[np.float32] | None,
         survey: Survey,
         renderer: Renderer,
-    ) -> None:
+    ) -> _Scored:
         statuses = fitting.final_statuses(scores, survey.statuses(self._fitted.score_readouts))
         self._scored = _Scored(digest, scores, probabilities, statuses, survey, renderer)
+        return self._scored
 
     def _check_ranks(self, given: Callable[[], Mapping[str, Any]]) -> None:
         """Refuse what differs between processes, before any work: each would decide otherwise. Collective."""
@@ -690,23 +687,17 @@ class SAFTScorer:
                 certifies nothing.
         """
         told: dict[str, Any] = {"threshold": threshold, "on_error": on_error, "on_undecided": on_undecided}
-        told |= {
-            "label_column": label_column,
-            "harmful_value": harmful_value,
-            "refusal_column": refusal_column,
-            "by": by,
-            "marks": None if marks is None else str(marks),
-        }
-        told["certificate"] = certificate and certificate.to_dict()
+        told |= {"label_column": label_column, "harmful_value": harmful_value, "refusal_column": refusal_column}
+        told |= {"by": by, "marks": None if marks is None else str(marks)}
 
         def given() -> dict[str, Any]:
             inputs.check_dataset(dataset)
-            content = None if marks is None else Path(marks).read_bytes()
             read = [name for name in dataset.column_names if name in (label_column, refusal_column, by)]
             return {
-                "scorer": self._state(),
                 **told,
-                "marked": content,
+                "scorer": self._state(),
+                "certificate": certificate and certificate.to_dict(),
+                "marked": None if marks is None else Path(marks).read_bytes(),
                 "dataset": dataset.select_columns(read) if read else None,
             }
 
@@ -798,8 +789,7 @@ class SAFTScorer:
             certificate=None if certificate is None else certificate.used(decisions).summary(trained_on=True),
             provenance=fitting.provenance_of(
                 fit,
-                self._arguments(TRAVELLING)
-                | {name: value for name, value in told.items() if value is not None and name != "certificate"},
+                self._arguments(TRAVELLING) | {name: value for name, value in told.items() if value is not None},
             ),
         )
         result = FilterResult(dataset, scored.scores, scored.statuses, decisions, summary, known)
