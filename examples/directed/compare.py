@@ -46,9 +46,7 @@ class Pool:
         self.saft = saft_scores(own[published], principal_subspace(Moments.of(own[published]), max(KS)), KS)
         stored = {feature: own[feature] for feature in features}
         vectors = with_differences(stored)
-        self.frame = Frame.of(
-            {name: principal_subspace(Moments.of(x), COMPONENTS, clip=True) for name, x in vectors.items()}
-        )
+        self.frame = Frame.of({name: principal_subspace(Moments.of(x), COMPONENTS) for name, x in vectors.items()})
         self.at = self.frame.coordinates(stored)
         self.moments = Moments.of(self.at)
 

@@ -117,13 +117,12 @@ class LinearScore:
         Raises:
             SAFTInputError: a feature is missing, or its rows do not have d dimensions.
         """
-        total: NDArray[np.float64] | None = None
-        for feature, centre, weight in zip(self.features, self.centres, self.weights, strict=True):
-            centred = np.ascontiguousarray(_rows(vectors, feature, centre.size) - centre)
-            # One dot product a row: a matrix product sums in an order that depends on how many rows there are.
-            part = np.vecdot(centred, weight)
-            total = part if total is None else total + part
-        assert total is not None  # noqa: S101 - there is no score without a feature
+        # One dot product a row: a matrix product sums in an order that depends on how many rows there are.
+        parts = [
+            np.vecdot(np.ascontiguousarray(_rows(vectors, feature, centre.size) - centre), weight)
+            for feature, centre, weight in zip(self.features, self.centres, self.weights, strict=True)
+        ]
+        total: NDArray[np.float64] = sum(parts)
         return np.clip(total, -_LARGEST, _LARGEST).astype(np.float32)
 
     def plus(self, other: LinearScore, factor: float) -> LinearScore:

@@ -85,7 +85,6 @@ def fit_direction(
     fixed_pool_scale: float = 1.0,
     *,
     permutations: int = PERMUTATIONS,
-    seed: int = 0,
 ) -> Direction:
     """Learn a direction from labelled rows, and test it against chance, together with a fixed score where there is one.
 
@@ -101,8 +100,7 @@ def fit_direction(
         groups: one whole number for each labelled row; rows of the same prompt have the same, [m].
         fixed: their scores by a score that has not seen the labels, such as a reference set's, [m], finite.
         fixed_pool_scale: standard deviation of that score over the pool; 0 where it is constant, and says nothing.
-        permutations: how often the labels are dealt out again.
-        seed: of folds and permutations: the same input gives the same bits.
+        permutations: how often the labels are dealt out again; the same input gives the same bits.
 
     Raises:
         SAFTInputError: shapes differ, values are not finite, or there are too few permutations to tell 0.02.
@@ -123,7 +121,7 @@ def fit_direction(
     weights = np.zeros(frame.size)
     if labels.any() and not labels.all():
         weights = combine(rows[labels].mean(axis=0) - rows[~labels].mean(axis=0), pool)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     folds = make_folds(labels, prompts, rng)
     if folds is None:
         own = 0.0 if scaled is None else 1.0  # nothing speaks for the direction

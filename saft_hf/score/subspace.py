@@ -40,21 +40,20 @@ class Subspace:
     rank: int
 
 
-def principal_subspace(moments: Moments, k: int, *, clip: bool = False) -> Subspace:
+def principal_subspace(moments: Moments, k: int) -> Subspace:
     """The top `k` principal directions: singular vectors of the pool's centred rows (arXiv 2410.10014).
 
-    Only `k` + 1 eigenpairs are solved; the one more tells the spectral gap.
+    There are fewer where the rank is lower. Only `k` + 1 eigenpairs are solved; the one more tells the spectral gap.
 
     Args:
         moments: moments of the pool.
         k: how many directions, >= 1.
-        clip: return as many as the rank allows when that is fewer than `k`, instead of raising.
 
     Returns:
         The subspace. The same moments give the same bits.
 
     Raises:
-        SAFTInputError: `k` < 1, fewer than two rows, all rows equal, or `k` above the rank without `clip`.
+        SAFTInputError: `k` < 1, fewer than two rows, or all rows equal.
 
     Examples:
         >>> subspace = principal_subspace(Moments.of([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), k=1)
@@ -68,7 +67,7 @@ def principal_subspace(moments: Moments, k: int, *, clip: bool = False) -> Subsp
     d = moments.mean.size
     values, vectors = top_eigenpairs(moments.scatter, min(k + 1, d))
     total = float(np.trace(moments.scatter))
-    return _subspace(moments.mean, moments.count, values, vectors.T, total, k, clip)
+    return _subspace(moments.mean, moments.count, values, vectors.T, total, k)
 
 
 def subspace_of_rows(x: ArrayLike, k: int) -> Subspace:
@@ -87,7 +86,7 @@ def subspace_of_rows(x: ArrayLike, k: int) -> Subspace:
     rows = np.asarray(x, dtype=np.float64)
     n, d = rows.shape
     if n >= d or n < 2:
-        return principal_subspace(Moments.of(rows), k, clip=True)
+        return principal_subspace(Moments.of(rows), k)
     # Measured from the first row, as in `Moments.of`: equal rows scatter by exactly 0.
     centred = rows - rows[0]
     shift = centred.mean(axis=0)
@@ -97,7 +96,7 @@ def subspace_of_rows(x: ArrayLike, k: int) -> Subspace:
     values, sides = dense_eigenpairs(gram, min(k + 1, n))
     vectors = sides.T @ centred
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    return _subspace(rows[0] + shift, float(n), values, vectors, float(np.trace(gram)), k, clip=True)
+    return _subspace(rows[0] + shift, float(n), values, vectors, float(np.trace(gram)), k)
 
 
 def _subspace(
@@ -107,7 +106,6 @@ def _subspace(
     vectors: NDArray[np.float64],
     total: float,
     k: int,
-    clip: bool,
 ) -> Subspace:
     """From the largest eigenvalues of a scatter, their vectors in rows, and its trace."""
     energies = values / count
@@ -119,8 +117,6 @@ def _subspace(
             f"all {count:.0f} rows of the pool have the same vector, so no direction stands out: "
             "check that the readout sees what differs between rows (`response_start` sees only the prompt)"
         )
-    if k > rank and not clip:
-        raise SAFTInputError(f"k={k} is above the rank of the pool, {rank}: use k <= {rank}, or a larger pool")
     kept = min(k, rank)
     directions = np.ascontiguousarray(vectors[:kept])
     peaks = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)

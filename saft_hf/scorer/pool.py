@@ -113,9 +113,7 @@ class Pool:
             total = None if on_device is None else on_device.to_host()
         else:  # numpy is as fast elsewhere, or there is no float64
             total = self._total((feature,), itemgetter(feature))
-        return self.world.on_main(
-            "principal directions", lambda: principal_subspace(_checked(total, (feature,)), k, clip=True)
-        )
+        return self.world.on_main("principal directions", lambda: principal_subspace(_checked(total, (feature,)), k))
 
     @cached_property
     def components(self) -> dict[str, Subspace]:

@@ -167,7 +167,7 @@ def _by_trusted_scores(args: FilterArgs, world: World) -> Record:
             "first (`saft-hf score`, or `dataset.map(scorer, batched=True)`)."
         )
     with world.sync_errors("loading the scorer"):
-        scorer = _load(args) if isinstance(args.scorer, str | Path) else args.scorer
+        scorer = _load(args.scorer, args) if isinstance(args.scorer, str | Path) else args.scorer
     threshold = args.get("threshold") if scorer is None else _one_threshold(scorer)
     if args.streams:
         if threshold is None:
@@ -371,7 +371,7 @@ def _fitted(args: FilterArgs, rows: Dataset, world: World) -> SAFTScorer:
     scorer = args.scorer
     with world.sync_errors("making the scorer"):
         if isinstance(scorer, str | Path):
-            scorer = _load(args)
+            scorer = _load(scorer, args)
         elif scorer is None:
             scorer = _new(args, world)
         elif scorer.fit_ is not None:
@@ -412,12 +412,10 @@ def _new(args: FilterArgs, world: World) -> SAFTScorer:
     )
 
 
-def _load(args: FilterArgs) -> SAFTScorer:
-    """A scorer from its folder, or from the Hub."""
-    assert isinstance(args.scorer, str | Path)  # noqa: S101 - for the type checker
+def _load(name: str | Path, args: FilterArgs) -> SAFTScorer:
     load = partial(
         SAFTScorer.from_pretrained,
-        args.scorer,
+        name,
         cache_dir=args.get("cache_dir"),
         token=setting(args.args, "hub_token"),
         trust_remote_code=setting(args.args, "trust_remote_code"),

@@ -243,8 +243,7 @@ def scorer_digest(scorer: SAFTScorer, *, whole: bool) -> str:
 
     Where the decisions themselves are compared, the whole would refuse a run for differences that change no row.
     """
-    fit = scorer.fit_
-    assert fit is not None  # noqa: S101 - it has decided rows
+    fit = scorer._fitted
     names = ["model_fingerprint", "template_digest", "score_layers", "score_readouts", "method", *["threshold"] * whole]
     digest = sha256(json.dumps({name: to_plain(getattr(fit, name)) for name in names}).encode())
     tensors = fit.to_parts()[1]

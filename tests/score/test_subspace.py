@@ -131,15 +131,13 @@ def test_rank_bounds_k() -> None:
     rng = np.random.default_rng(5)
     flat = rng.standard_normal((40, 2)) @ rng.standard_normal((2, 9)) + 1e4
     moments = Moments.of(flat)
-    with pytest.raises(SAFTInputError, match=r"k=3 is above the rank of the pool, 2"):
-        principal_subspace(moments, 3)
-    clipped = principal_subspace(moments, 4, clip=True)
+    clipped = principal_subspace(moments, 4)
     assert clipped.rank == 2
     assert clipped.directions.shape == (2, 9)
     assert clipped.spectral_gaps[1] == pytest.approx(1)
     assert principal_subspace(moments, 2).rank == 2
-    assert principal_subspace(Moments.of(rng.standard_normal((3, 9))), 4, clip=True).rank == 2
-    assert principal_subspace(Moments.of(rng.standard_normal((30, 2))), 4, clip=True).rank == 2
+    assert principal_subspace(Moments.of(rng.standard_normal((3, 9))), 4).rank == 2
+    assert principal_subspace(Moments.of(rng.standard_normal((30, 2))), 4).rank == 2
     with pytest.raises(SAFTInputError, match="between 1 and 2"):
         saft_score(flat, clipped, 3)
 
@@ -154,7 +152,7 @@ def test_one_dimension() -> None:
 def test_equal_rows_are_refused(value: float) -> None:
     rows = np.full((6, 3), value)
     with pytest.raises(SAFTInputError, match="all 12 rows of the pool have the same vector"):
-        principal_subspace(Moments.of(rows).merge(Moments.of(rows)), 1, clip=True)
+        principal_subspace(Moments.of(rows).merge(Moments.of(rows)), 1)
 
 
 def test_rows_that_differ_only_by_rounding_are_equal() -> None:
@@ -167,7 +165,7 @@ def test_rows_that_differ_only_by_rounding_are_equal() -> None:
 @pytest.mark.parametrize("rows", [np.empty((0, 3)), np.ones((1, 3))])
 def test_fewer_than_two_rows_are_refused(rows: NDArray[np.float64]) -> None:
     with pytest.raises(SAFTInputError, match=rf"the pool has {len(rows)} scored row\(s\)"):
-        principal_subspace(Moments.of(rows), 1, clip=True)
+        principal_subspace(Moments.of(rows), 1)
 
 
 def test_bad_arguments_are_named() -> None:
@@ -198,7 +196,7 @@ def test_a_row_beyond_float32_stays_finite_and_on_top() -> None:
 def test_fewer_rows_than_dimensions_have_the_same_directions(seed: int, rows: int, k: int) -> None:
     spread = np.arange(1, 41, dtype=np.float64)[::-1] ** 3
     x = np.random.default_rng(seed).normal(5, 1, (rows, 40)) * spread
-    few, whole = subspace_of_rows(x, k), principal_subspace(Moments.of(x), k, clip=True)
+    few, whole = subspace_of_rows(x, k), principal_subspace(Moments.of(x), k)
     assert few.rank == whole.rank
     np.testing.assert_allclose(few.mean, whole.mean)
     np.testing.assert_allclose(few.energies, whole.energies, rtol=1e-8)

@@ -56,7 +56,7 @@ def test_auto_is_the_direction_on_the_same_vectors(
 ) -> None:
     scorer = new_scorer().fit(pool, labelled)
     everything = with_differences(vectors)
-    frame = Frame.of({name: principal_subspace(Moments.of(x), COMPONENTS, clip=True) for name, x in everything.items()})
+    frame = Frame.of({name: principal_subspace(Moments.of(x), COMPONENTS) for name, x in everything.items()})
     at = frame.coordinates(vectors)
     texts = [str(row["messages"]) for row in pool]
     rows = [texts.index(str(row["messages"])) for row in labelled]
