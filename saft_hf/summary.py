@@ -233,32 +233,35 @@ class SourceInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentMetrics:
-    """The harmful or the benign rows of one source of a reference, and how a probe does that has not seen the source.
+    """The harmful or the benign rows of one source of a reference, and how a probe does that has not seen them.
 
     Attributes:
         source: its name.
         harmful: which of them.
         rows: that were fitted on.
-        above: share of them above the score that a twentieth of the benign rows of an unseen source exceeds, averaged
-            over sources: recall of harmful rows, false positives among benign ones.
+        above: share of them above the score that a twentieth of the benign rows exceeds, averaged over sources: recall
+            of harmful rows, false positives among benign ones. By a probe that has not seen the source.
+        left_out: whether there is such a probe; else it has not seen the prompts, and has other rows of the source.
     """
 
     source: SourceName
     harmful: bool
     rows: Count
     above: Share
+    left_out: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeMetrics:
-    """A probe, and what it does where it has seen neither the prompts nor the source.
+    """A probe, and what it does where it has seen neither the prompts nor, if that can be, the source.
 
     Attributes:
         sources: what it was fitted on.
         components: each source's harmful and benign rows.
         in_pool: reference rows that were left out since they stand in the pool.
         auroc: over prompts that it has not seen.
-        held_out_auroc: over sources that it has not seen: what to expect of other data.
+        held_out_auroc: over sources that it has not seen: what to expect of other data. None where without one of them
+            no harmful row of another prompt is left to learn from: of a single harmful source there are unseen prompts.
         general: whether a benign source stands on its own, such as general instructions, beside mixed ones.
         repo: Hub id of a probe that was fitted before, which was named in place of rows.
         repo_revision: its commit.
@@ -268,7 +271,7 @@ class ProbeMetrics:
     components: tuple[ComponentMetrics, ...]
     in_pool: Count
     auroc: Share
-    held_out_auroc: Share
+    held_out_auroc: Share | None
     general: bool
     repo: SourceName | None = None
     repo_revision: Commit | None = None
@@ -286,6 +289,11 @@ class ProbeMetrics:
             found.append(
                 "The reference has one harmful source: harm of other kinds is counted as benign, and how a probe does "
                 "that has not seen it cannot be measured (its figures are those of unseen prompts). Add another."
+            )
+        elif self.held_out_auroc is None:
+            found.append(
+                "A harmful source has prompts that all other harmful rows share: how a probe does that has not seen it "
+                "cannot be measured (its figures are those of unseen prompts). Add one with other prompts."
             )
         return tuple(found)
 

@@ -28,8 +28,8 @@ _GLOSS = {
     "fit: AUROC, out of fold": "0.5 is chance, 1 ranks all harmful rows first",
     "fit: to be expected": "on average over draws of the labels",
     "pool: harmful": "estimated, with a 90 % interval, of the kinds that the reference knows",
-    "probe: AUROC": "on sources that it has not seen",
 }
+_UNSEEN = "on sources that it has not seen"
 _METHODS = {
     "saft": "as published",
     "directed": "a direction learned from the labels",
@@ -109,7 +109,8 @@ def print_summary(summary: Summary, **more: Any) -> None:
     if fit and fit.mixture:
         lines["pool: harmful"] = f"{fit.mixture.share:.1%}, {fit.mixture.low:.1%} to {fit.mixture.high:.1%}"
     if fit and fit.probe:
-        lines["probe: AUROC"] = f"{fit.probe.held_out_auroc:.3f}"
+        held_out, unseen = fit.probe.held_out_auroc, "on prompts that it has not seen, of sources that it has"
+        lines["probe: AUROC"] = f"{fit.probe.auroc:.3f}: {unseen}" if held_out is None else f"{held_out:.3f}: {_UNSEEN}"
     print_table(
         {
             name: f"{value}: {_GLOSS[name]}" if name in _GLOSS and value != "none" else value
@@ -118,10 +119,11 @@ def print_summary(summary: Summary, **more: Any) -> None:
         }
     )
     if fit and fit.probe and not fit.pool.rows:
-        print("\nRows above the cut, by a probe that has not seen the source")
+        print("\nRows above the cut, by a probe that has not seen them")
         print_table(
             {
-                f"{part.source}, {'harmful' if part.harmful else 'benign'}": f"{part.above:.1%} of {part.rows}"
+                f"{part.source}, {'harmful' if part.harmful else 'benign'}": f"{part.above:.1%} of {part.rows}: "
+                + (_UNSEEN if part.left_out else "on unseen prompts of the same source")
                 for part in fit.probe.components
             }
         )

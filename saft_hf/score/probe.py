@@ -117,7 +117,7 @@ class Probe:
         components: their names, [s].
         strength: of the penalty that cross-validation chose.
         auroc: over prompts that the probe has not seen.
-        held_out_auroc: over sources that it has not seen.
+        held_out_auroc: over sources that it has not seen; of one that cannot be left out over unseen prompts.
     """
 
     whitening: Whitening
@@ -383,8 +383,16 @@ def _without_source(
     """
     scores = otherwise.copy()
     for at in np.unique(source):
-        own = source == at
-        learned = ~own & ~np.isin(prompts, prompts[own])
-        if harmful[learned].any() and not harmful[learned].all():
+        own, learned = source == at, others(at, harmful, source, prompts)
+        if learned.any():
             scores[own] = rows[own] @ _direction(rows[learned], harmful[learned], source[learned], strength)
     return scores
+
+
+def others(
+    at: int, harmful: NDArray[np.bool_], source: NDArray[np.integer], prompts: NDArray[np.integer]
+) -> NDArray[np.bool_]:
+    """Rows to learn from in place of a source, of other sources and prompts, bool [m]; none where one class lacks."""
+    found = (source != at) & ~np.isin(prompts, prompts[source == at])
+    both = harmful[found].any() and not harmful[found].all()
+    return found if both else np.zeros_like(found)

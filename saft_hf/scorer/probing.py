@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from saft_hf.embed import Embedded, Extractor, finite_rows
 from saft_hf.errors import SAFTUndecidedError
 from saft_hf.score.mixture import explain
-from saft_hf.score.probe import ROWS, Probe, Whitening, fit_probe
+from saft_hf.score.probe import ROWS, Probe, Whitening, fit_probe, others
 from saft_hf.scorer.reference_rows import ReferenceRows, outside
 from saft_hf.summary import ComponentMetrics, MixtureMetrics, ProbeMetrics
 
@@ -86,7 +86,9 @@ def learn_probe(
         "fitting the probe",
         lambda: fit_probe(whitening, coordinates[used], harmful[used], names, source[used], prompts[used]),
     )
-    return Reference(probe, _metrics(probe, rows, known))
+    numbers = source[used], prompts[used]
+    left_out = {name: bool(others(at, harmful[used], *numbers).any()) for at, name in enumerate(names)}
+    return Reference(probe, _metrics(probe, rows, known, left_out))
 
 
 def apply_probe(reference: Reference, scores: NDArray[np.float32], far: NDArray[np.bool_], fpr: float) -> PoolFit:
@@ -169,19 +171,22 @@ def _whitening(read: list[Embedded], fresh: list[NDArray[np.bool_]], stored: tup
     return world.on_main("principal components", solve)
 
 
-def _metrics(probe: Probe, rows: ReferenceRows, in_pool: int) -> ProbeMetrics:
+def _metrics(probe: Probe, rows: ReferenceRows, in_pool: int, left_out: dict[str, bool]) -> ProbeMetrics:
+    """What may be told of a probe; `left_out`: the sources, and whether the rest can do without them."""
     above = probe.densities.shares_above(probe.densities.threshold(_CARD_FPR))
     counts = probe.densities.counts.sum(axis=1)
     components = []
     for name, harmful, count, share in zip(probe.components, probe.densities.harmful, counts, above, strict=True):
         source = name.rpartition(": ")[0]
-        components.append(ComponentMetrics(source=source, harmful=bool(harmful), rows=int(count), above=float(share)))
+        kind, alone = bool(harmful), left_out[source]
+        part = ComponentMetrics(source=source, harmful=kind, rows=int(count), above=float(share), left_out=alone)
+        components.append(part)
     return ProbeMetrics(
         sources=rows.sources,
         components=tuple(components),
         in_pool=in_pool,
         auroc=probe.auroc,
-        held_out_auroc=probe.held_out_auroc,
+        held_out_auroc=probe.held_out_auroc if all(part.left_out for part in components) else None,
         # The built-in rows come last, and are nobody's own.
         general=any(info.benign and not info.harmful for info in rows.sources[:-1]),
     )

@@ -77,13 +77,13 @@ PROBE = ProbeMetrics(
         SourceInfo(name="ours.jsonl", digest="6" * 64, rows=400, harmful=0, benign=380, unlabelled=15, duplicates=5),
     ),
     components=(
-        ComponentMetrics(source="PKU-Alignment/BeaverTails", harmful=False, rows=9000, above=0.0625),
-        ComponentMetrics(source="PKU-Alignment/BeaverTails", harmful=True, rows=12000, above=0.4375),
-        ComponentMetrics(source="ours.jsonl", harmful=False, rows=380, above=0.025),
+        ComponentMetrics(source="PKU-Alignment/BeaverTails", harmful=False, rows=9000, above=0.0625, left_out=False),
+        ComponentMetrics(source="PKU-Alignment/BeaverTails", harmful=True, rows=12000, above=0.4375, left_out=False),
+        ComponentMetrics(source="ours.jsonl", harmful=False, rows=380, above=0.025, left_out=True),
     ),
     in_pool=3,
     auroc=0.875,
-    held_out_auroc=0.8125,
+    held_out_auroc=None,
     general=True,
 )
 MIXTURE = MixtureMetrics(
@@ -109,6 +109,9 @@ PROBED = replace(
     threshold_from="none",
     fit=FitMetrics(pool=PoolCounts(rows=0, scored=0, unique=0), probe=PROBE, notes=()),
 )
+_ALL = (*PROBE.components, ComponentMetrics(source="ours.jsonl", harmful=True, rows=20, above=0.5, left_out=True))
+_SEVERAL = replace(PROBE, components=tuple(replace(part, left_out=True) for part in _ALL), held_out_auroc=0.8125)
+SEVERAL = replace(PROBED, fit=FitMetrics(pool=PoolCounts(rows=0, scored=0, unique=0), probe=_SEVERAL, notes=()))
 EXPLAINED = replace(
     PROBED,
     threshold=0.5,

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from saft_hf.errors import SAFTInputError
 from saft_hf.score.mixture import Densities
-from saft_hf.score.probe import Probe, Whitening, candidates, distances, fit_probe
+from saft_hf.score.probe import Probe, Whitening, candidates, distances, fit_probe, others
 
 FEATURES = ("8.response_start", "8.response_mean")
 
@@ -162,3 +162,13 @@ def test_a_threshold_holds_the_mean_over_benign_components() -> None:
     shares = densities.shares_above(at)
     assert shares[:2].mean() <= 0.05
     assert np.allclose(shares, [np.mean(scores[part * 500 : part * 500 + 500] > at) for part in range(3)], atol=0.01)
+
+
+def test_a_source_can_be_left_out_where_both_classes_remain_with_other_prompts() -> None:
+    harmful, source = np.array([1, 0, 1, 0, 0], dtype=bool), np.array([0, 0, 1, 1, 2])
+    apart, shared = np.arange(5), np.array([0, 1, 0, 2, 3])
+    assert others(0, harmful, source, apart).tolist() == [False, False, True, True, True]
+    assert others(2, harmful, source, apart).tolist() == [True, True, True, True, False]
+    assert not others(0, harmful, source, shared).any()  # the other harmful row has the same prompt
+    assert not others(0, harmful & (source != 1), source, apart).any()  # it is the one harmful source
+    assert others(2, harmful, source, shared).tolist() == [True, True, True, True, False]

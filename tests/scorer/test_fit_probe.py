@@ -280,3 +280,18 @@ def test_rows_that_the_mixture_leaves_unexplained_are_laid_out_to_be_labelled(
     truth = found.remove_columns("is_harmful").add_column("is_harmful", [row in odd for row in found["saft_row"]])
     assert not new(method="auto").fit(rows, truth, on_undecided="keep").summary_.fit.labels.uniform
     assert scorer.certify(rows, truth, alpha=0.5, threshold=float(scores.max())).labels == 20
+
+
+def test_a_figure_of_unseen_sources_needs_a_second_harmful_source(new: Any, rows: Path, fitted: SAFTScorer) -> None:
+    several = fitted.summary_.fit and fitted.summary_.fit.probe
+    assert several is not None
+    assert several.held_out_auroc is not None
+    assert all(part.left_out for part in several.components)
+    files = [str(rows / name) for name in ("first.jsonl", "second.jsonl")]
+    both = load_dataset("json", data_files=files, split="train", cache_dir=str(rows / "cache"))
+    one = new(reference=[both, str(rows / "general.jsonl,harmful=false")]).fit_reference()
+    single = one.summary_.fit and one.summary_.fit.probe
+    assert single is not None
+    assert single.held_out_auroc is None
+    assert {part.source for part in single.components if not part.left_out} == {"rows"}
+    assert any("one harmful source" in text for text in single.warnings)
