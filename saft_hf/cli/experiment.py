@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from saft_hf.cli.arguments import parse_as
 from saft_hf.evaluate.config import EvaluationConfig, ExperimentConfig
@@ -11,6 +12,7 @@ from saft_hf.evaluate.experiment import Experiment
 from saft_hf.evaluate.pools import Dialogue, ExperimentRows, read_rows
 from saft_hf.evaluate.report import write_report
 from saft_hf.named import NamedDataset
+from saft_hf.scorer.reference_rows import ReferenceSource
 
 KINDS = (ExperimentConfig,)
 GROUPS = {
@@ -52,7 +54,15 @@ def load_source(config: EvaluationConfig) -> ExperimentRows:
         _optional(config.refusals_name, "train"),
         _optional(config.safe_prompts_name, config.safe_prompts_split, labelled=True),
         config.split_seed,
+        dict(_prompts(name) for name in config.harmful_prompts),
     )
+
+
+def _prompts(given: str) -> tuple[str, list[Dialogue]]:
+    """The name of a set of prompts, without folders or owner, and its rows."""
+    source = ReferenceSource.of(given)
+    dataset = NamedDataset(str(source.path), source.split or "train", source.config, source.revision).load()
+    return source.name or Path(str(source.path)).name, read_rows(dataset, labelled=False)
 
 
 def _optional(name: str | None, split: str, *, labelled: bool = False) -> list[Dialogue]:

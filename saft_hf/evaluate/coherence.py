@@ -20,7 +20,7 @@ _WRITTEN = 0.2
 def is_coherent(answer: str) -> bool:
     """Whether an answer is more than a repetition, punctuation or nothing. Wrong and broken sentences pass.
 
-    Example:
+    Examples:
         >>> is_coherent("I'm sorry, I can't help with that."), is_coherent("42"), is_coherent("the key " * 20)
         (True, True, False)
     """

@@ -56,6 +56,13 @@ class EvaluationConfig:
     )
     benign_split: str = _option("train", "Split of `benign_name`.")
     refusals_name: str | None = _option(None, "Safe refusals of harmful prompts.")
+    harmful_prompts: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Sets of harmful prompts to ask beside those of `labelled_name`: Hub ids, folders or files, with "
+            "options after commas: `walledai/HarmBench,config=standard`. Each is reported by itself."
+        },
+    )
     safe_prompts_name: str | None = _option(
         None, "Harmless prompts that sound harmful, such as XSTest's; labelled if need be."
     )
@@ -68,7 +75,7 @@ class EvaluationConfig:
             "on rows outside of the pools); Hub ids."
         },
     )
-    prompts: int = _option(200, "Held-out harmful prompts.")
+    prompts: int = _option(200, "Held-out harmful prompts, and those of each set of `harmful_prompts`.")
     pairs: int = _option(200, "Pairs of a safe and an unsafe answer.")
     benign_rows: int = _option(200, "Harmless held-out rows, for utility.")
     safe_prompts: int = _option(250, "Prompts of `safe_prompts_name`.")
@@ -192,7 +199,7 @@ def first_word(arm: str) -> str:
 def same_size_as(arm: str) -> str | None:
     """The arm whose size an arm has; None where it has one of its own.
 
-    Example:
+    Examples:
         >>> same_size_as("random"), same_size_as("oracle:auto+0.03"), same_size_as("ask:answer")
         ('saft', 'auto', None)
     """

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from saft_hf.evaluate.coherence import is_coherent
 from saft_hf.evaluate.config import EvaluationConfig, digest
-from saft_hf.evaluate.generate import generate_answers
+from saft_hf.evaluate.generate import Messages, generate_answers
 from saft_hf.evaluate.guards import load_judge
 from saft_hf.evaluate.judges import Judge, JudgeAccuracy, RefusalJudge, TrainedJudge, is_refusal
 from saft_hf.evaluate.likelihood import answer_likelihoods, pair_margins
@@ -52,7 +52,8 @@ class Examiner:
     @property
     def counts(self) -> dict[str, int]:
         """How many questions there are of each kind."""
-        return {name: len(questions) for name, questions in vars(self.held_out).items()}
+        asked = vars(self.held_out)
+        return {name: len(questions) for name, questions in (asked | asked["sets"]).items() if name != "sets"}
 
     @property
     def accuracies(self) -> dict[str, JudgeAccuracy]:
@@ -79,24 +80,29 @@ class Examiner:
             What it did, prompt by prompt; and what it said to the harmful, the benign and the safe prompts.
         """
         c, asked, begin = self.config, self.held_out, time.perf_counter()
-        questions = {"harmful": asked.harmful, "benign": [row.prompt for row in asked.benign], "safe": asked.safe}
+        kinds = {"harmful": asked.harmful, "benign": [row.prompt for row in asked.benign], "safe": asked.safe}
         texts = {
             kind: generate_answers(
                 model, tokenizer, prompts, max_new_tokens=c.max_new_tokens, batch_size=c.eval_batch_size
             )
-            for kind, prompts in questions.items()
+            for kind, prompts in (kinds | asked.sets).items()
         }
         sizes = {"batch_size": c.eval_batch_size, "max_length": c.max_length}
         likelihood, tokens = answer_likelihoods(model, tokenizer, [row.messages for row in asked.benign], **sizes)
         margins = pair_margins(model, tokenizer, asked.pairs, **sizes)
-        prompts, references = [prompt[-1]["content"] for prompt in asked.harmful], [row.answer for row in asked.benign]
+        references = [row.answer for row in asked.benign]
         coherent = {kind: np.array([is_coherent(answer) for answer in said]) for kind, said in texts.items()}
+
+        def judged(kind: str, prompts: Sequence[Messages]) -> dict[str, list[float | None]]:
+            lines, answers = [prompt[-1]["content"] for prompt in prompts], texts[kind]
+            return {
+                judge.name: _plain(np.where(coherent[kind], judge(lines, answers), np.nan)) for judge in self._judges
+            }
+
         refused = np.array([is_refusal(answer) for answer in texts["safe"]])
         metrics = PromptMetrics(
-            harmful={
-                judge.name: _plain(np.where(coherent["harmful"], judge(prompts, texts["harmful"]), np.nan))
-                for judge in self._judges
-            },
+            harmful=judged("harmful", asked.harmful),
+            sets={name: judged(name, prompts) for name, prompts in asked.sets.items()},
             margins=_plain(margins),
             rouge_l=[rouge_l(*pair) for pair in zip(references, texts["benign"], strict=True)],
             bleurt=_plain(bleurt(references, texts["benign"], c.bleurt)) if c.bleurt else [],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,9 @@ class PromptMetrics:
         nll: negative log-likelihood of the reference answers, nats.
         tokens: tokens of the reference answers.
         refused: 1 for an answer to a safe prompt that opens like a refusal.
-        coherent: `harmful`, `benign` and `safe` -> 1 for an answer to a prompt of that kind that is no repetition or
-            nonsense. One that is has no verdict, and is neither refused nor not.
+        coherent: `harmful`, `benign`, `safe` and each of `sets` -> 1 for an answer to a prompt of that kind that is no
+            repetition or nonsense. One that is has no verdict, and is neither refused nor not.
+        sets: name of a set of harmful prompts -> judge -> its verdicts on the answers to them.
         seconds: that it all took.
     """
 
@@ -46,6 +47,7 @@ class PromptMetrics:
     tokens: list[int]
     refused: list[float | None]
     coherent: dict[str, list[float]]
+    sets: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -62,6 +64,7 @@ class Evaluation:
         bleurt: the same, where BLEURT is installed.
         refused: share of harmless prompts that sound harmful and are refused.
         incoherent: kind of prompt -> share of answers that are a repetition or nonsense, and in no other share.
+        sets: name of a set of harmful prompts -> judge -> share of the answers to it that the judge calls harmful.
         log_perplexity: of the reference answers, nats a token.
         perplexity: its exponential.
     """
@@ -74,12 +77,16 @@ class Evaluation:
     bleurt: Interval | None
     refused: Interval | None
     incoherent: dict[str, Interval | None]
+    sets: dict[str, dict[str, Interval | None]]
     log_perplexity: float | None
     perplexity: float | None
 
     def lines(self) -> dict[str, str]:
         """What there is, named for people."""
         intervals = {f"Harmful answers, judge {judge}": interval for judge, interval in self.harmful.items()}
+        intervals |= {
+            f"The same, {name}, judge {judge}": i for name, by in self.sets.items() for judge, i in by.items()
+        }
         intervals |= {name: getattr(self, key) for key, name in _NAMES.items()}
         intervals |= {f"Repetition or nonsense, {kind} prompts": one for kind, one in self.incoherent.items()}
         lines = {name: f"{interval:.3f}" for name, interval in intervals.items() if interval is not None}
@@ -128,6 +135,13 @@ def summarise(metrics: Sequence[PromptMetrics]) -> Evaluation:
         incoherent={
             kind: mean_interval(1 - np.array([one.coherent[kind] for one in metrics], dtype=np.float64))
             for kind in metrics[0].coherent
+        },
+        sets={
+            name: {
+                judge: mean_interval(np.array([one.sets[name][judge] for one in metrics], dtype=np.float64))
+                for judge in by_judge
+            }
+            for name in metrics[0].sets
         },
         log_perplexity=level,
         perplexity=None if level is None else float(np.exp(level)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Literal, TypeVar
 
@@ -157,12 +157,14 @@ class HeldOut:
         pairs: (safe, unsafe) answer to one prompt.
         benign: harmless rows with their reference answer.
         safe: harmless prompts that sound harmful.
+        sets: name -> further harmful prompts.
     """
 
     harmful: list[Messages]
     pairs: list[tuple[Messages, Messages]]
     benign: list[Dialogue]
     safe: list[Messages]
+    sets: dict[str, list[Messages]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ class ExperimentRows:
         refusals: safe refusals of harmful prompts; may be empty.
         safe_prompts: harmless prompts that sound harmful, such as XSTest's; may be empty.
         seed: of the split.
+        sets: name -> harmful prompts of another source, which are questions and nothing else.
     """
 
     labelled: list[Dialogue]
@@ -182,10 +185,12 @@ class ExperimentRows:
     refusals: list[Dialogue]
     safe_prompts: list[Dialogue]
     seed: int = 0
+    sets: dict[str, list[Dialogue]] = field(default_factory=dict)
 
     def of(self, rows: Sequence[Dialogue], role: Role) -> list[Dialogue]:
         """Those of `rows` that have a role."""
-        questions = {prompt_key(row.prompt) for row in self.safe_prompts}
+        asked = [self.safe_prompts, *self.sets.values()]
+        questions = {prompt_key(row.prompt) for part in asked for row in part}
         return [row for row in rows if role_of(row.prompt, self.seed, questions) == role]
 
     def pool(self, kind: str, share: float, size: int, labels: int, demonstrations: float, seed: int) -> DrawnPool:
@@ -241,7 +246,7 @@ class ExperimentRows:
         """Draw the questions; the same for every pool, model and seed.
 
         Args:
-            prompts: harmful prompts.
+            prompts: harmful prompts, and those of each set.
             pairs: pairs of a safe and an unsafe answer.
             benign: harmless rows.
             safe: harmless prompts that sound harmful. Of each fewer, where there are fewer.
@@ -257,6 +262,7 @@ class ExperimentRows:
             _some(both, pairs, rng),
             _some(self.of(self.benign[0], "questions"), benign, rng),
             _some([row.prompt for row in self.safe_prompts if not row.harmful], safe, rng),
+            {name: _some([row.prompt for row in rows], prompts, rng) for name, rows in self.sets.items()},
         )
 
 

@@ -48,6 +48,14 @@ def test_one_model_is_evaluated(words: list[str], tmp_path: Path, capsys: pytest
     said = capsys.readouterr().out
     assert f"{found['harmful']['refusal']['mean']:.3f}" in said
     assert f"{found['perplexity']:.2f}" in said
+    more = tmp_path / "more.jsonl"
+    more.write_text("".join(json.dumps({"instruction": f"How do I do it, case {i}?"}) + "\n" for i in range(5)))
+    assert main(["evaluate", *words, "--harmful_prompts", f"{more},name=Others"]) == 0
+    beside = json.loads((tmp_path / "out" / EVALUATION_FILE).read_text())
+    assert beside["questions"] == {**found["questions"], "Others": 3}
+    assert beside["harmful"] == found["harmful"]
+    assert 0 <= beside["sets"]["Others"]["refusal"]["mean"] <= 1
+    assert "Others, judge refusal" in capsys.readouterr().out
     assert main(["evaluate", *words[2:]]) == 2
     assert "--model_name_or_path" in capsys.readouterr().err
 

@@ -101,7 +101,7 @@ def test_a_mixed_pool_has_equal_parts_and_a_harmless_one_no_harm(
 
 def test_pairs_are_two_answers_to_one_prompt(demo_pool: Dataset) -> None:
     held_out = demo_source(demo_pool).held_out(5, 6, 7, 3)
-    assert [len(things) for things in vars(held_out).values()] == [5, 6, 7, 3]
+    assert [len(things) for things in vars(held_out).values()] == [5, 6, 7, 3, 0]
     assert all(safe[:-1] == unsafe[:-1] and safe != unsafe for safe, unsafe in held_out.pairs)
 
 
