@@ -83,7 +83,10 @@ def test_an_experiment_from_yaml(
     assert "magic" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["small", "public", "paper"])
+CONFIGS = sorted(path.stem for path in (ROOT / "examples" / "contamination").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_the_ready_configs_can_be_read(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = ROOT / "examples" / "contamination" / f"{name}.yaml"
     nowhere = str(tmp_path / "nowhere.jsonl")

@@ -81,6 +81,27 @@ def test_a_run_that_is_stopped_and_started_again_gives_the_same_table(
     assert len(done) > count  # another experiment
 
 
+def test_seeds_of_several_processes_make_one_experiment(
+    demo_model: str, demo_pool: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+    real = module.tuned
+
+    def tuned(config: Any, rows: list[Dialogue], seed: int, *args: Any) -> Any:
+        trained.append(seed)
+        return real(config, rows, seed, *args)
+
+    monkeypatch.setattr(module, "tuned", tuned)
+    for seeds in ([1], [0], [0, 1]):
+        config = small_config(demo_model, tmp_path, seeds=seeds, arms=["none", "oracle"])
+        folder = Experiment(config, demo_source(demo_pool)).run()
+    assert trained == [1, 1, 0, 0]
+    assert {line.arm: [run.seed for run in line.runs] for line in read_results(folder).lines} == {
+        "none": [0, 1],
+        "oracle": [0, 1],
+    }
+
+
 def test_arms_with_demonstrations_are_told_apart(
     demo_model: str, demo_pool: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
