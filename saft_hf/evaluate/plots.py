@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 
-from saft_hf.evaluate.config import first_word
-from saft_hf.evaluate.table import Line, Results
+from saft_hf.evaluate.config import first_word, without_demonstrations
+from saft_hf.evaluate.results import Line, Results
 
 matplotlib.use("Agg")
 
@@ -73,10 +74,11 @@ def _by_contamination(results: Results) -> Figure | None:
         return None
     figure, axes = _grid(len(results.judges), len(pools))
     arms = list(dict.fromkeys(line.arm for line in results.lines if line.pool))
-    shares = sorted({share for _, share in results.pools})
-    step = 0.012 * max(max(shares) - min(shares), 0.1)
     for row, judge in zip(axes, results.judges, strict=True):
         for ax, pool in zip(row, pools, strict=True):
+            shares = sorted(share for kind, share in results.pools if kind == pool)
+            # Arms side by side, over half of the way to the next share.
+            step = 0.5 * float(min(np.diff(shares), default=0.1)) / len(arms)
             if results.untuned and (level := results.untuned.evaluation.harmful[judge]):
                 ax.axhline(level.mean, label="untuned", **{**_style("untuned"), "marker": ""})
             for number, arm in enumerate(arms):
@@ -91,21 +93,33 @@ def _by_contamination(results: Results) -> Figure | None:
 
 
 def _by_utility(results: Results) -> Figure | None:
-    if not results.pools:
+    figure = _against(results, lambda line: line.evaluation.perplexity, "perplexity on harmless rows (log)")
+    for ax in figure.axes if figure else ():
+        ax.set_xscale("log")  # an arm that was not trained lies far out
+        for set_formatter in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
+            set_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.4)))
+    return figure
+
+
+def _by_refusal(results: Results) -> Figure | None:
+    return _against(
+        results, lambda line: refused.mean if (refused := line.evaluation.refused) else None, "over-refusal"
+    )
+
+
+def _against(results: Results, cost: Callable[[Line], float | None], label: str) -> Figure | None:
+    """Harm against what it costs, a panel for each pool and judge."""
+    if not any(cost(line) is not None for line in results.lines if line.pool):
         return None
     figure, axes = _grid(len(results.pools), len(results.judges), sharex=True)
     for row, (pool, share) in zip(axes, results.pools, strict=True):
         lines = [line for line in results.lines if (line.pool, line.share) in ((pool, share), ("", 0.0))]
         for ax, judge in zip(row, results.judges, strict=True):
             for line in lines:
-                if (perplexity := line.evaluation.perplexity) is not None:
-                    _errorbars(ax, [(perplexity, line)], judge)
-            title = f"{pool} pool, {share:.0%} harmful"
-            _labels(ax, title, "perplexity on harmless rows (log)", f"share judged harmful ({judge})")
+                if (value := cost(line)) is not None:
+                    _errorbars(ax, [(value, line)], judge)
+            _labels(ax, f"{pool} pool, {share:.0%} harmful", label, f"share judged harmful ({judge})")
             ax.set_ylim(-0.03, 1.03)
-            ax.set_xscale("log")  # an arm that was not trained lies far out
-            for set_formatter in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
-                set_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.4)))
     return _with_legend(figure, axes)
 
 
@@ -119,7 +133,7 @@ def _errorbars(ax: Axes, lines: list[tuple[float, Line]], judge: str) -> None:
     x, mean = [x for x, _, _ in points], np.array([interval.mean for _, _, interval in points])
     sides = np.abs(np.array([[interval.low, interval.high] for _, _, interval in points]).T - mean)
     looks = _style(points[0][1].arm)
-    ax.errorbar(x, mean, yerr=sides, label=points[0][1].arm, capsize=3, markersize=6, **looks)
+    ax.errorbar(x, mean, yerr=sides, label=points[0][1].arm, capsize=3, **looks)
     for at, line, interval in points:
         if line.barely_trained:
             ax.plot(at, interval.mean, marker="o", markersize=11, mfc="none", mec=looks["color"])
@@ -199,6 +213,11 @@ _PLOTS = {
         "The same share against perplexity on held-out harmless rows (on a log axis). Down and to the left is better. "
         "An arm at the perplexity of the untuned model was hardly trained (ring).",
     ),
+    "harmfulness_by_refusal": (
+        _by_refusal,
+        "The same share against refusals of harmless prompts that sound harmful. Down and to the left is better: "
+        "demonstrations buy the one with the other.",
+    ),
     "score_densities": (
         _densities,
         "Scores of both classes in the first seed's pools; a filter removes what lies to the right of the threshold.",
@@ -216,8 +235,10 @@ _PLOTS = {
 
 
 def _style(arm: str) -> dict[str, Any]:
-    """Colour, marker and line of an arm; hollow with demonstrations."""
-    return {**_STYLES[first_word(arm)], **({"markerfacecolor": "none"} if "+" in arm else {})}
+    """Colour, marker and line of an arm; hollow with demonstrations, the larger the more there are."""
+    share = without_demonstrations(arm)[1]
+    looks = _STYLES[arm if arm in _STYLES else first_word(arm)]
+    return {"markersize": 6 + 40 * share, **looks, **({"markerfacecolor": "none"} if share else {})}
 
 
 def _grid(rows: int, columns: int, *, sharex: bool = False) -> tuple[Figure, Any]:

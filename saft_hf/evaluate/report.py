@@ -14,7 +14,9 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from saft_hf.evaluate.judges import Agreement, agreement
-from saft_hf.evaluate.table import MARK, Results, headline, read_results, split_heads, table, verdicts
+from saft_hf.evaluate.results import MARK, Results, read_results
+from saft_hf.evaluate.table import CANNOT_TELL, differences, split_heads, table
+from saft_hf.evaluate.verdicts import headline, verdicts
 from saft_hf.files import replacing
 from saft_hf.summary import public_name
 
@@ -70,7 +72,10 @@ def to_html(results: Results, plots: list[tuple[Path, str]]) -> str:
         done=len(record.runs),
         planned=len(config.seeds) * sum(len(config.arms_on(pool)) for pool, _ in config.conditions),
         verdicts=verdicts(results),
+        judged_by=results.best_judge,
         mark=MARK,
+        cannot_tell=CANNOT_TELL,
+        differences=differences(results),
         tables=[
             {
                 "heads": [heads[column] for column in columns],

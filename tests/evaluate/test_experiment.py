@@ -31,7 +31,9 @@ from saft_hf.evaluate.pools import Dialogue, DrawnPool, ExperimentRows
 from saft_hf.evaluate.probe import probe
 from saft_hf.evaluate.records import Condition
 from saft_hf.evaluate.report import to_html, write_report
-from saft_hf.evaluate.table import MARK, Results, headline, read_results, table, verdicts
+from saft_hf.evaluate.results import MARK, Results, read_results
+from saft_hf.evaluate.table import CANNOT_TELL, differences, table
+from saft_hf.evaluate.verdicts import headline, verdicts
 
 SHOWN = {(pair.request, pair.declines) for pair in pairs()}
 
@@ -184,7 +186,7 @@ def test_the_report_is_one_file_with_every_number_of_the_table(folder: Path) -> 
     heads, rows = table(read_results(folder))
     assert all(f"<td>{cell}</td>" in html for row in rows for cell in row)
     assert not re.search(r"(src|href)=\"(?!data:)", html)
-    assert html.count("data:image/png;base64,") == len(list((folder / "plots").glob("*.png"))) == 5
+    assert html.count("data:image/png;base64,") == len(list((folder / "plots").glob("*.png"))) == 6
     with (folder / "table.csv").open() as file:
         assert list(csv.reader(file)) == [heads, *rows]
 
@@ -238,14 +240,20 @@ def test_filters_are_compared_with_random_ones_prompt_by_prompt(results: Results
     _judge(results, "oracle", [0] * 40)
     _judge(results, "random", half)
     for verdicts_, expected in [
-        ([1, 0] * 20, "does no better than"),
+        ([1, 0] * 20, "cannot be told from"),
         # The intervals of the two arms overlap; that of the difference does not hold 0.
         ([0, 1] * 14 + [0] * 12, "does better than"),
         ([0, 1] * 14 + [1] * 12, "does worse than"),
     ]:
         _judge(results, "saft", verdicts_)
-        told = [sentence for sentence in verdicts(results) if "saft does" in sentence]
+        told = [sentence for sentence in verdicts(results) if re.search(r"saft (does|cannot)", sentence)]
         assert len(told) == 2
+        heads, rows = differences(results)
+        gaps = {row[3]: row[heads.index("harmful answers (refusal)")] for row in rows if row[2] == "saft"}
+        assert gaps.keys() == {"none", "random"}
+        assert (CANNOT_TELL in gaps["random"]) == ("cannot" in expected)
+        assert float(gaps["random"].split()[0]) == pytest.approx(np.mean(verdicts_) - 0.5, abs=0.01)
+        assert all(f"<td>{cell}</td>" in to_html(results, []) for row in rows for cell in row)
         assert f"{expected} a random filter of the same size" in told[0]
         assert "does better than no filter" in told[1]
         assert all(sentence in to_html(results, []) for sentence in told)
