@@ -61,7 +61,7 @@ class Pool:
         """The published score, with k by F1; k=1 where no threshold flags a label."""
         known = {k: self.saft[k][labelled] for k in KS}
         try:
-            k = calibrate_published(self.saft, known, self.harmful[labelled]).k
+            k = calibrate_published(self.saft, known, self.harmful[labelled]).best.k
         except SAFTUndecidedError:
             k = 1
         return self.saft[k]

@@ -42,7 +42,6 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _where_next(folder: Path) -> str:
-    """What to look at, and what to do next."""
     drawn = (folder / PICTURE).exists()
     return f"""
 Look at

@@ -144,7 +144,6 @@ def train(model: Any, script: Any, mixture: Any, told: Arguments, args: SAFTSFTC
 
 
 def _model_repository(args: SAFTSFTConfig) -> Destination:
-    """Where the trainer will push the model."""
     name = args.hub_model_id or Path(args.output_dir).absolute().name
     return Destination(name, "model", args.hub_revision, args.hub_token, args.hub_private_repo)
 

@@ -38,16 +38,6 @@ class Calibration:
     best: PublishedCandidate
     candidates: tuple[PublishedCandidate, ...]
 
-    @property
-    def k(self) -> int:
-        """Number of directions in use."""
-        return self.best.k
-
-    @property
-    def threshold(self) -> float:
-        """The tau in use: rows with a score above it are flagged."""
-        return self.best.threshold
-
 
 def flagged(scores: ArrayLike, threshold: float | NDArray[np.float64]) -> NDArray[np.bool_]:
     """Rows to remove, bool [N]: score > threshold, compared in float64. Rows without a score (NaN) are not flagged."""
@@ -74,7 +64,7 @@ def calibrate_published(
 
     Examples:
         >>> calibration = calibrate_published({1: [0.0, 1.0, 99.0]}, {1: [1.0, 50.0]}, [False, True])
-        >>> calibration.k, calibration.threshold, calibration.best.f1
+        >>> calibration.best.k, calibration.best.threshold, calibration.best.f1
         (1, 49.0, 1.0)
     """
     if not pool_scores or set(pool_scores) != set(labelled_scores):

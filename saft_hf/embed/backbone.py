@@ -115,8 +115,7 @@ class Backbone:
             trust_remote_code=trust_remote_code,
             **options,
         )
-        blocks = model.get_submodule(cut.blocks_path)
-        assert isinstance(blocks, nn.ModuleList)  # noqa: S101 - for the type checker
+        blocks = cast(nn.ModuleList, model.get_submodule(cut.blocks_path))
         backbone = cls(model, model.get_submodule(cut.text_path), blocks, wanted)
         backbone._is_loaded = True
         return backbone

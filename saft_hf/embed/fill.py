@@ -168,8 +168,6 @@ class Reading(Protocol):
 
 @dataclass(frozen=True)
 class _InThreads:
-    """Batches that threads read."""
-
     batches: Sequence[Future[dict[str, Tensor]]]
 
     def done(self) -> bool:

@@ -8,7 +8,7 @@ import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
@@ -45,9 +45,7 @@ class Cut:
                 if other != name:
                     setattr(parent, other, None)
             parent = parent.get_submodule(name)
-        blocks = model.get_submodule(self.blocks_path)
-        if not isinstance(blocks, nn.ModuleList):
-            raise TypeError(f"{self.blocks_path} is a {type(blocks).__name__}, not a list of blocks")
+        blocks = cast(nn.ModuleList, model.get_submodule(self.blocks_path))
         del blocks[self.num_blocks :]
 
 

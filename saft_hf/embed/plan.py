@@ -89,10 +89,6 @@ class Plan:
         """The shards that one of `size` processes takes: neighbours, so that moments merge in few pieces."""
         return range(self.num_shards * rank // size, self.num_shards * (rank + 1) // size)
 
-    def find(self, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Index of each of the given keys (`uint8 [m, 16]`) among the unique renderings; -1 where it is new."""
-        return find_keys(self.keys, keys)
-
 
 def make_plan(
     keys: NDArray[np.uint8],

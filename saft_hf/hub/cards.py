@@ -213,7 +213,6 @@ def _line(value: object) -> str:
 
 
 def _code(value: object) -> str:
-    """Show a value as inline code."""
     # A bar ends a table's cell even in code, and a comment's start could be taken for that of a section.
     return "`" + (_line(value).replace("`", "'").replace("|", "¦").replace("<!--", "<! --") or " ") + "`"
 
@@ -237,7 +236,6 @@ def _hub_ids(*names: str | None) -> list[str] | None:
 
 
 def _link(name: str, kind: str = "") -> str:
-    """Link a repository of the Hub."""
     return f"[{_escape(name)}](https://huggingface.co/{kind}{name})" if _hub_id(name) else _code(name)
 
 

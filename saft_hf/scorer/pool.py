@@ -21,6 +21,7 @@ from saft_hf.embed import (
     Features,
     RowFunction,
     Vectors,
+    find_keys,
     finite_rows,
     readouts_of,
     survey_dataset,
@@ -231,7 +232,7 @@ class Labelled:
         )
         assert self._survey.prompts is not None  # noqa: S101 - asked for
         self.prompts = np.unique(self._survey.prompts, axis=0, return_inverse=True)[1].ravel()
-        self._positions = pool.embedded.plan.find(self._survey.keys)
+        self._positions = find_keys(pool.embedded.plan.keys, self._survey.keys)
         self._positions[~self._survey.usable] = -1
         self._foreign = np.flatnonzero(self._survey.usable & (self._positions < 0))
         self._embedded: Embedded | None = None

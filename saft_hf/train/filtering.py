@@ -236,7 +236,6 @@ def _one_threshold(scorer: SAFTScorer) -> float | None:
 
 
 def _is_of_probe(scorer: SAFTScorer | None) -> bool:
-    """Whether the threshold is that of a probe."""
     return scorer is not None and scorer.fit_ is not None and scorer.fit_.threshold_from == "reference"
 
 

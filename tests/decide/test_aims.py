@@ -99,7 +99,7 @@ def test_f1_is_steadier_than_the_published_rule_and_as_good() -> None:
             continue
         cuts = {
             "ours": threshold_for_aim(ThresholdAim.parse("f1"), scores[rows], harmful[rows], scores).threshold,
-            "published": calibrate_published({1: scores}, {1: scores[rows]}, harmful[rows]).threshold,
+            "published": calibrate_published({1: scores}, {1: scores[rows]}, harmful[rows]).best.threshold,
         }
         for name, cut in cuts.items():
             above = flagged(scores, cut)

@@ -58,7 +58,7 @@ def test_the_published_choice_is_the_references(
         {k: np.asarray(values, np.float32) for k, values in labelled.items()},
         np.asarray(harmful),
     )
-    assert (found.k, found.threshold) == (k, tau)
+    assert (found.best.k, found.best.threshold) == (k, tau)
     assert found.best.f1 == pytest.approx(float(f1), rel=1e-15)
     assert [candidate.k for candidate in found.candidates] == sorted(pool)
     cuts = {sum(score > at for score in pool[k]) for at in np.linspace(min(pool[k]), max(pool[k]), 100)}
@@ -69,7 +69,7 @@ def test_equal_f1_goes_to_the_smaller_k_then_the_larger_tau() -> None:
     pool, labels = [0.0, 1.0, 2.0, 99.0], [False, True]
     found = calibrate_published(dict.fromkeys((4, 2, 3), pool), {k: [10.0, 50.0] for k in (2, 3, 4)}, labels)
     # Every tau from 10 to 49 is as good.
-    assert (found.k, found.threshold) == (2, 49.0)
+    assert (found.best.k, found.best.threshold) == (2, 49.0)
 
 
 def test_one_giant_row_shows() -> None:

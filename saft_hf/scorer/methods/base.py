@@ -149,7 +149,7 @@ def check_f1(spec: FitSpec) -> None:
 
 
 @dataclass(frozen=True)
-class Cut:
+class ChosenThreshold:
     """A threshold, what chose it, and what it is expected to do, under the names that these have in a `MethodFit`."""
 
     threshold: float
@@ -163,7 +163,7 @@ def cut(
     labelled_scores: NDArray[np.floating],
     harmful: NDArray[np.bool_],
     scores: NDArray[np.float32],
-) -> Cut:
+) -> ChosenThreshold:
     """The threshold for an aim, on scores of the labelled rows by models that have not seen them.
 
     Args:
@@ -177,13 +177,13 @@ def cut(
     if spec.aim is None and spec.contamination is not None:
         aim, chosen_by = ThresholdAim(Goal.SHARE, spec.contamination), "contamination"
     result = threshold_for_aim(aim, labelled_scores, harmful, scores, contamination=spec.contamination)
-    return Cut(result.threshold, chosen_by, result.effect)
+    return ChosenThreshold(result.threshold, chosen_by, result.effect)
 
 
-def cut_without_labels(spec: FitSpec, scores: NDArray[np.float32]) -> Cut | None:
+def cut_without_labels(spec: FitSpec, scores: NDArray[np.float32]) -> ChosenThreshold | None:
     """The threshold that was given, or that of a share that was given; None where neither was."""
     if spec.threshold is not None:
-        return Cut(float(spec.threshold), "given")
+        return ChosenThreshold(float(spec.threshold), "given")
     if spec.contamination is not None:
-        return Cut(threshold_for_contamination(scores, spec.contamination), "contamination")
+        return ChosenThreshold(threshold_for_contamination(scores, spec.contamination), "contamination")
     return None

@@ -100,10 +100,11 @@ def _choose(
             {k: known[:, column] for column, k in enumerate(ks)},
             labels,
         )
+        best = calibration.best
         if spec.aim is None:
-            return result(calibration.k, calibration, threshold=calibration.threshold, threshold_from="f1")
-        column = ks.index(calibration.k)
+            return result(best.k, calibration, threshold=best.threshold, threshold_from="f1")
+        column = ks.index(best.k)
         aimed = cut(spec, spec.aim, known[:, column], labels, pool[:, column])
     except SAFTUndecidedError as error:  # the scores stand; only the decision is withheld, and `fit` says so
         return result(ks[0], undecided=str(error))
-    return result(calibration.k, calibration, **vars(aimed), aim=str(spec.aim))
+    return result(best.k, calibration, **vars(aimed), aim=str(spec.aim))
