@@ -91,7 +91,7 @@ def review_page(
     if marked := [mark.row for mark in marks if mark.word]:
         tables.append(Table("Marked before", "Marks of the file that was given.", np.array(marked, dtype=np.int64)))
     shown = np.unique(np.concatenate([table.rows for table in tables])).tolist()
-    rows, texts, columns = _rows(result, shown, by, next(t.rows for t in tables if t.name == _RANDOM_KEPT).tolist())
+    rows, texts, columns = _rows(result, shown, next(t.rows for t in tables if t.name == _RANDOM_KEPT).tolist())
     position = {row: at for at, row in enumerate(shown)}
     histogram = draw_histogram(scores, result.decisions, result.summary, result.labels, marks)
     data = {
@@ -113,9 +113,7 @@ def review_page(
         summary=result.summary,
         provenance=to_plain(result.summary.provenance) or {},
         reasons=[
-            (decision, reason, count)
-            for decision, found in (result.summary.reasons or {}).items()
-            for reason, count in found.items()
+            (word, reason, count) for word, found in result.summary.reasons.items() for reason, count in found.items()
         ],
         histogram=histogram,
         width=WIDTH,
@@ -130,7 +128,7 @@ def review_page(
 
 
 def _rows(
-    result: Reviewed, shown: Sequence[int], by: str | None, uniform: list[int]
+    result: Reviewed, shown: Sequence[int], uniform: list[int]
 ) -> tuple[list[dict[str, Any]], list[list[tuple[str, str, str]]], list[str]]:
     """What the page knows of each row that it shows; their texts; and the columns that there are."""
     decisions, scores = result.decisions, result.scores
