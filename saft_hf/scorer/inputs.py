@@ -124,8 +124,14 @@ def without_scores(dataset: Any) -> Any:
     return dataset.remove_columns(found) if found else dataset
 
 
+def score_columns(scores: NDArray[np.float32], statuses: list[str], probabilities: Any) -> dict[str, Any]:
+    """What a scorer adds to rows."""
+    likely = {} if probabilities is None else {PROBABILITY: probabilities}
+    return {SCORE: scores, **likely, STATUS: statuses}
+
+
 def scores_in(dataset: Dataset) -> tuple[NDArray[np.float32], list[str], Any]:
-    """The scores and statuses that rows bring, and their probabilities, or None."""
+    """What `score_columns` was given, from rows that bring it."""
     plain = dataset.with_format(None)
     likely = plain[PROBABILITY][:] if PROBABILITY in plain.column_names else None
     return np.asarray(plain[SCORE][:], dtype=np.float32), list(plain[STATUS]), likely

@@ -59,7 +59,7 @@ from saft_hf.result import FilterResult
 from saft_hf.scorer import certifying, diagnostics, fitting, inputs, saving
 from saft_hf.scorer.drift import drift_of
 from saft_hf.scorer.fit import Fit
-from saft_hf.scorer.inputs import DRIFT, PROBABILITY, SCORE, STATUS
+from saft_hf.scorer.inputs import DRIFT
 from saft_hf.scorer.labels import (
     LabelledRows,
     LabelSet,
@@ -97,21 +97,9 @@ class _Scored:
     renderer: Renderer
 
     @property
-    def columns(self) -> dict[str, Any]:
-        """What is added to the rows."""
-        return _columns(self.scores, self.probabilities, self.statuses)
-
-    @property
     def placed(self) -> NDArray[np.float64]:
         """The scores as thresholds see them, see `inputs.placed`."""
         return inputs.placed(self.scores, self.probabilities)
-
-
-def _columns(
-    scores: NDArray[np.float32], probabilities: NDArray[np.float32] | None, statuses: list[str]
-) -> dict[str, Any]:
-    likely = {} if probabilities is None else {PROBABILITY: probabilities}
-    return {SCORE: scores, **likely, STATUS: statuses}
 
 
 def _split(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
@@ -526,7 +514,7 @@ class SAFTScorer:
             self._reader = RowReader(extractor, extractor.store(fit.plan_digest))
         vectors, statuses = self._reader(columns, fit.score.features)
         scores, likely = _split(where_finite(fit.read, vectors))
-        return inputs.in_form_of(batch, _columns(scores, likely, fitting.final_statuses(scores, statuses)))
+        return inputs.in_form_of(batch, inputs.score_columns(scores, fitting.final_statuses(scores, statuses), likely))
 
     def score_dataset(self, dataset: Dataset) -> Dataset:
         """Add `saft_score`, `saft_status` and by a probe `saft_probability`, embedding on all processes together.
@@ -542,8 +530,8 @@ class SAFTScorer:
             SAFTArtifactError: the model or chat template is not the one that the scorer was fitted on.
         """
         scored = self._score(dataset)
-        plain = inputs.without_scores(dataset)
-        return inputs.with_columns(plain, **scored.columns)
+        columns = inputs.score_columns(scored.scores, scored.statuses, scored.probabilities)
+        return inputs.with_columns(inputs.without_scores(dataset), **columns)
 
     def drift(self, dataset: Dataset) -> Dataset:
         """Add `saft_drift`: how far a row's answer lies from declining towards complying.
