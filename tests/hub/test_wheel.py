@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -66,3 +67,13 @@ def test_the_wheel_holds_the_type_marker_the_licence_and_no_tests(installed):
     assert {"saft_hf/py.typed", "saft_hf/data/reference.jsonl", "saft_hf/data/pairs.jsonl"} <= names
     assert "saft_hf-0.1.0.dist-info/licenses/LICENSE" in names
     assert not [name for name in names if name.startswith(("tests/", "examples/"))]
+
+
+def test_the_package_page_has_no_link_that_leads_nowhere(installed):
+    page = (installed / "saft_hf-0.1.0.dist-info" / "METADATA").read_text().partition("\n\n")[2]
+    readme = (ROOT / "README.md").read_text()
+    of_files = re.findall(r"(?<!!)\[[^\]]+\]\((?!http)([^)]+)\)", readme)
+    assert of_files
+    assert re.findall(r"\]\((?!http)", page) == []
+    assert [target for target in of_files if f"`{target}`" not in page] == []
+    assert page.count("https://arxiv.org/abs/2410.10014") == readme.count("https://arxiv.org/abs/2410.10014")
