@@ -50,7 +50,7 @@ def test_pairs_are_those_of_the_dense_solver(case: str, monkeypatch: pytest.Monk
 
 
 def test_one_that_does_not_settle_is_solved_densely(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eigen, "_ROUNDS", 2)
+    monkeypatch.setattr(eigen, "_RESTARTS", 1)
     matrix = with_spectrum(SPECTRA["noise"])
     values, _ = top_eigenpairs(matrix, COUNT)
     np.testing.assert_allclose(values, np.linalg.eigvalsh(matrix)[::-1][:COUNT], rtol=1e-12)
