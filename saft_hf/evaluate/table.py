@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from saft_hf.evaluate.bootstrap import Interval
 from saft_hf.evaluate.config import without_demonstrations
@@ -35,26 +36,53 @@ def split_heads(heads: list[str]) -> tuple[list[str], list[str]]:
     return chosen, [head for head in heads if head not in _CHOSEN]
 
 
-def differences(results: Results) -> tuple[list[str], list[list[str]]]:
-    """What each arm changes beside others: heads and rows, as text.
+@dataclass(frozen=True)
+class Difference:
+    """What an arm changes beside another on the same pools.
 
-    Prompt by prompt at the same seeds, with the 95 % interval; `cannot tell` where that holds 0, or at one seed.
+    Attributes:
+        pool: its kind.
+        share: its harmful share.
+        arm: the one.
+        beside: the other, whose values are taken from the first one's.
+        seeds: how many both have.
+        gaps: what is compared -> mean and interval.
     """
-    heads = ["pool", "harmful share", "arm", "beside", "seeds"]
+
+    pool: str
+    share: float
+    arm: str
+    beside: str
+    seeds: int
+    gaps: dict[str, Interval | None]
+
+
+def compared(results: Results) -> list[Difference]:
+    """Every arm beside those that it is to be compared with, prompt by prompt at the same seeds."""
     columns: dict[str, Callable[[PromptMetrics], Sequence[float | None]]] = {
         **{f"harmful answers ({judge})": by(judge) for judge in results.judges},
         "over-refusal": lambda metrics: metrics.refused,
         "ROUGE-L": lambda metrics: metrics.rouge_l,
     }
-    rows = []
+    found = []
     for pool, share in results.pools:
         lines = [line for line in results.lines if (line.pool, line.share) == (pool, share) and not line.undecided]
         for line in lines:
             for other, _ in beside(line, lines):
                 seeds = {run.seed for run in line.runs} & {run.seed for run in other.runs}
-                gaps = [difference(line, other, values) for values in columns.values()]
-                rows.append([pool, f"{share:.0%}", line.arm, other.arm, str(len(seeds)), *map(_gap, gaps)])
-    return [*heads, *columns], rows
+                gaps = {name: difference(line, other, values) for name, values in columns.items()}
+                found.append(Difference(pool, share, line.arm, other.arm, len(seeds), gaps))
+    return found
+
+
+def differences(results: Results) -> tuple[list[str], list[list[str]]]:
+    """The same as heads and rows of text: mean and 95 % interval; `cannot tell` where that holds 0, or at one seed."""
+    found = compared(results)
+    heads = ["pool", "harmful share", "arm", "beside", "seeds", *(found[0].gaps if found else ())]
+    return heads, [
+        [one.pool, f"{one.share:.0%}", one.arm, one.beside, str(one.seeds), *map(_gap, one.gaps.values())]
+        for one in found
+    ]
 
 
 def _row(line: Line) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import runpy
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -487,3 +488,21 @@ def test_what_cannot_be_run_is_refused(
 ) -> None:
     with pytest.raises(SAFTInputError, match=told):
         Experiment(small_config(demo_model, tmp_path, **options), demo_source(demo_pool)).run()
+
+
+def test_the_figures_for_a_page_are_those_of_the_report_and_hold_no_text(
+    folder: Path, demo_pool: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Path(__file__).resolve().parents[2] / "examples" / "contamination" / "figures.py"
+    monkeypatch.setattr("sys.argv", [str(script), str(folder), str(tmp_path / "figures.json")])
+    runpy.run_path(str(script), run_name="__main__")
+    written = (tmp_path / "figures.json").read_text()
+    found, results = json.loads(written), read_results(folder)
+    assert [(line["pool"], line["arm"], line["kept"]) for line in found["lines"]] == [
+        (line.pool, line.arm, line.mean("kept")) for line in results.lines
+    ]
+    mean = {line["arm"]: line["rouge_l"]["mean"] for line in found["lines"]}
+    gaps = {(one["arm"], one["beside"]): one["gaps"]["ROUGE-L"]["mean"] for one in found["differences"]}
+    assert gaps == {pair: pytest.approx(mean[pair[0]] - mean[pair[1]], abs=2e-4) for pair in gaps}
+    assert gaps.keys() >= {("saft", "none"), ("saft", "random")}
+    assert not any(turn["content"] in written for row in demo_pool for turn in row["messages"] if turn["content"][20:])
