@@ -194,7 +194,7 @@ class NamedDataset:
         if isinstance(error, ValueError) and not isinstance(error, DatasetsError):
             cause = error  # names the configurations or splits that there are
         said = f"{type(cause).__name__}: {redact(str(cause)).strip()}"
-        if isinstance(cause, StopIteration):
+        if isinstance(cause, StopIteration) or "corresponds to no data" in str(cause):
             said = "it is empty, there is no row in it"
         if self.is_on_hub:
             missing = "" if cause is error and isinstance(error, ValueError) else "no dataset could be read. "

@@ -280,6 +280,12 @@ class ProbeMetrics:
     def warnings(self) -> tuple[str, ...]:
         """What the reference lacks, a sentence each."""
         found = []
+        used = {part.source for part in self.components}
+        if unused := [source.name for source in self.sources if source.name not in used]:
+            found.append(
+                f"No row of {', '.join(unused)} is fitted on: none can be read as the others are, or all of them stand "
+                "in the pool."
+            )
         if not self.general:
             found.append(
                 "The reference has no source of harmless rows alone: without general instructions like your own, a "

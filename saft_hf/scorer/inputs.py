@@ -227,17 +227,17 @@ def _is_of_one_row(name: str, value: Any) -> bool:
     return name in CHAT_COLUMNS and isinstance(first, Mapping) and any(isinstance(v, str) for v in first.values())
 
 
-def why_unread(renderer: Renderer, dataset: Dataset, readouts: Sequence[str]) -> str:
-    """Why the first row cannot be read at these readouts, for people, where none can."""
-    (first,) = renderer(renderer.reads(dataset)[:1])
+def why_unread(renderer: Renderer, dataset: Dataset, readouts: Sequence[str], row: int = 0) -> str:
+    """Why a row that cannot be read at these readouts cannot, for people; the first one where none can."""
+    (first,) = renderer(renderer.reads(dataset)[row : row + 1])
     if first.status is not RowStatus.OK:
-        return f"Row 0 is {first.status.value}: {first.detail}."
+        return f"Row {row} is {first.status.value}: {first.detail}."
     status = next((status for name in readouts if (status := first.status_for(name)) is not RowStatus.OK), None)
     if status is None:
-        return "Row 0 can be read, but its hidden state holds NaN or infinity."
+        return f"Row {row} can be read, but its hidden state holds NaN or infinity."
     return (
-        f"Row 0 is {status.value}. Plain text has no response start: use `readout='response_mean'`, or give `prompt` "
-        "and `completion`, or `messages`."
+        f"Row {row} is {status.value}. Plain text has no response start: use `readout='response_mean'`, or give "
+        "`prompt` and `completion`, or `messages`."
     )
 
 

@@ -14,7 +14,9 @@ from saft_hf.embed import Embedded, Extractor, finite_rows
 from saft_hf.errors import SAFTUndecidedError
 from saft_hf.score.mixture import explain
 from saft_hf.score.probe import ROWS, Probe, Whitening, fit_probe, others
+from saft_hf.scorer.inputs import why_unread
 from saft_hf.scorer.reference_rows import ReferenceRows, outside
+from saft_hf.status import RowStatus
 from saft_hf.summary import ComponentMetrics, MixtureMetrics, ProbeMetrics
 
 UNLIKE = 0.2
@@ -72,7 +74,9 @@ def learn_probe(
     fresh = [one.survey.usable if pool is None else one.survey.usable & outside(one, pool) for one in read]
     harmful = np.concatenate(rows.harmful)
     known = sum(int((one.survey.usable & ~own).sum()) for one, own in zip(read, fresh, strict=True))
-    _check_enough(harmful, np.concatenate(fresh), known)
+    names = [info.name for info in rows.sources]
+    if few := _too_few(harmful, np.concatenate(fresh), known):
+        raise SAFTUndecidedError(few + _unread(names, parts, read, extractor))
     whitening = _whitening(read, fresh, stored)
     size = len(stored) * whitening.components
     coordinates = np.concatenate([one.rows(one.compute(stored, whitening, size)) for one in read])
@@ -80,8 +84,8 @@ def learn_probe(
     keys = np.concatenate([one.survey.prompts for one in read])
     prompts = np.unique(keys, axis=0, return_inverse=True)[1].ravel()
     used = np.concatenate(fresh) & ~np.isnan(coordinates).any(axis=1)
-    _check_enough(harmful, used, known)
-    names = [info.name for info in rows.sources]
+    if few := _too_few(harmful, used, known):
+        raise SAFTUndecidedError(few + _unread(names, parts, read, extractor))
     probe: Probe = world.on_main(
         "fitting the probe",
         lambda: fit_probe(whitening, coordinates[used], harmful[used], names, source[used], prompts[used]),
@@ -135,14 +139,26 @@ def apply_probe(reference: Reference, scores: NDArray[np.float32], far: NDArray[
     return PoolFit(found.posterior, probabilities, metrics, None if undecided else threshold, undecided)
 
 
-def _check_enough(harmful: NDArray[np.bool_], used: NDArray[np.bool_], in_pool: int) -> None:
-    counts = {"harmful": int((harmful & used).sum()), "benign": int((~harmful & used).sum())}
-    if min(counts.values()) < ROWS:
-        raise SAFTUndecidedError(
-            f"of the reference {counts['harmful']} harmful and {counts['benign']} benign rows are left to fit a probe "
-            f"on, which needs {ROWS} of each; {in_pool} rows stand in the pool too, and others may not be readable as "
-            "the pool is. Add rows of other sources"
-        )
+def _too_few(harmful: NDArray[np.bool_], used: NDArray[np.bool_], in_pool: int) -> str:
+    """What to say of too few rows; nothing where they are enough."""
+    bad, good = int((harmful & used).sum()), int((~harmful & used).sum())
+    if min(bad, good) >= ROWS:
+        return ""
+    return (
+        f"of the reference {bad} harmful and {good} benign rows are left to fit a probe on, which needs {ROWS} of "
+        f"each; {in_pool} rows stand in the pool too. Add rows of other sources"
+    )
+
+
+def _unread(names: list[str], parts: list[Dataset], read: list[Embedded], extractor: Extractor) -> str:
+    """How many rows of which sources cannot be read as the pool is, and why the first cannot, for people."""
+    said, readouts = "", extractor.features.readouts
+    for name, part, one in zip(names, parts, read, strict=True):
+        statuses = one.survey.statuses(readouts)
+        if lost := [row for row, status in enumerate(statuses) if status is not RowStatus.OK]:
+            why = why_unread(extractor.renderer, part, readouts, lost[0])
+            said += f". Of {name} {len(lost)} of {len(part)} rows cannot be read. {why.rstrip('.')}"
+    return said
 
 
 def _whitening(read: list[Embedded], fresh: list[NDArray[np.bool_]], stored: tuple[str, ...]) -> Whitening:

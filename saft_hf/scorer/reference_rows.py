@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias, TypeVar
 
 import numpy as np
 from datasets import Dataset
@@ -28,6 +28,9 @@ from saft_hf.scorer.artifact import TENSORS_FILE
 from saft_hf.scorer.inputs import check_dataset
 from saft_hf.scorer.labels import labelled_rows, read_column
 from saft_hf.summary import LICENCE, SourceInfo
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _CONTENT = (*CHAT_COLUMNS, *TOKEN_COLUMNS, *OPTION_COLUMNS, FORMATTED_COLUMN)
 _MAPPED = ("prompt", "completion", "messages", "text")
@@ -90,7 +93,8 @@ class ReferenceSource:
         if not isinstance(given, Mapping) or not isinstance(given.get("path"), str | Path | Dataset):
             raise SAFTInputError(
                 "`reference` must be a Dataset, a Hub id, a folder, a file, a `ReferenceSource`, a mapping with `path`,"
-                f" or a list of these; found {type(given).__name__}."
+                f" or a list of these; found {type(given).__name__}. Make a Dataset of it, such as with "
+                "`Dataset.from_list(rows)` or `Dataset.from_pandas(frame)`, or name one split of a `DatasetDict`."
             )
         known = [each.name for each in fields(cls)]
         if unknown := [str(key) for key in given if key not in (*known, *_MAPPED)]:
@@ -158,7 +162,9 @@ def read_reference(
     """
     with world.sync_errors("reading the reference"):
         given = reference if isinstance(reference, list | tuple) else [reference]
-        sources = [ReferenceSource.of(each) for each in given]
+        if not given:
+            raise SAFTInputError("`reference` is an empty list: name a source, or leave it out.")
+        sources = _each(ReferenceSource.of, given)
         fitted = [found for source in sources if (found := _as_scorer(source, token))]
         if fitted and len(sources) > 1:
             raise SAFTInputError(
@@ -168,6 +174,18 @@ def read_reference(
     digests = [source.digest for source in read.sources] if isinstance(read, ReferenceRows) else [read.revision]
     world.same_on_all_ranks(lambda: {"reference": digests})
     return read
+
+
+def _each(function: Callable[[T], R], sources: Sequence[T]) -> list[R]:
+    """Apply a function to each source; an error says which of several it is about."""
+    found = []
+    for number, source in enumerate(sources, 1):
+        try:
+            found.append(function(source))
+        except SAFTInputError as error:
+            which = f" This is source {number} of {len(sources)}." if len(sources) > 1 else ""
+            raise SAFTInputError(f"{error}{which}") from error
+    return found
 
 
 def outside(reference: Embedded, pool: Embedded) -> NDArray[np.bool_]:
@@ -218,7 +236,7 @@ def _as_scorer(source: ReferenceSource, token: str | None) -> FittedReference | 
 
 
 def _read(sources: Sequence[ReferenceSource], token: str | None) -> ReferenceRows:
-    loaded = [_load(source, token) for source in sources]
+    loaded = _each(lambda source: _load(source, token), sources)
     votes: dict[str, Counter[bool]] = {}
     for part in loaded:
         for key, harmful in zip(part.keys, part.harmful.tolist(), strict=True):
@@ -295,6 +313,11 @@ def _load(source: ReferenceSource, token: str | None) -> _Loaded:
         if source.harmful is None:
             column = resolve_label_column(rows.column_names, source.label_column)
             rows = rows.select(labelled_rows(rows, column))
+            if not len(rows):
+                raise SAFTInputError(
+                    f"none of its {read} rows has a label in column {column!r}: fill it in, or name another "
+                    "`label_column`; or say with `harmful` what all of them are."
+                )
             harmful = read_column(rows, column, source.harmful_value)
             rows = rows.remove_columns(column)
         elif source.label_column is None and source.harmful_value is None:
@@ -302,7 +325,11 @@ def _load(source: ReferenceSource, token: str | None) -> _Loaded:
         else:
             raise SAFTInputError("`harmful` is for all rows, beside it no column is read: leave one of them out.")
         rows = _mapped(rows, source.columns)
-        check_columns(rows.column_names, FORMATTED_COLUMN, formatted=False)
+        try:
+            check_columns(rows.column_names, FORMATTED_COLUMN, formatted=False)
+        except SAFTInputError as error:
+            how = "`prompt=COLUMN` and `completion=COLUMN`, in Python `columns={COLUMN: 'prompt', ...}`"
+            raise SAFTInputError(f"{error} Or say which columns they are: {how}.") from error
         keys = [row_digest(row) for row in rows.select_columns([n for n in rows.column_names if n in _CONTENT])]
     except SAFTInputError as error:
         raise SAFTInputError(f"`reference` {source}: {error}") from error

@@ -295,3 +295,16 @@ def test_a_figure_of_unseen_sources_needs_a_second_harmful_source(new: Any, rows
     assert single.held_out_auroc is None
     assert {part.source for part in single.components if not part.left_out} == {"rows"}
     assert any("one harmful source" in text for text in single.warnings)
+
+
+def test_rows_that_cannot_be_read_as_the_pool_is_are_told(new: Any, rows: Path, pool: Dataset) -> None:
+    files = [str(rows / name) for name in ("first.jsonl", "second.jsonl")]
+    labelled = load_dataset("json", data_files=files, split="train", cache_dir=str(rows / "cache"))
+    text = labelled.map(lambda row: {"text": str(row["messages"])}, remove_columns="messages")
+    given = [str(rows / source) for source in SOURCES]
+    part = new(reference=[*given, text]).fit(pool, on_undecided="keep")
+    assert any("No row of rows is fitted on: none can be read" in told for told in part.summary_.warnings)
+    with pytest.raises(
+        SAFTUndecidedError, match=r"Of rows 600 of 600 rows cannot be read\. Row 0 is no_response_start"
+    ):
+        new(reference=[text, given[2]]).fit(pool)

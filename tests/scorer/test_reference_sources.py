@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, DatasetDict
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +47,8 @@ def written() -> dict[str, Any]:
     Path("rows.json").write_text(json.dumps(ROWS))
     Path("rows,1.jsonl.gz").write_bytes(gzip.compress(Path("rows.jsonl").read_bytes()))
     rows.save_to_disk("saved")
+    Path("head.csv").write_text("text,unsafe\n")
+    Path("[].json").write_text("[]")
     Path("folder").mkdir()
     Path("folder/train.jsonl").write_bytes(Path("rows.jsonl").read_bytes())
     names = ["rows.csv", "rows.parquet", "rows.jsonl", "rows.json", "rows,1.jsonl.gz", "saved", "folder"]
@@ -184,7 +186,15 @@ def test_the_digest_tells_rows_and_labels() -> None:
         ("https://example.org/rows.csv", "is a URL"),
         (Dataset.from_dict({"text": [], "unsafe": []}), "`reference` a Dataset: the dataset is empty"),
         (ReferenceSource(Dataset.from_list(ROWS), split="train"), "`split`: without effect on rows that are loaded"),
-        (Dataset.from_dict({"text": ["a"], "unsafe": [None]}), "`reference` a Dataset: label column 'unsafe' has no"),
+        (Dataset.from_dict({"text": ["a"], "unsafe": [None]}), "none of its 1 rows has a label in column 'unsafe'"),
+        (["rows.csv", None], "mapping with `path`.* found NoneType.*This is source 2 of 2"),
+        (["rows.jsonl", "rows.csv,label_column=nope"], "label_column='nope'.*This is source 2 of 2"),
+        ([], "`reference` is an empty list"),
+        (DatasetDict({"train": Dataset.from_list(ROWS)}), "found DatasetDict.*name one split"),
+        (ROWS, r"found dict.*`Dataset.from_list\(rows\)`.*This is source 1 of 12"),
+        ("head.csv", "head.csv: .*it is empty, there is no row in it"),
+        ("[].json", "no row in it"),
+        ("theirs.csv,harmful=true", "found .*'ask', 'say'.*Or say which columns they are: `prompt=COLUMN`"),
     ],
 )
 def test_what_cannot_be_read_says_which_source_and_why(reference: Any, message: str) -> None:
