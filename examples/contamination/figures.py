@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from saft_hf.evaluate.bootstrap import Interval
+from saft_hf.evaluate.config import without_demonstrations
 from saft_hf.evaluate.results import Line, read_results
 from saft_hf.evaluate.table import compared
 from saft_hf.files import write_json
@@ -32,6 +33,7 @@ def line_of(line: Line) -> dict[str, Any]:
         "arm": line.name,
         "seeds": len(line.runs),
         "kept": line.mean("kept"),
+        "demonstrations": without_demonstrations(line.arm)[1],
         "still_harmful": line.mean("still_harmful"),
         "harmful": {judge: bounds(found) for judge, found in e.harmful.items()},
         "over_refusal": bounds(e.refused),

@@ -56,14 +56,17 @@ def verdicts(results: Results) -> list[str]:
 def beside(line: Line, lines: list[Line]) -> list[tuple[Line, str]]:
     """What an arm is compared with, and what that is: no filter, its size, and its rows without demonstrations."""
     words: dict[str, str] = {}
+    size = line.arm.replace("drift_high", "drift_low")  # both are a third
     for other in lines:
-        if "+" not in other.arm and same_size_as(other.arm) == line.arm:
+        if "+" not in other.arm and same_size_as(other.arm) == size:
             random = first_word(other.arm) == "random"
             words[other.arm] = f"{'a random filter' if random else 'the true labels'} of the same size"
-    if first_word(line.arm) not in ("none", "random", "oracle"):
+    if size != line.arm:
+        words[size] = "the rows with the lowest drift"
+    if first_word(line.arm) not in ("none", "random"):
         words["none"] = "no filter"
     if "+" in line.arm:
-        words |= {"none": "no filter", without_demonstrations(line.arm)[0]: "the same rows without demonstrations"}
+        words[without_demonstrations(line.arm)[0]] = "the same rows without demonstrations"
     there = {other.arm: other for other in lines}
     return [(there[arm], said) for arm, said in words.items() if arm in there]
 

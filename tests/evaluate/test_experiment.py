@@ -27,14 +27,14 @@ from saft_hf.evaluate import experiment as module
 from saft_hf.evaluate.arms import ArmRows, choose_rows, selection_metrics
 from saft_hf.evaluate.config import ExperimentConfig
 from saft_hf.evaluate.experiment import Experiment
-from saft_hf.evaluate.metrics import summarise
+from saft_hf.evaluate.metrics import PromptMetrics, summarise
 from saft_hf.evaluate.pools import Dialogue, DrawnPool, ExperimentRows
 from saft_hf.evaluate.probe import probe
 from saft_hf.evaluate.records import Condition
 from saft_hf.evaluate.report import to_html, write_report
-from saft_hf.evaluate.results import MARK, Results, read_results
+from saft_hf.evaluate.results import MARK, Line, Results, read_results
 from saft_hf.evaluate.table import CANNOT_TELL, differences, table
-from saft_hf.evaluate.verdicts import headline, verdicts
+from saft_hf.evaluate.verdicts import beside, headline, verdicts
 
 SHOWN = {(pair.request, pair.declines) for pair in pairs()}
 
@@ -506,3 +506,23 @@ def test_the_figures_for_a_page_are_those_of_the_report_and_hold_no_text(
     assert gaps == {pair: pytest.approx(mean[pair[0]] - mean[pair[1]], abs=2e-4) for pair in gaps}
     assert gaps.keys() >= {("saft", "none"), ("saft", "random")}
     assert not any(turn["content"] in written for row in demo_pool for turn in row["messages"] if turn["content"][20:])
+
+
+def test_an_arm_is_compared_with_no_filter_its_size_and_its_rows() -> None:
+    arms = ["none", "none+0.1", "auto", "auto+0.1", "oracle", "random:auto", "oracle:auto"]
+    arms += ["drift_low", "drift_high", "random:drift_low"]
+    nothing: dict[str, Any] = {key: [] for key in ("margins", "rouge_l", "bleurt", "nll", "tokens", "refused")}
+    evaluation = summarise([PromptMetrics(harmful={}, coherent={}, **nothing)])
+    lines = [Line("easy", 0.25, arm, [], [], evaluation) for arm in arms]
+    assert {line.arm: [other.arm for other, _ in beside(line, lines)] for line in lines} == {
+        "none": [],
+        "none+0.1": ["none"],
+        "auto": ["random:auto", "oracle:auto", "none"],
+        "auto+0.1": ["none", "auto"],
+        "oracle": ["none"],
+        "random:auto": [],
+        "oracle:auto": ["none"],
+        "drift_low": ["random:drift_low", "none"],
+        "drift_high": ["random:drift_low", "drift_low", "none"],
+        "random:drift_low": [],
+    }
