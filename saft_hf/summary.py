@@ -263,6 +263,7 @@ class ProbeMetrics:
         held_out_auroc: over sources that it has not seen: what to expect of other data. None where without one of them
             no harmful row of another prompt is left to learn from: of a single harmful source there are unseen prompts.
         general: whether a benign source stands on its own, such as general instructions, beside mixed ones.
+        turned: sources whose own labels a probe of the others ranks the wrong way round.
         repo: Hub id of a probe that was fitted before, which was named in place of rows.
         repo_revision: its commit.
     """
@@ -273,6 +274,7 @@ class ProbeMetrics:
     auroc: Share
     held_out_auroc: Share | None
     general: bool
+    turned: tuple[SourceName, ...] = ()
     repo: SourceName | None = None
     repo_revision: Commit | None = None
 
@@ -285,6 +287,12 @@ class ProbeMetrics:
             found.append(
                 f"No row of {', '.join(unused)} is fitted on: none can be read as the others are, or all of them stand "
                 "in the pool."
+            )
+        if self.turned:
+            found.append(
+                f"A probe of the other sources ranks the rows of {', '.join(self.turned)} the other way round than "
+                "their labels do: the labels of a source may be the wrong way round. Check its label column and "
+                "harmful_value."
             )
         if not self.general:
             found.append(

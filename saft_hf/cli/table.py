@@ -109,6 +109,8 @@ def print_summary(summary: Summary, **more: Any) -> None:
     if fit and fit.mixture:
         lines["pool: harmful"] = f"{fit.mixture.share:.1%}, {fit.mixture.low:.1%} to {fit.mixture.high:.1%}"
     if fit and fit.probe:
+        for source in fit.probe.sources:
+            lines[f"from {source.name}"] = f"{source.harmful} of {source.harmful + source.benign} rows are harmful"
         held_out, unseen = fit.probe.held_out_auroc, "on prompts that it has not seen, of sources that it has"
         lines["probe: AUROC"] = f"{fit.probe.auroc:.3f}: {unseen}" if held_out is None else f"{held_out:.3f}: {_UNSEEN}"
     print_table(

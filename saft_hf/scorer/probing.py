@@ -17,7 +17,7 @@ from saft_hf.score.probe import ROWS, Probe, Whitening, fit_probe, others
 from saft_hf.scorer.inputs import why_unread
 from saft_hf.scorer.reference_rows import ReferenceRows, outside
 from saft_hf.status import RowStatus
-from saft_hf.summary import ComponentMetrics, MixtureMetrics, ProbeMetrics
+from saft_hf.summary import ComponentMetrics, MixtureMetrics, ProbeMetrics, ranks_the_other_way
 
 UNLIKE = 0.2
 """Share of a pool that may be unlike all reference rows: of pools of known kinds up to 0.07 is, of others over 0.25."""
@@ -198,6 +198,7 @@ def _metrics(probe: Probe, rows: ReferenceRows, in_pool: int, left_out: dict[str
         part = ComponentMetrics(source=source, harmful=kind, rows=int(count), above=float(share), left_out=alone)
         components.append(part)
     return ProbeMetrics(
+        turned=tuple(info.name for info in rows.sources if left_out[info.name] and _is_turned(probe, info.name)),
         sources=rows.sources,
         components=tuple(components),
         in_pool=in_pool,
@@ -206,3 +207,13 @@ def _metrics(probe: Probe, rows: ReferenceRows, in_pool: int, left_out: dict[str
         # The built-in rows come last, and are nobody's own.
         general=any(info.benign and not info.harmful for info in rows.sources[:-1]),
     )
+
+
+def _is_turned(probe: Probe, source: str) -> bool:
+    """Whether a probe of the other sources clearly ranks the rows of a source against its labels."""
+    held_out = dict(zip(probe.components, probe.densities.held_out, strict=True))
+    bad, good = held_out.get(f"{source}: harmful"), held_out.get(f"{source}: benign")
+    if bad is None or good is None:
+        return False
+    below = np.cumsum(good) - good / 2  # of the same bin half
+    return ranks_the_other_way(float(bad @ below / (bad.sum() * good.sum())), int(bad.sum()), int(good.sum()))

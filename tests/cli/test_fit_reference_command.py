@@ -26,6 +26,8 @@ def test_a_fitted_probe_filters_as_its_rows_do(
     printed = capsys.readouterr().out
     assert "probe: AUROC " in printed
     assert "general.jsonl, benign " in printed
+    assert "from first.jsonl " in printed
+    assert "120 of 300 rows are harmful" in printed
     assert "--reference probe --dataset_name ROWS" in printed
     found = []
     for name, reference in {"probe": ["probe"], "rows": SOURCES}.items():

@@ -297,6 +297,17 @@ def test_a_figure_of_unseen_sources_needs_a_second_harmful_source(new: Any, rows
     assert any("one harmful source" in text for text in single.warnings)
 
 
+def test_a_source_that_is_labelled_the_other_way_round_than_the_rest_is_told(
+    new: Any, rows: Path, fitted: SAFTScorer
+) -> None:
+    read = load_dataset("json", data_files=str(rows / "first.jsonl"), split="train", cache_dir=str(rows / "cache"))
+    flipped = read.map(lambda row: {"is_safe": not row["is_safe"]})
+    given = [ReferenceSource(flipped, name="turned"), *(str(rows / source) for source in SOURCES[1:])]
+    found = new(reference=given).fit_reference().summary_
+    assert any("of turned, second.jsonl the other way round" in told for told in found.warnings)
+    assert not any("the other way round" in told for told in fitted.summary_.warnings)
+
+
 def test_rows_that_cannot_be_read_as_the_pool_is_are_told(new: Any, rows: Path, pool: Dataset) -> None:
     files = [str(rows / name) for name in ("first.jsonl", "second.jsonl")]
     labelled = load_dataset("json", data_files=files, split="train", cache_dir=str(rows / "cache"))
