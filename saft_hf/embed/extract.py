@@ -26,9 +26,6 @@ from saft_hf.embed.survey import Kept, Survey, survey_dataset, survey_renderings
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import Renderer, Rendering
 
-OpenBackbone = Callable[[], AbstractContextManager[Backbone]]
-"""Opens the model for reading, and puts it back."""
-
 RowFunction = Callable[[Vectors], NDArray[np.floating]]
 """Vectors of n rows, `[n, d]` at each feature -> values, `[n, ...]`."""
 
@@ -126,7 +123,7 @@ class Extractor:
 
     renderer: Renderer
     features: Features
-    open_backbone: OpenBackbone
+    open_backbone: Callable[[], AbstractContextManager[Backbone]]
     width: int
     token_budget: int
     max_positions: int | None

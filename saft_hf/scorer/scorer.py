@@ -716,7 +716,7 @@ class SAFTScorer:
                 f"no row can be removed: {why}. Give labels, `contamination` or `threshold`; or fit with "
                 "`on_undecided='keep'` to keep every row."
             )
-        names = None if by is None else diagnostics.groups_by(dataset, by, self._render_config().text_field)
+        names = {} if by is None else {by: diagnostics.groups_by(dataset, by, self._render_config().text_field)}
         scored = self._score(dataset)
         if limits is not None:
             limits = inputs.limits_of(limits, scored.probabilities, of_probe=threshold_from == "reference")
@@ -758,9 +758,7 @@ class SAFTScorer:
             unread = bool(np.isnan(scored.scores).all())
             why = inputs.why_unread(scored.renderer, dataset, fit.score_readouts) if unread else ""
             check_outcome(decisions, why)
-        groups = {}
-        if refusal_column is not None:
-            groups[refusal_column] = diagnostics.group_of(dataset, refusal_column, decisions)
+        groups = [] if refusal_column is None else [refusal_column]
         summary = replace(
             fit.summary(),
             filtered=limits is not None or bool(labels or marked),
@@ -772,8 +770,8 @@ class SAFTScorer:
             flagged=None if certificate else diagnostics.flagged_share(scored.placed, threshold, fit.metrics.pool),
             confounds=diagnostics.confounds_of(self._open_source().tokenizer, scored.survey, scored.scores),
             leverage=diagnostics.leverage_of(scored.scores, scored.survey, energies=fit.k is not None),
-            groups=groups,
-            by={} if by is None or names is None else {by: shares_by(by, names, decisions)},
+            groups={column: diagnostics.group_of(dataset, column, decisions) for column in groups},
+            by={column: shares_by(column, values, decisions) for column, values in names.items()},
             certificate=None if certificate is None else certificate.used(decisions).summary(trained_on=True),
             provenance=fitting.provenance_of(
                 fit,
