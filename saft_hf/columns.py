@@ -17,7 +17,7 @@ _LOOKED_AT = 100
 
 
 @dataclass(frozen=True)
-class Columns:
+class Layout:
     """What columns of the input are.
 
     Attributes:
@@ -64,7 +64,7 @@ class Columns:
         return rows.map(joined, input_columns=parts, remove_columns=others)
 
 
-AS_IS = Columns()
+AS_IS = Layout()
 
 
 def _parsed(rows: Rows) -> Rows:

@@ -18,7 +18,7 @@ from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 from datasets.load import infer_module_for_data_files_list
 
-from saft_hf.columns import AS_IS, Columns
+from saft_hf.columns import AS_IS, Layout
 from saft_hf.decide.labelling import LABEL, PURPOSE, ROW
 from saft_hf.errors import SAFTInputError
 from saft_hf.hub import Repository, redact, with_retries
@@ -51,7 +51,7 @@ class NamedDataset:
     revision: str | None = None
     streaming: bool = False
     token: str | None = field(default=None, repr=False)
-    columns: Columns = AS_IS
+    columns: Layout = AS_IS
     license: str | None = None
 
     shown: ClassVar[Mapping[str, str]] = {

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from datasets import Dataset
 
-from saft_hf.columns import AS_IS, Columns
+from saft_hf.columns import AS_IS, Layout
 from saft_hf.decide import resolve_label_column
 from saft_hf.decide.marks import is_marks_file
 from saft_hf.errors import SAFTInputError
@@ -27,7 +27,7 @@ def labelled_of(
     seed: int,
     label_column: str | None = None,
     split: str = "train",
-    columns: Columns = AS_IS,
+    columns: Layout = AS_IS,
 ) -> Dataset | None:
     """The labelled rows: of the dataset, or the marks, `name`; or `count` of all with a label, drawn at random.
 
@@ -61,7 +61,7 @@ def labelled_of(
     return cast(Dataset, drawn)
 
 
-def labels_in(name: str, split: str, columns: Columns = AS_IS, *, pool: Any = None, certify: bool = False) -> Dataset:
+def labels_in(name: str, split: str, columns: Layout = AS_IS, *, pool: Any = None, certify: bool = False) -> Dataset:
     """Labelled rows by name, with the columns of the pool: of its split, too, where there are several.
 
     Args:

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from saft_hf.cli.arguments import Arguments
 from saft_hf.cli.data import labelled_of
-from saft_hf.columns import Columns
+from saft_hf.columns import Layout
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.hub import AUDIT, Destination, check_push
@@ -87,9 +87,9 @@ def rows_of(args: Arguments) -> NamedDataset:
     return NamedDataset(args.dataset_name, *where, columns=columns_of(args)).pinned()
 
 
-def columns_of(args: Any) -> Columns:
+def columns_of(args: Any) -> Layout:
     """What columns of the rows, and of those that people labelled, are."""
-    return Columns(args.prompt_column, args.response_column, args.parse_json)
+    return Layout(args.prompt_column, args.response_column, args.parse_json)
 
 
 def options_of(args: Arguments, use: str) -> dict[str, Any]:

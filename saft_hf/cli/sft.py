@@ -24,7 +24,7 @@ from trl.cli.accelerate_config import resolve_accelerate_config_argument
 from saft_hf.cli.arguments import Arguments, dataclass_of, parse_known, reject
 from saft_hf.cli.data import labelled_of, labels_in
 from saft_hf.cli.pipeline import check_pushes, columns_of, input_of
-from saft_hf.columns import Columns
+from saft_hf.columns import Layout
 from saft_hf.distributed import World
 from saft_hf.errors import SAFTInputError
 from saft_hf.hub import Destination
@@ -148,7 +148,7 @@ def _model_repository(args: SAFTSFTConfig) -> Destination:
     return Destination(name, "model", args.hub_revision, args.hub_token, args.hub_private_repo)
 
 
-def _named(script: Any, mixture: Any, columns: Columns) -> NamedDataset | None:
+def _named(script: Any, mixture: Any, columns: Layout) -> NamedDataset | None:
     """The rows to train on, pinned to a commit; None for a mixture."""
     if mixture.datasets:
         if script.dataset_name:
@@ -163,7 +163,7 @@ def _named(script: Any, mixture: Any, columns: Columns) -> NamedDataset | None:
 
 
 def _datasets(
-    script: Any, args: SAFTSFTConfig, mixture: Any, named: NamedDataset | None, columns: Columns
+    script: Any, args: SAFTSFTConfig, mixture: Any, named: NamedDataset | None, columns: Layout
 ) -> tuple[Any, Any]:
     """The rows to train on, and those to evaluate on where that is asked for."""
     evaluates = args.eval_strategy != "no"

@@ -15,7 +15,7 @@ from datasets import Dataset
 from huggingface_hub import constants, try_to_load_from_cache
 from numpy.typing import NDArray
 
-from saft_hf.columns import Columns
+from saft_hf.columns import Layout
 from saft_hf.decide import resolve_label_column, row_digest
 from saft_hf.distributed import World
 from saft_hf.embed import Embedded, rows_digest
@@ -366,7 +366,7 @@ def _mapped(rows: Dataset, columns: Mapping[str, str] | None) -> Dataset:
         raise SAFTInputError(f"columns can be named {', '.join(_MAPPED)}, not {wrong[0]!r}.")
     rows = rows.remove_columns([name for name in names if name in _CONTENT and name not in columns])
     theirs = {ours: ",".join(name for name, each in columns.items() if each == ours) for ours in _MAPPED}
-    rows = Columns(theirs["prompt"] or None, theirs["completion"] or None).apply(rows)
+    rows = Layout(theirs["prompt"] or None, theirs["completion"] or None).apply(rows)
     return rows.rename_columns({theirs[ours]: ours for ours in ("messages", "text") if theirs[ours]})
 
 

@@ -104,7 +104,7 @@ def _act(args: FilterArgs, record: Record, world: World) -> None:
 def decide_rows(args: FilterArgs, world: World) -> Record:
     """Score the rows to train on, and decide which of them are left out."""
     with world.sync_errors("looking at the rows"):
-        inputs.check_rows(args)
+        inputs.check_workers(args)
         images = inputs.has_images(args)
     if images:  # and may keep them
         return _unfiltered(args, "the rows have images, and SAFT scores text only")

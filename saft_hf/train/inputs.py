@@ -122,7 +122,7 @@ def _check_masks(args: FilterArgs) -> None:
         raise SAFTInputError(f"`saft_action='mask'`: {found[0]}. Use `saft_action='remove'`.")
 
 
-def check_rows(args: FilterArgs) -> None:
+def check_workers(args: FilterArgs) -> None:
     """Refuse worker processes for a stream."""
     workers = setting(args.args, "dataloader_num_workers")
     if args.streams and workers:

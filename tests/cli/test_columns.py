@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from saft_hf import SAFTScorer
 from saft_hf.cli.main import main
-from saft_hf.columns import Columns
+from saft_hf.columns import Layout
 from saft_hf.errors import SAFTInputError
 
 
@@ -132,7 +132,7 @@ def test_a_round_of_labels_takes_the_same_words(
 def test_renaming_keeps_the_other_columns_and_the_order(streamed: bool, rows: list[dict[str, Any]]) -> None:
     dataset = Dataset.from_list([{**row, "n": number} for number, row in enumerate(rows)])
     given_rows = dataset.to_iterable_dataset() if streamed else dataset
-    found = list(Columns(prompt="a,b", response="n").apply(given_rows))
+    found = list(Layout(prompt="a,b", response="n").apply(given_rows))
     assert [row["completion"] for row in found] == list(range(len(rows)))
     assert [row["prompt"] for row in found] == ["\n\n".join(filter(None, (row["a"], row["b"]))) for row in rows]
     assert set(found[0]) == {"prompt", "completion"}
@@ -141,15 +141,18 @@ def test_renaming_keeps_the_other_columns_and_the_order(streamed: bool, rows: li
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (Columns(prompt="question"), r"`prompt_column`: \['question'\] is not among the columns \['text', 'prompt'"),
-        (Columns(prompt="text,more"), r"`prompt_column`: \['more'\] is not"),
-        (Columns(prompt="text"), "`prompt_column='text'`: the rows have a column 'prompt' too"),
-        (Columns(response="answer"), r"`response_column`: \['answer'\] is not"),
-        (Columns(parse_json=True), "`parse_json`: none of the columns"),
+        (
+            Layout(prompt="question"),
+            r"`prompt_column`: \['question'\] is not among the columns \['text', 'prompt'",
+        ),
+        (Layout(prompt="text,more"), r"`prompt_column`: \['more'\] is not"),
+        (Layout(prompt="text"), "`prompt_column='text'`: the rows have a column 'prompt' too"),
+        (Layout(response="answer"), r"`response_column`: \['answer'\] is not"),
+        (Layout(parse_json=True), "`parse_json`: none of the columns"),
     ],
 )
 @pytest.mark.parametrize("streamed", [False, True])
-def test_what_the_columns_cannot_be_is_named(columns: Columns, message: str, streamed: bool) -> None:
+def test_what_the_columns_cannot_be_is_named(columns: Layout, message: str, streamed: bool) -> None:
     rows = Dataset.from_list([{"text": "a", "prompt": "b"}])
     with pytest.raises(SAFTInputError, match=message):
         columns.apply(rows.to_iterable_dataset() if streamed else rows)
