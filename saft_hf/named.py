@@ -167,6 +167,7 @@ class NamedDataset:
                 return rows
             return load_dataset(reader, data_files=[glob.escape(file) for file in files], **how, **options)
         if not saved:
+            self._check_kinds()
             return load_dataset(str(self.path), self.config, **options)
         loaded = load_from_disk(str(self.path))
         if isinstance(loaded, Dataset):
@@ -176,6 +177,21 @@ class NamedDataset:
                 f"{self.name} has no split {self.split!r}; it has {list(loaded)}. Name one with {self.shown['split']}."
             )
         return loaded[self.split]
+
+    def _check_kinds(self) -> None:
+        """Refuse tables of several kinds in a folder: `datasets` reads those of one, and leaves the others out unsaid.
+
+        Raises:
+            SAFTInputError: there are such, and no card that may say which are meant.
+        """
+        files = [] if (self.path / "README.md").exists() else sorted(self.path.rglob("*"))
+        kinds = {_reader([file.name])[0]: file.name for file in files if not file.name.startswith(_ABOUT)}
+        found = [f"{name} ({kind})" for kind, name in kinds.items() if kind in _TABLES]
+        if len(found) > 1:
+            raise SAFTInputError(
+                f"{self.name} holds tables of {len(found)} kinds, such as {', '.join(found)}: name those of one with a "
+                f"pattern, such as {self.path / '*.jsonl'}, or move the others elsewhere."
+            )
 
     def _files(self) -> list[str]:
         name = str(self.path)
@@ -205,6 +221,10 @@ class NamedDataset:
             f"{self.name}: no dataset could be read ({self.shown['split']} is {self.split!r}). {broken}"
             f"datasets said: {said}"
         )
+
+
+_TABLES = ("json", "csv", "parquet", "arrow")
+_ABOUT = (".", "dataset_info", "metadata")  # what `datasets` itself writes, and files about images
 
 
 def _reader(files: Sequence[str]) -> tuple[str | None, dict[str, Any]]:

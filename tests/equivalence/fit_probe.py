@@ -25,6 +25,8 @@ def main(out: str, store: str, rows: str) -> None:
     result, scored = scorer.filter(pool), scorer.score_dataset(pool)
     assert scorer.fit_ is not None
     _, tensors = scorer.fit_.to_parts()
+    alone = SAFTScorer(str(demo_folder()), reference=reference, threshold=0.0, cache_dir=f"{store}/saft")
+    by_threshold = alone.fit_reference().filter(pool)
     np.savez(
         f"{out}/rank{state.process_index}-0.npz",
         world=state.num_processes,
@@ -32,6 +34,9 @@ def main(out: str, store: str, rows: str) -> None:
         probabilities=np.asarray(scored["saft_probability"], np.float32),
         codes=result.decisions.codes,
         threshold=scorer.threshold_,
+        alone=by_threshold.scores,
+        alone_codes=by_threshold.decisions.codes,
+        alone_unlike=[reason == "unlike" for reason in by_threshold.decisions.reasons],
         **tensors,
     )
     state.wait_for_everyone()

@@ -49,6 +49,9 @@ def written() -> dict[str, Any]:
     rows.save_to_disk("saved")
     Path("head.csv").write_text("text,unsafe\n")
     Path("[].json").write_text("[]")
+    Path("kinds").mkdir()
+    Path("kinds/rows.csv").write_bytes(Path("rows.csv").read_bytes())
+    Path("kinds/rows.jsonl").write_bytes(Path("rows.jsonl").read_bytes())
     Path("folder").mkdir()
     Path("folder/train.jsonl").write_bytes(Path("rows.jsonl").read_bytes())
     names = ["rows.csv", "rows.parquet", "rows.jsonl", "rows.json", "rows,1.jsonl.gz", "saved", "folder"]
@@ -192,6 +195,7 @@ def test_the_digest_tells_rows_and_labels() -> None:
         ([], "`reference` is an empty list"),
         (DatasetDict({"train": Dataset.from_list(ROWS)}), "found DatasetDict.*name one split"),
         (ROWS, r"found dict.*`Dataset.from_list\(rows\)`.*This is source 1 of 12"),
+        ("kinds", r"kinds holds tables of 2 kinds, such as .*rows\.csv \(csv\).*pattern"),
         ("head.csv", "head.csv: .*it is empty, there is no row in it"),
         ("[].json", "no row in it"),
         ("theirs.csv,harmful=true", "found .*'ask', 'say'.*Or say which columns they are: `prompt=COLUMN`"),
