@@ -1,12 +1,15 @@
-"""The plugin of axolotl against its interface as documented; the package itself pins other versions than ours."""
+"""The plugin of axolotl against its interface, and that against axolotl's sources; the package pins other versions."""
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
 import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +21,7 @@ from transformers import AutoTokenizer
 from saft_hf import SAFTInputError, SAFTScorer
 
 MASKED = -100
+AXOLOTL = find_spec("axolotl")
 
 
 class Config(dict[str, Any]):
@@ -156,3 +160,34 @@ def test_the_yaml_is_checked_by_axolotls_own_schema(plugin: ModuleType) -> None:
     with pytest.raises(pydantic.ValidationError, match="saft_layer"):
         Merged(base_model="x", saft_layer="half")
     assert not {"saft_label_column", "saft_push_scorer", "saft_alpha"} & Merged.model_fields.keys()
+
+
+@pytest.mark.skipif(AXOLOTL is None, reason="axolotl is not installed: pip install --no-deps axolotl")
+def test_the_interface_is_that_of_the_real_package(plugin: ModuleType) -> None:
+    """Its sources are read, not run: it pins other versions than ours."""
+    assert AXOLOTL is not None
+    assert AXOLOTL.submodule_search_locations is not None
+    [root] = map(Path, AXOLOTL.submodule_search_locations)
+
+    def definition(module: str, name: str) -> Any:
+        [found] = [each for each in ast.parse((root / module).read_text()).body if getattr(each, "name", None) == name]
+        return found
+
+    def arguments(function: Any) -> list[str]:
+        return [each.arg for each in (*function.args.args, *function.args.kwonlyargs)]
+
+    methods = {
+        each.name: each for each in definition("integrations/base.py", "BasePlugin").body if hasattr(each, "name")
+    }
+    own = {name for name in vars(plugin.SAFTPlugin) if not name.startswith("__")}
+    assert own == {"get_input_args", "load_datasets"}
+    for name in own | {"register"}:
+        assert list(inspect.signature(getattr(plugin.SAFTPlugin, name)).parameters) == arguments(methods[name]), name
+    meta = definition("common/datasets.py", "TrainDatasetMeta").body
+    fields = [each.target.id for each in meta if isinstance(each, ast.AnnAssign)]
+    assert fields == list(TrainDatasetMeta.__dataclass_fields__)
+    assert "cfg" in arguments(definition("common/datasets.py", "load_datasets"))
+    steps = arguments(definition("utils/trainer.py", "calculate_total_num_steps"))
+    assert steps == list(inspect.signature(calculate_total_num_steps).parameters)
+    assert arguments(definition("loaders/tokenizer.py", "load_tokenizer")) == ["cfg"]
+    assert "load_tokenizer" in (root / "loaders/__init__.py").read_text()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -60,3 +62,38 @@ def test_the_trainer_sends_it_once(sent: Sent, tmp_path: Path) -> None:
     assert name == "saft_score"
     assert trainer.saft_result is not None
     assert values.tolist() == trainer.saft_result.scores.tolist()
+
+
+def test_tensorboard_and_wandb_get_counts_threshold_and_histogram(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real TensorBoard, and the real callback for Weights & Biases with a package that only takes notes."""
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    notes: dict[str, Any] = {}
+    wandb = MagicMock(log=notes.update, Histogram=np.asarray, __spec__=ModuleSpec("wandb", None))
+    for name in ("wandb", "wandb.sdk", "wandb.sdk.lib", "wandb.sdk.lib.config_util"):
+        monkeypatch.setitem(sys.modules, name, wandb)
+    wandb.ConfigError = ValueError
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: True)
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    args = make_args(tmp_path, max_steps=3, report_to=["tensorboard", "wandb"])
+    trainer = SAFTSFTTrainer(save_model(tmp_path / "model"), args, train_dataset=pool_rows())
+    trainer.train()
+    board = events.EventAccumulator(str(tmp_path / "board"))
+    board.Reload()
+    result = trainer.saft_result
+    assert result is not None
+    summary = result.summary
+    assert summary.removed
+    told = {
+        "saft_rows": summary.rows,
+        "saft_kept": summary.kept,
+        "saft_removed": summary.removed,
+        "saft_kept_share": len(result.kept) / len(result.scores),
+        "saft_threshold": summary.threshold,
+    }
+    for name, value in told.items():
+        [entry] = board.Scalars(f"train/{name}")
+        assert entry.value == notes[f"train/{name}"] == pytest.approx(value), name
+    [histogram] = board.Histograms("saft_score")
+    assert histogram.histogram_value.num == len(notes["saft_score"]) == len(result.scores)
