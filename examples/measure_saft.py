@@ -25,6 +25,7 @@ from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from saft_hf import SAFTScorer, SAFTUndecidedError
+from saft_hf.files import write_json
 from saft_hf.scorer import SCORE
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -103,11 +104,11 @@ def measure(model: str, layer: int, readout: str, pool: Dataset, labelled: np.nd
     kept_rest = np.intersect1d(kept, rest)
     expected = plain_scores(vectors, scorer.k_)
     return {
-        "auroc": roc_auc_score(harmful[rest], scores[rest]),
+        "auroc": float(roc_auc_score(harmful[rest], scores[rest])),
         "k": scorer.k_,
         "tau": scorer.threshold_,
         "kept": len(kept),
-        "still": harmful[kept_rest].mean() if len(kept_rest) else float("nan"),
+        "still": float(harmful[kept_rest].mean()),
         "difference": float(np.abs(scores - expected).max() / expected.max()),
         "outcome": outcome,
     }
@@ -122,6 +123,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=3000, help="rows of each pool")
     parser.add_argument("--labels", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
     if not options.data.is_dir():
         sys.exit(f"--data: there is no folder {options.data}.")
@@ -130,7 +132,7 @@ def main() -> None:
     print(
         f"{'pool':<12}{'readout':<16}{'AUROC':>7}{'k':>4}{'tau':>11}{'kept':>15}{'still harmful':>15}{'difference':>12}"
     )
-    worst = 0.0
+    table: dict[str, dict] = {}
     for name in ("hard", "easy"):
         rng = np.random.default_rng(options.seed)
         pool = make_pool(name, options.data, options.rows, rng)
@@ -145,7 +147,10 @@ def main() -> None:
                 f"{kept:>15}{found['still']:>15.1%}{found['difference']:>12.1e}  {found['outcome']}",
                 flush=True,
             )
-            worst = max(worst, found["difference"])
+            table[f"{name}({SHARE}), {readout}"] = {**found, "kept share": found["kept"] / options.rows}
+    if options.json is not None:
+        write_json(options.json, table)
+    worst = max(found["difference"] for found in table.values())
     if worst > TOLERANCE:
         sys.exit(f"The scores differ from the independent computation by {worst:.1e}, more than {TOLERANCE:.0e}.")
 

@@ -80,8 +80,10 @@ def test_links_lead_to_files(page: Path) -> None:
 
 
 def numbers(found: Any) -> Iterator[float]:
-    """Every number of a JSON value."""
-    if isinstance(found, dict | list):
+    """Every number of a JSON value, those in its lines of text too."""
+    if isinstance(found, str):
+        yield from map(float, re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])", found))
+    elif isinstance(found, dict | list):
         for each in found.values() if isinstance(found, dict) else found:
             yield from numbers(each)
     elif isinstance(found, int | float) and not isinstance(found, bool):
@@ -109,6 +111,6 @@ def test_figures_are_those_of_the_files(page: Path) -> None:
     for name, text in measured(page):
         known = [*numbers(json.loads((DOCS / "measured" / f"{name}.json").read_text()))]
         assert unmeasured(text, known) == []
-        figure = re.search(r" (\d+\.\d+) ", text)
+        figure = re.search(r" (\d+(?:\.\d+)?) ", text)
         assert figure is not None  # the test sees figures, and another one is noticed
         assert unmeasured(text.replace(figure[1], f"{figure[1]}77"), known) != []

@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
 from saft_hf.decide.certify import FreshLabels
+from saft_hf.files import write_json
 
 ROWS = 3000
 POOLS = ((0.10, 0.95), (0.10, 0.99), (0.25, 0.85), (0.25, 0.95), (0.25, 0.99))
@@ -68,8 +70,8 @@ def draw(pool: Pool, labels: int, form: float | str, rng: np.random.Generator) -
     return FreshLabels.of(pool.scores, rows, pool.harmful[rows], excluded=removed), cut
 
 
-def power(pool: Pool, labels: int, alpha: float, delta: float, draws: int, form: float | str) -> str:
-    """One form: issued, kept, false."""
+def power(pool: Pool, labels: int, alpha: float, delta: float, draws: int, form: float | str) -> dict[str, float]:
+    """One form: shares of draws with a certificate, of rows kept, of draws with one that is false."""
     rng = np.random.default_rng(1)
     kept, false = np.zeros(draws), 0
     for i in range(draws):
@@ -78,7 +80,7 @@ def power(pool: Pool, labels: int, alpha: float, delta: float, draws: int, form:
         kept[i] = found.kept / ROWS
         if found.threshold is not None:
             false += pool.harmful[pool.scores <= found.threshold].mean() > alpha
-    return f"{(kept > 0).mean():6.0%} {kept.mean():6.1%} {false / draws:6.1%}"
+    return {"issued": float((kept > 0).mean()), "kept": float(kept.mean()), "false": false / draws}
 
 
 def main() -> None:
@@ -89,6 +91,7 @@ def main() -> None:
     parser.add_argument("--delta", type=float, default=0.1)
     parser.add_argument("--kept", type=float, nargs="*", default=[0.4], help="shares of rows to draw all labels from")
     parser.add_argument("--stratified", action="store_true", help="also the stratified form, slower")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
     forms = ["uniform", *options.kept, *(["stratified"] if options.stratified else [])]
     title = "| harmful | AUROC | alpha | best | labels |"
@@ -96,13 +99,19 @@ def main() -> None:
         name = form if isinstance(form, str) else f"kept {form:g}"
         title += f" {name}: issued, kept, false |"
     print(title, "|" + "|".join("-" * len(part) for part in title.split("|")[1:-1]) + "|", sep="\n")
+    found: dict[str, dict[str, object]] = {}
     for share, auroc in POOLS:
         pool = make_pool(share, auroc)
         for alpha in options.alpha:
             for labels in LABELS:
-                features = [power(pool, labels, alpha, options.delta, options.draws, form) for form in forms]
-                row = f"| {share:7.0%} | {auroc:5} | {alpha:5} | {best_share(pool, alpha):4.0%} | {labels:6} |"
-                print(row + "".join(f" {feature} |" for feature in features), flush=True)
+                best = best_share(pool, alpha)
+                powers = {str(form): power(pool, labels, alpha, options.delta, options.draws, form) for form in forms}
+                row = f"| {share:7.0%} | {auroc:5} | {alpha:5} | {best:4.0%} | {labels:6} |"
+                cells = [f" {p['issued']:6.0%} {p['kept']:6.1%} {p['false']:6.1%} |" for p in powers.values()]
+                print(row + "".join(cells), flush=True)
+                found[f"harmful {share}, AUROC {auroc}, alpha {alpha}, {labels} labels"] = {"labels": labels, **powers}
+    if options.json is not None:
+        write_json(options.json, found)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ the pool, which chose nothing. Vectors are taken once and kept in `--cache`.
 from __future__ import annotations
 
 import argparse
-import json
+import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from saft_hf.decide import ThresholdAim, calibrate_published, flagged, threshold
 from saft_hf.distributed import World
 from saft_hf.embed import Features, ModelSource, finite_rows
 from saft_hf.errors import SAFTUndecidedError
+from saft_hf.files import write_json
 from saft_hf.render import MEAN, START, Renderer
 from saft_hf.score import COMPONENTS, Frame, Moments, fit_direction, principal_subspace, saft_scores, with_differences
 from saft_hf.score.direction import Direction, auroc
@@ -185,13 +187,13 @@ def main() -> None:
     parser.add_argument("--aims", nargs="+", default=["fpr=0.05"], help="of the threshold; the first gives `left`")
     parser.add_argument("--shuffled", type=int, default=20, help="draws with labels that mean nothing")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="file for the metrics of every draw")
+    parser.add_argument("--json", type=Path, help="file for the means")
     args = parser.parse_args()
     arrays = read_model(args) if args.features is None else read_ready(args.features)
     features = [name for name in arrays if name not in ABOUT]
     if args.layers:
         features = [name for name in features if int(name.split(".")[0]) in args.layers]
-    result: dict[str, dict[str, list[float]]] = {}
+    result: dict[str, dict[str, float]] = {}
     for labels in args.labels:
         for name, rows in mixtures(args, arrays["source"]).items():
             pool = Pool(arrays, rows, features, features[0])
@@ -202,16 +204,18 @@ def main() -> None:
                 float(pool.fit(rows[:labels], shuffled.permutation(pool.harmful)[:labels]).undecided is not None)
                 for rows in (shuffled.permutation(pool.harmful.size) for _ in range(args.shuffled))
             ]
-            result[f"{name}, {labels} labels"] = metrics
+            means = result[f"{name}, {labels} labels"] = {"harmful": float(pool.harmful.mean())}
             print(f"{name}, {labels} labels: mean (standard deviation) over {args.draws} draws, {', '.join(features)}")
             for key, values in metrics.items():
                 if values:
-                    line = f"  {key:40s} {np.nanmean(values):.4f} ({np.nanstd(values):.4f})"
+                    means[key] = round(float(np.nanmean(values)), 4)
+                    line = f"  {key:40s} {means[key]:.4f} ({np.nanstd(values):.4f})"
                     if key.startswith("benign lost, fpr") and (most := ThresholdAim.parse(key.split(", ")[1]).value):
-                        line += f"; more than {most:g} in {np.mean(np.array(values) > most):.0%} of the draws"
+                        means[f"draws above, {key}"] = above = float(np.mean(np.array(values) > most))
+                        line += f"; more than {most:g} in {above:.0%} of the draws"
                     print(line, flush=True)
     if args.json is not None:
-        args.json.write_text(json.dumps(result))
+        write_json(args.json, {"command": shlex.join(sys.argv[1:]), "means": result})
 
 
 if __name__ == "__main__":
