@@ -69,3 +69,10 @@ def store_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scorer(demo_model: str, demo_pool: Dataset, demo_labelled: Dataset, store_dir: Path) -> SAFTScorer:
     """A scorer fitted on all of the demo's rows as published. Do not change it."""
     return SAFTScorer(demo_model, layer=2, method="saft", cache_dir=store_dir).fit(demo_pool, demo_labelled)
+
+
+@pytest.fixture
+def own_datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are read anew, and none from the Hub."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)

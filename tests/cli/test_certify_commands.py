@@ -13,11 +13,7 @@ from saft_hf.assets import demo_rows_path
 from saft_hf.cli.main import main
 from saft_hf.named import NamedDataset
 
-
-@pytest.fixture(autouse=True)
-def own_datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
 
 @pytest.fixture

@@ -17,10 +17,7 @@ from saft_hf.cli.main import main
 from saft_hf.columns import Layout
 from saft_hf.errors import SAFTInputError
 
-
-@pytest.fixture(autouse=True)
-def own_datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
 
 def written(rows: list[dict[str, Any]], path: Path) -> str:

@@ -26,11 +26,7 @@ from saft_hf.errors import SAFTInputError
 from saft_hf.named import NamedDataset
 from saft_hf.scorer.labels import LabelSet
 
-
-@pytest.fixture(autouse=True)
-def own_datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
 
 @pytest.fixture

@@ -21,10 +21,7 @@ from saft_hf.cli.table import print_table
 from saft_hf.records import from_plain
 from saft_hf.summary import Summary
 
-
-@pytest.fixture(autouse=True)
-def own_datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
 
 @pytest.fixture

@@ -12,10 +12,7 @@ from datasets import Dataset, load_dataset
 from saft_hf import SAFTScorer
 from saft_hf.cli.main import main
 
-
-@pytest.fixture(autouse=True)
-def own_datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
 
 @pytest.fixture

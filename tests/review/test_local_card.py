@@ -17,10 +17,7 @@ from saft_hf.hub import Destination, push
 from saft_hf.result import RESULT
 from saft_hf.summary import DatasetSource
 
-
-@pytest.fixture(autouse=True)
-def own_datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
 
 @pytest.mark.parametrize("file_format", ["parquet", "arrow"])
