@@ -1,6 +1,6 @@
 """Scores to decisions: labels, thresholds, kept / removed / errored, the audit file."""
 
-from saft_hf.decide.aims import Goal, ThresholdAim, threshold_for_aim
+from saft_hf.decide.aims import ChosenThreshold, Goal, ThresholdAim, threshold_for_aim
 from saft_hf.decide.audit import AuditDigests, read_audit, row_digest, rows_digest, write_audit
 from saft_hf.decide.filtering import Decision, Decisions, OnError, Reason, check_outcome, decide
 from saft_hf.decide.labels import LabelSource, RowLabel, read_labels, resolve_label_column
@@ -8,6 +8,7 @@ from saft_hf.decide.threshold import calibrate_published, flagged, near_threshol
 
 __all__ = [
     "AuditDigests",
+    "ChosenThreshold",
     "Decision",
     "Decisions",
     "Goal",

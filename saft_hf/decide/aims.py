@@ -99,17 +99,20 @@ class ThresholdAim:
         return f"{self.goal}{share}" if self.confidence is None else f"{self.goal}{share}@{self.confidence:g}"
 
 
-@dataclass(frozen=True, slots=True)
-class AimedThreshold:
-    """A threshold, and what cross-validation says it does. Rows with a score above it are flagged.
+@dataclass(frozen=True)
+class ChosenThreshold:
+    """A threshold, and what chose it. Rows with a score above it are flagged.
 
     Attributes:
         threshold: tau.
-        effect: what to expect. Where it is not attainable, the threshold is the score of the outermost labelled row.
+        threshold_from: the aim, or another word for what chose it.
+        expected: what cross-validation says it does; None without labels. Where that is not attainable, the threshold
+            is the score of the outermost labelled row.
     """
 
     threshold: float
-    effect: ThresholdEffect
+    threshold_from: str
+    expected: ThresholdEffect | None = None
 
 
 def threshold_for_aim(
@@ -119,7 +122,7 @@ def threshold_for_aim(
     pool_scores: ArrayLike,
     *,
     contamination: float | None = None,
-) -> AimedThreshold:
+) -> ChosenThreshold:
     """Choose the threshold for an aim.
 
     A share of one class is held on average over draws of the labels: with n scores of that class in order, a new one
@@ -177,7 +180,8 @@ def threshold_for_aim(
         for at in np.unique(np.quantile(repeats, np.linspace(0, 1, _CURVE))).tolist()
     )
     fpr, recall = _share_above(benign, threshold), _share_above(bad, threshold)
-    return AimedThreshold(threshold, ThresholdEffect(fpr=fpr, recall=recall, attainable=attainable, curve=curve))
+    effect = ThresholdEffect(fpr=fpr, recall=recall, attainable=attainable, curve=curve)
+    return ChosenThreshold(threshold, str(aim), effect)
 
 
 def _sure_rank(n: int, value: float, confidence: float) -> int:

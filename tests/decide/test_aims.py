@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
 from saft_hf.decide import calibrate_published, flagged, threshold_for_contamination
-from saft_hf.decide.aims import AimedThreshold, Goal, ThresholdAim, threshold_for_aim
+from saft_hf.decide.aims import ChosenThreshold, Goal, ThresholdAim, threshold_for_aim
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.summary import ThresholdEffect
 
@@ -36,8 +36,8 @@ def test_the_share_is_held_on_average_over_label_draws(text: str) -> None:
         cut = flagged(scores, got.threshold)
         lost.append(cut[~harmful].mean())
         found.append(cut[harmful].mean())
-        expected.append((got.effect.fpr, got.effect.recall))
-        assert got.effect.attainable
+        expected.append((got.expected.fpr, got.expected.recall))
+        assert got.expected.attainable
     held = lost if aim.goal is Goal.FPR else found
     assert aim.value is not None
     assert abs(np.mean(held) - aim.value) < 4 * np.std(held) / 20
@@ -79,7 +79,7 @@ def test_the_rank_for_a_confidence_is_the_lowest_that_the_beta_law_allows(
     if any(sure):
         got = threshold_for_aim(aim, scores, harmful, scores)
         assert got.threshold == sure.index(True)
-        assert got.effect.attainable
+        assert got.expected.attainable
     else:
         with pytest.raises(SAFTUndecidedError, match=f"^{n} benign labelled rows") as caught:
             threshold_for_aim(aim, scores, harmful, scores)
@@ -131,7 +131,7 @@ def test_asking_for_less_loss_never_lowers_the_threshold(seed: int, value: float
     scores, harmful = rng.standard_normal(40), np.arange(40) < 12
     got = [threshold_for_aim(ThresholdAim(Goal.FPR, v), scores, harmful, scores) for v in (value / 2, value)]
     assert got[0].threshold >= got[1].threshold
-    assert got[0].effect.fpr <= got[1].effect.fpr
+    assert got[0].expected.fpr <= got[1].expected.fpr
     recall = [threshold_for_aim(ThresholdAim(Goal.RECALL, v), scores, harmful, scores) for v in (value / 2, value)]
     assert recall[0].threshold >= recall[1].threshold
 
@@ -162,22 +162,22 @@ def test_repeats_are_averaged_and_order_does_not_matter() -> None:
 def test_too_few_labels_for_a_share_are_reported() -> None:
     scores, harmful = np.arange(20.0), np.arange(20) >= 10
     got = threshold_for_aim(ThresholdAim(), scores, harmful, scores)
-    effect = ThresholdEffect(fpr=pytest.approx(1 / 11), recall=1.0, attainable=False, curve=got.effect.curve)
-    assert got == AimedThreshold(9.0, effect)
+    effect = ThresholdEffect(fpr=pytest.approx(1 / 11), recall=1.0, attainable=False, curve=got.expected.curve)
+    assert got == ChosenThreshold(9.0, "fpr=0.05", effect)
     got = threshold_for_aim(ThresholdAim.parse("recall=0.99"), scores, harmful, scores)
-    assert (got.threshold, got.effect.attainable) == (10.0, False)
+    assert (got.threshold, got.expected.attainable) == (10.0, False)
 
 
 def test_the_curve_tells_of_other_thresholds_what_the_effect_tells_of_this_one() -> None:
     rng = np.random.default_rng(0)
     harmful = np.arange(60) >= 45
     scores = rng.normal(size=60) + 2 * harmful
-    curve = threshold_for_aim(ThresholdAim(), scores, harmful, scores).effect.curve
+    curve = threshold_for_aim(ThresholdAim(), scores, harmful, scores).expected.curve
     for point in curve:
         if 1 / 46 <= point.fpr <= 45 / 46:  # between the outermost of 45 benign rows, where one share is one threshold
             got = threshold_for_aim(ThresholdAim(Goal.FPR, point.fpr), scores, harmful, scores)
             assert got.threshold == pytest.approx(point.threshold)
-            assert got.effect.recall == pytest.approx(point.recall)
+            assert got.expected.recall == pytest.approx(point.recall)
     for name in ("fpr", "recall"):
         shares = [getattr(point, name) for point in curve]
         assert shares == sorted(shares, reverse=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from saft_hf.decide import Goal, ThresholdAim, threshold_for_aim, threshold_for_contamination
+from saft_hf.decide import ChosenThreshold, Goal, ThresholdAim, threshold_for_aim, threshold_for_contamination
 from saft_hf.errors import SAFTInputError
 from saft_hf.render import END, MEAN, START
 from saft_hf.score.probe import Probe
@@ -148,15 +148,6 @@ def check_f1(spec: FitSpec) -> None:
         )
 
 
-@dataclass(frozen=True)
-class ChosenThreshold:
-    """A threshold, what chose it, and what it is expected to do, under the names that these have in a `MethodFit`."""
-
-    threshold: float
-    threshold_from: str
-    expected: ThresholdEffect | None = None
-
-
 def cut(
     spec: FitSpec,
     aim: ThresholdAim,
@@ -173,11 +164,10 @@ def cut(
         harmful: `bool [m]`.
         scores: the pool's, `[N]`.
     """
-    chosen_by = str(aim)
     if spec.aim is None and spec.contamination is not None:
-        aim, chosen_by = ThresholdAim(Goal.SHARE, spec.contamination), "contamination"
-    result = threshold_for_aim(aim, labelled_scores, harmful, scores, contamination=spec.contamination)
-    return ChosenThreshold(result.threshold, chosen_by, result.effect)
+        share = ThresholdAim(Goal.SHARE, spec.contamination)
+        return replace(threshold_for_aim(share, labelled_scores, harmful, scores), threshold_from="contamination")
+    return threshold_for_aim(aim, labelled_scores, harmful, scores, contamination=spec.contamination)
 
 
 def cut_without_labels(spec: FitSpec, scores: NDArray[np.float32]) -> ChosenThreshold | None:
