@@ -871,7 +871,8 @@ class SAFTScorer:
 
         Beside it stands a bound on the rows kept at the scorer's own threshold, and estimates of the harmful share
         before and after filtering; each is a statement of its own. Scores are taken once, from the store where it has
-        them. `filter(dataset, certificate=...)` keeps the certified set.
+        them. `filter(dataset, certificate=...)` keeps the certified set. Rows that are unlike a reference are kept at
+        any threshold: they are in every kept set, and count in it like others.
 
         Args:
             dataset: the rows that are filtered.
