@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,6 @@ def plain(value: Any) -> Any:
 
 def main() -> None:
     """Read, score, write."""
-    import ray
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scorer", required=True, help="folder of a fitted scorer")
     parser.add_argument("--rows", required=True, help="jsonl files")
@@ -53,6 +52,10 @@ def main() -> None:
     parser.add_argument("--actors", type=int, default=1)
     parser.add_argument("--gpus", type=float, default=0, help="of each actor")
     options = parser.parse_args()
+    if find_spec("ray") is None:
+        parser.error("Ray is not installed: pip install 'saft-hf[ray]'")
+    import ray
+
     scored = ray.data.read_json(options.rows).map_batches(
         Score,
         fn_constructor_args=(options.scorer,),

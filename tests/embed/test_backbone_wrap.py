@@ -108,7 +108,9 @@ def test_a_stopped_forward_leaves_no_hooks_and_later_blocks_do_not_run() -> None
 
 
 @pytest.mark.smoke
-def test_adapters_are_off_while_reading_and_on_afterwards() -> None:
+def test_adapters_are_off_while_reading_and_on_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    # transformers 5.24 asks for PEFT 0.22, which is not released; what it calls is in 0.21 too.
+    monkeypatch.setattr("transformers.integrations.peft.MIN_PEFT_VERSION", "0.18.0")
     base = _read(tiny_model("llama"))
     plain = Backbone.wrap(tiny_model("llama"), layers=EVERY)
 
