@@ -264,6 +264,7 @@ class ProbeMetrics:
             no harmful row of another prompt is left to learn from: of a single harmful source there are unseen prompts.
         general: whether a benign source stands on its own, such as general instructions, beside mixed ones.
         turned: sources whose own labels a probe of the others ranks the wrong way round.
+        few: whether it stands on the built-in rows, since the user's own are too few or none.
         repo: Hub id of a probe that was fitted before, which was named in place of rows.
         repo_revision: its commit.
     """
@@ -275,6 +276,7 @@ class ProbeMetrics:
     held_out_auroc: Share | None
     general: bool
     turned: tuple[SourceName, ...] = ()
+    few: bool = False
     repo: SourceName | None = None
     repo_revision: Commit | None = None
 
@@ -361,29 +363,6 @@ class MixtureMetrics:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReferenceMetrics:
-    """What a reference set says about the pool.
-
-    Attributes:
-        rows: reference rows that were read.
-        auroc: of the reference rows themselves, out of fold. It is no evidence about the pool.
-        absolute_threshold: threshold of the reference set alone.
-        share_above: share of the pool above it.
-        share_flagged: share of the pool above the threshold in use.
-        gap: where a group of rows begins to stand apart from those below it; None where none does.
-        gap_depth: how deep the gap is: hazard there beside the highest hazard below.
-    """
-
-    rows: Count
-    auroc: Share
-    absolute_threshold: float
-    share_above: Share
-    share_flagged: Share
-    gap: float | None = None
-    gap_depth: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class FitMetrics:
     """Counts and figures of a fit, as they travel in a saved scorer.
 
@@ -398,7 +377,6 @@ class FitMetrics:
         published: for `method="saft"`.
         test: for a score that was learned from labels.
         expected: effect of the threshold, where labels chose it.
-        reference: for a score that a small reference set has part in.
         probe: for a score that a probe has part in.
         mixture: what the probe says the pool is made of.
         notes: what a reader must know of the readouts in use.
@@ -414,7 +392,6 @@ class FitMetrics:
     published: PublishedMetrics | None = None
     test: LabelTest | None = None
     expected: ThresholdEffect | None = None
-    reference: ReferenceMetrics | None = None
     probe: ProbeMetrics | None = None
     mixture: MixtureMetrics | None = None
     notes: tuple[str, ...] = ()
@@ -721,10 +698,17 @@ class Summary:
         """What speaks against the labels, and what the filter does besides removing harmful rows, a sentence each."""
         # What the score follows matters where it removes rows.
         by_score = (self.confounds, self.leverage) if self.removed else ()
-        fit = (self.fit.labels, self.fit.probe, self.fit.mixture) if self.fit else ()
+        # Where nothing is decided, the reason says what probe and mixture lack.
+        mixture = None if self.undecided or self.fit is None else self.fit.mixture
+        fit = (self.fit.labels, self.fit.probe, mixture) if self.fit else ()
         parts = (*fit, self.flagged, *by_score, *self.groups.values())
         parts += tuple(share for shares in self.by.values() for share in shares.values())
         found = tuple(text for part in parts if part is not None for text in part.warnings)
+        if self.fit and self.fit.probe and self.fit.probe.few and not self.undecided:
+            found += (
+                "The probe stands on the few rows that ship with the package: it finds a part of what is harmful, and "
+                "estimates too small a share. Labelled rows of public sources, as `reference`, find more.",
+            )
         if self.threshold_from == "labels":
             why = self.undecided or "there is no threshold"
             found += (f"Labels alone decide, other rows with a score stay: {why}.",)

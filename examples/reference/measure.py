@@ -1,9 +1,11 @@
 """How a probe of public labels does on pools without a label: ranking, estimated harmful share, rows removed.
 
     python examples/reference/measure.py --model_name_or_path MODEL --rows all
+    python examples/reference/measure.py --model_name_or_path MODEL --rows all --built_in
 
 Rows are embedded once, in parts that a later run finds in the store. Reference: question-answer pairs of other origins
-than the hard pool's, half of general instructions, of safe refusals and of sums. Every draw splits them anew, fits the
+than the hard pool's, half of general instructions, of safe refusals and of sums, and the built-in harmless rows. With
+`--built_in` it is all built-in rows and no others, as where nothing is given. Every draw splits them anew, fits the
 probe and draws pools of 1,000 rows; figures are means over the draws. `share` is the harmful share estimated, with its
 interval and, in brackets, how often that covers the true one; `recall` and `lost` are shares of harmful and harmless
 rows removed; `left` is the harmful share of what is kept beside that of the pool; `at 3 %` is the recall of the ranking
@@ -34,7 +36,8 @@ from saft_hf.embed import Features
 from saft_hf.files import write_json
 from saft_hf.score.mixture import explain
 from saft_hf.score.probe import Probe, Whitening, fit_probe
-from saft_hf.scorer.probing import UNLIKE
+from saft_hf.scorer.methods.reference import with_built_in
+from saft_hf.scorer.probing import MIN_AUROC, UNLIKE
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 PAIRS = "beavertails_pairs"
@@ -85,6 +88,16 @@ def read_rows(data: Path, fewer: bool) -> list[dict[str, Any]]:
     return [row for _, row in sorted(placed, key=lambda each: each[0])]
 
 
+def built_in_rows() -> list[dict[str, Any]]:
+    """The rows that ship with the package."""
+    own, found = with_built_in(None), []
+    for info, part, harmful in zip(own.sources, own.parts, own.harmful, strict=True):
+        for row, bad in zip(part, harmful.tolist(), strict=True):
+            turns = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
+            found.append({"messages": turns, "source": info.name, "harmful": bad, "prompt": row["prompt"]})
+    return found
+
+
 def embed(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> dict[str, NDArray[np.float32]]:
     """Hidden states at all features, `float32 [N, d]`."""
     scorer = SAFTScorer(args.model_name_or_path, dtype=args.dtype, cache_dir=args.cache_dir)
@@ -107,8 +120,9 @@ def embed(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> dict[str,
 class Rows:
     """The rows of one run, and one draw of reference and pools from them."""
 
-    def __init__(self, rows: Sequence[dict[str, Any]], vectors: dict[str, NDArray[np.float32]]) -> None:
+    def __init__(self, rows: Sequence[dict[str, Any]], vectors: dict[str, NDArray[np.float32]], built_in: bool) -> None:
         self.vectors = vectors
+        self.built_in = built_in
         self.source = np.array([row["source"] for row in rows])
         self.harmful = np.array([row["harmful"] for row in rows])
         self.prompt = np.unique([row["prompt"] for row in rows], return_inverse=True)[1]
@@ -118,13 +132,15 @@ class Rows:
         rng, reference, others = np.random.default_rng(seed), [], {}
         for source in np.unique(self.source):
             own = np.flatnonzero(self.source == source)
-            if source in SPLIT:
+            if source.startswith("built-in"):
+                reference.append(own if self.built_in else own[~self.harmful[own]])
+            elif source in SPLIT:
                 prompts = np.unique(self.prompt[own])
                 first = np.isin(self.prompt[own], rng.permutation(prompts)[: len(prompts) // 2])
-                reference.append(own[first])
+                reference += [] if self.built_in else [own[first]]
                 others[source] = own[~first]
             elif source.startswith(PAIRS) and source != HARD and not source.endswith("2k"):
-                reference.append(own)
+                reference += [] if self.built_in else [own]
             else:
                 others[source] = own
         rows = np.concatenate(reference)
@@ -137,7 +153,10 @@ class Rows:
         names = sorted(set(self.source[rows].tolist()))
         coordinates = whitening({name: own[rows] for name, own in self.vectors.items()}).astype(np.float32)
         source = np.searchsorted(names, self.source[rows])
-        return fit_probe(whitening, coordinates, self.harmful[rows], names, source, self.prompt[rows]), whitening
+        probe = fit_probe(
+            whitening, coordinates, self.harmful[rows], names, source, self.prompt[rows], few=self.built_in
+        )
+        return probe, whitening
 
 
 def pools(others: dict[str, NDArray[np.intp]], harmful: NDArray[np.bool_]) -> Iterator[tuple[str, float, list[Any]]]:
@@ -224,6 +243,7 @@ def measure(rows: Rows, draws: int) -> tuple[dict[str, dict[str, float | None]],
             harmful, inside = rows.harmful[pool], ~far[pool]
             told = explain(probe.densities, scores[pool][inside]) if inside.any() else None
             undecided = told is None or told.undecided is not None or np.mean(~inside) > UNLIKE
+            undecided = undecided or probe.auroc < MIN_AUROC
             gone = np.zeros(len(pool), dtype=bool)
             if told is not None and told.threshold is not None and not undecided:
                 gone = (scores[pool] > np.float32(told.threshold)) & inside
@@ -248,7 +268,8 @@ def measure(rows: Rows, draws: int) -> tuple[dict[str, dict[str, float | None]],
                 refusals = others["hard_negatives_refusals"]
                 cut = np.inf if told is None or told.threshold is None else told.threshold
                 found.setdefault("safe refusals kept", []).append({"share": 1 - np.mean(scores[refusals] > cut)})
-        for without in (None, f"{PAIRS}/beavertails_train_unsafe", "hard_negatives_refusals"):
+        lacking = None, f"{PAIRS}/beavertails_train_unsafe", "hard_negatives_refusals"
+        for without in () if rows.built_in else lacking:
             use = reference if without is None else reference[rows.source[reference] != without]
             for size in (*SIZES, len(use)):
                 if size > len(use) or (size < 1000 and without):
@@ -288,12 +309,16 @@ def main() -> None:
     parser.add_argument("--part", type=int, default=2000, help="rows embedded at a time")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--cache_dir", default=None)
+    parser.add_argument("--built_in", action="store_true", help="no reference but the built-in rows")
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--output", type=Path, default=None, help="JSON of the figures")
     args = parser.parse_args()
     disable_progress_bar()
-    rows = read_rows(args.data, args.rows == "fewer")
-    means, curve = measure(Rows(rows, embed(rows, args)), args.draws)
+    theirs, ours = read_rows(args.data, args.rows == "fewer"), built_in_rows()
+    read = [embed(rows, args) for rows in (theirs, ours)]
+    vectors = {name: np.concatenate([each[name] for each in read]) for name in read[0]}
+    rows = [*theirs, *ours]
+    means, curve = measure(Rows(rows, vectors, args.built_in), args.draws)
     for name, figures in means.items():
         shown = "  ".join(f"{key} {value:.3f}" for key, value in figures.items() if value is not None)
         print(f"{name:<46} {shown}")

@@ -3,6 +3,10 @@
 Whitened principal components of the reference rows, and on them a logistic regression: classes weigh the same, and in
 each a source weighs by the square root of its rows, so that no single one decides. Features and strength are chosen by
 cross-validation over prompts; what the probe does on sources that it has not seen is measured beside it.
+
+Few rows, such as the built-in ones, are parted best by what is theirs alone. Beside the regression, which ranks pools
+whose requests are all alike, stands the plain difference of class means at the start of the response, which ranks pools
+of harmful and everyday requests: neither does the other's work, and nothing is chosen.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from saft_hf.errors import SAFTInputError
 from saft_hf.records import Between, Matching, Name, Share, from_plain, to_plain
@@ -30,9 +34,12 @@ ROWS = 200
 OUTSIDE = 0.01
 """Share of the reference rows that lie farther out than the limit beyond which a row is unlike all of them."""
 
+_THREADS = ThreadpoolController()
+"""Made once: it looks through all libraries that are loaded."""
 _FOLDS = 5
 _STRENGTHS = (0.001, 0.01, 0.1)
 """Inverse strength of the L2 penalty, weakest last."""
+_STRENGTH_OF_FEW = 0.01
 _AS_GOOD = 0.002
 """AUROC by which a candidate must beat an earlier one, which reads less or is held more tightly."""
 
@@ -67,6 +74,11 @@ class Whitening:
         )
 
     @property
+    def energies(self) -> NDArray[np.float64]:
+        """Variance of the reference rows along each coordinate's direction, [features * r]."""
+        return np.asarray(1 / np.square(self.maps).sum(axis=2)).ravel()
+
+    @property
     def components(self) -> int:
         """Coordinates of one feature."""
         return int(self.maps.shape[1])
@@ -85,7 +97,7 @@ class Whitening:
         """Coordinates of rows, float64 [n, features * r], from vectors [n, d] at each feature."""
         rows = (np.asarray(vectors[name], dtype=np.float64) for name in self.features)
         # On one thread: more of them may add up in another order, and so may other numbers of processes.
-        with threadpool_limits(1, "blas"):
+        with _THREADS.limit(limits=1, user_api="blas"):
             return np.concatenate(
                 [(x - c) @ m.T for x, c, m in zip(rows, self.centres, self.maps, strict=True)], axis=1
             )
@@ -111,7 +123,8 @@ class Probe:
 
     Attributes:
         whitening: the coordinates that it reads.
-        score: the score: log-odds, up to a constant.
+        score: the score: log-odds, up to a constant; for few rows with the plain difference added to it, each in units
+            of the spread within a class.
         limit: distance beyond which a row is unlike the reference rows.
         densities: how each component, a source's harmful or benign rows, scores.
         components: their names, [s].
@@ -261,6 +274,7 @@ def fit_probe(
     source: NDArray[np.integer],
     prompts: NDArray[np.integer],
     *,
+    few: bool = False,
     seed: int = 0,
 ) -> Probe:
     """Learn a probe from reference rows.
@@ -272,6 +286,7 @@ def fit_probe(
         sources: names of the sources.
         source: which of them each row is from, [m].
         prompts: one whole number for each row, [m]; rows of the same prompt have the same, and are held out together.
+        few: whether they are too few to choose by: all features are read, and the plain difference stands beside.
         seed: of the folds: the same input gives the same bits.
 
     Raises:
@@ -297,22 +312,23 @@ def fit_probe(
                 f"ones, of {np.unique(prompts[own]).size}"
             )
     folds = _folds(prompts, seed)
+    plain = _plain(whitening) if few else None
     # On one process and one thread: what is learned must be the same bits on any machine of a launch.
-    with threadpool_limits(1, "blas"):
+    with _THREADS.limit(limits=1, user_api="blas"):
         best: tuple[float, tuple[str, ...], float, NDArray[np.float64]] | None = None
         weights = _weights(harmful, source)
-        for features in candidates(whitening.features):
+        for features in [whitening.features] if few else candidates(whitening.features):
             columns = whitening.columns(features)
-            for strength in _STRENGTHS:
-                scores = _unseen(rows[:, columns], harmful, source, folds, strength)
+            for strength in [_STRENGTH_OF_FEW] if few else _STRENGTHS:
+                scores = _unseen(rows[:, columns], harmful, source, folds, strength, plain)
                 area = float(roc_auc_score(harmful, scores, sample_weight=weights))
                 if best is None or area > best[0] + _AS_GOOD:
                     best = area, features, strength, scores
         assert best is not None  # noqa: S101 - there is a candidate
         area, features, strength, scores = best
         chosen = rows[:, whitening.columns(features)]
-        held_out = _without_source(chosen, harmful, source, prompts, strength, scores)
-        direction = _direction(chosen, harmful, source, strength)
+        held_out = _without_source(chosen, harmful, source, prompts, strength, scores, plain)
+        direction = _direction(chosen, harmful, source, strength, plain)
     pairs = [(at, bad) for at in range(len(sources)) for bad in (False, True) if (harmful[source == at] == bad).any()]
     component = np.empty(len(rows), dtype=np.intp)
     for number, (at, bad) in enumerate(pairs):
@@ -348,11 +364,43 @@ def _weights(harmful: NDArray[np.bool_], source: NDArray[np.integer]) -> NDArray
     return weights
 
 
+def _plain(whitening: Whitening) -> NDArray[np.float64] | None:
+    """What makes of a difference in coordinates the plain one at the start of the response, [features * r].
+
+    Of the last layer that is read, 0 elsewhere; None where rows have no start of the response.
+    """
+    last = next((name for name in reversed(whitening.features) if name.endswith(".response_start")), None)
+    if last is None:
+        return None
+    scales = np.zeros(len(whitening.features) * whitening.components)
+    own = whitening.columns([last])
+    scales[own] = whitening.energies[own]
+    return scales
+
+
 def _direction(
-    rows: NDArray[np.float64], harmful: NDArray[np.bool_], source: NDArray[np.integer], strength: float
+    rows: NDArray[np.float64],
+    harmful: NDArray[np.bool_],
+    source: NDArray[np.integer],
+    strength: float,
+    plain: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    model = LogisticRegression(C=strength, max_iter=1000)
-    return np.asarray(model.fit(rows, harmful, sample_weight=_weights(harmful, source)).coef_[0])
+    weights = _weights(harmful, source)
+    fitted = LogisticRegression(C=strength, max_iter=1000).fit(rows, harmful, sample_weight=weights).coef_[0]
+    if plain is None:
+        return np.asarray(fitted)
+    means = [np.average(rows[own], axis=0, weights=weights[own]) for own in (harmful, ~harmful)]
+    parts = fitted, plain * (means[0] - means[1])
+    return np.asarray(np.sum([part / _spread(rows @ part, harmful, weights) for part in parts], axis=0))
+
+
+def _spread(scores: NDArray[np.float64], harmful: NDArray[np.bool_], weights: NDArray[np.float64]) -> float:
+    """Standard deviation within a class."""
+    squares = [
+        np.average(np.square(scores[own] - np.average(scores[own], weights=weights[own])), weights=weights[own])
+        for own in (harmful, ~harmful)
+    ]
+    return float(np.sqrt(max(sum(squares) / 2, np.finfo(np.float64).tiny)))
 
 
 def _unseen(
@@ -361,11 +409,12 @@ def _unseen(
     source: NDArray[np.integer],
     folds: NDArray[np.intp],
     strength: float,
+    plain: NDArray[np.float64] | None,
 ) -> NDArray[np.float64]:
     """Scores by directions that have not seen the prompt, [m]."""
     scores = np.zeros(len(rows))
     for own in (folds == fold for fold in np.unique(folds)):
-        scores[own] = rows[own] @ _direction(rows[~own], harmful[~own], source[~own], strength)
+        scores[own] = rows[own] @ _direction(rows[~own], harmful[~own], source[~own], strength, plain)
     return scores
 
 
@@ -376,6 +425,7 @@ def _without_source(
     prompts: NDArray[np.integer],
     strength: float,
     otherwise: NDArray[np.float64],
+    plain: NDArray[np.float64] | None,
 ) -> NDArray[np.float64]:
     """Scores by directions that have seen neither the source nor its prompts, [m].
 
@@ -385,7 +435,7 @@ def _without_source(
     for at in np.unique(source):
         own, learned = source == at, others(at, harmful, source, prompts)
         if learned.any():
-            scores[own] = rows[own] @ _direction(rows[learned], harmful[learned], source[learned], strength)
+            scores[own] = rows[own] @ _direction(rows[learned], harmful[learned], source[learned], strength, plain)
     return scores
 
 

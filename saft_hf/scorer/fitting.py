@@ -208,7 +208,6 @@ def metrics_of(spec: FitSpec, pool: Pool, answer: MethodFit) -> FitMetrics:
         published=answer.published,
         test=answer.test,
         expected=answer.expected,
-        reference=answer.reference,
         probe=answer.probe_metrics,
         mixture=answer.mixture,
         notes=tuple(READOUTS[readout].note for readout in readouts),

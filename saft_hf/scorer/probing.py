@@ -21,6 +21,8 @@ from saft_hf.summary import ComponentMetrics, MixtureMetrics, ProbeMetrics, rank
 
 UNLIKE = 0.2
 """Share of a pool that may be unlike all reference rows: of pools of known kinds up to 0.07 is, of others over 0.25."""
+MIN_AUROC = 0.7
+"""AUROC of a probe on reference rows of unseen prompts below which it decides nothing."""
 
 _SAMPLED_ROWS = 2048
 _CARD_FPR = 0.05
@@ -59,7 +61,7 @@ def learn_probe(
     """Fit a probe on the rows of a reference. Collective; the same bits on any number of processes.
 
     Args:
-        rows: the reference, the built-in harmless rows last.
+        rows: the reference, with the built-in rows.
         extractor: reads rows at all features that may serve.
         lay_out: brings the rows of a source into the form in which the pool's are.
         pool: rows that stand in it are left out of the fit; None without.
@@ -88,7 +90,9 @@ def learn_probe(
         raise SAFTUndecidedError(few + _unread(names, parts, read, extractor))
     probe: Probe = world.on_main(
         "fitting the probe",
-        lambda: fit_probe(whitening, coordinates[used], harmful[used], names, source[used], prompts[used]),
+        lambda: fit_probe(
+            whitening, coordinates[used], harmful[used], names, source[used], prompts[used], few=rows.few
+        ),
     )
     numbers = source[used], prompts[used]
     left_out = {name: bool(others(at, harmful[used], *numbers).any()) for at, name in enumerate(names)}
@@ -116,6 +120,12 @@ def apply_probe(reference: Reference, scores: NDArray[np.float32], far: NDArray[
         undecided = (
             f"{int(far.sum())} of {int(scored.sum())} rows lie outside what the reference holds (at most {UNLIKE:.0%} "
             "may): this pool is unlike the reference"
+        )
+    if probe.auroc < MIN_AUROC:
+        undecided = (
+            "the model's states do not tell the reference rows themselves apart: AUROC "
+            f"{np.floor(1000 * probe.auroc) / 1000:.3f} over prompts that the probe has not seen, at least {MIN_AUROC} "
+            "is needed"
         )
     threshold = found.threshold
     if threshold is None:
@@ -197,15 +207,16 @@ def _metrics(probe: Probe, rows: ReferenceRows, in_pool: int, left_out: dict[str
         kind, alone = bool(harmful), left_out[source]
         part = ComponentMetrics(source=source, harmful=kind, rows=int(count), above=float(share), left_out=alone)
         components.append(part)
+    own = [info.name for info in rows.sources[: rows.own]]  # the built-in rows are nobody's
     return ProbeMetrics(
-        turned=tuple(info.name for info in rows.sources if left_out[info.name] and _is_turned(probe, info.name)),
+        turned=tuple(name for name in own if left_out[name] and _is_turned(probe, name)),
         sources=rows.sources,
         components=tuple(components),
         in_pool=in_pool,
         auroc=probe.auroc,
         held_out_auroc=probe.held_out_auroc if all(part.left_out for part in components) else None,
-        # The built-in rows come last, and are nobody's own.
-        general=any(info.benign and not info.harmful for info in rows.sources[:-1]),
+        few=rows.few,
+        general=not rows.own or any(info.benign and not info.harmful for info in rows.sources[: rows.own]),
     )
 
 

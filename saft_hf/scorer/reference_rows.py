@@ -137,11 +137,15 @@ class ReferenceRows:
         sources: what may be told of each source.
         parts: the rows of each, as they are, without the label column.
         harmful: `bool [m]` for each.
+        own: how many of them are the user's: the built-in ones come after.
+        few: whether the user's are too few for a probe of their own.
     """
 
     sources: tuple[SourceInfo, ...]
     parts: tuple[Dataset, ...]
     harmful: tuple[NDArray[np.bool_], ...]
+    own: int = 0
+    few: bool = False
 
 
 def read_reference(
@@ -156,8 +160,8 @@ def read_reference(
         token: for private repositories.
 
     Raises:
-        SAFTInputError: a source cannot be read, or its labels cannot; or all rows are harmful, or all benign. The
-            message names the source.
+        SAFTInputError: a source cannot be read, or its labels cannot; or by them all rows are harmful, or all benign.
+            The message names the source.
         SAFTHubError: there is no such repository, no access to it, or no way to the Hub.
     """
     with world.sync_errors("reading the reference"):
@@ -269,13 +273,15 @@ def _read(sources: Sequence[ReferenceSource], token: str | None) -> ReferenceRow
                 licence=part.licence,
             )
         )
-    if not all(sum(getattr(info, kind) for info in infos) for kind in ("harmful", "benign")):
+    said = any(source.harmful is not None for source in sources)
+    if not said and not all(sum(getattr(info, kind) for info in infos) for kind in ("harmful", "benign")):
         found = "; ".join(f"{info.name}: {info.harmful} harmful, {info.benign} benign" for info in infos)
         raise SAFTInputError(
-            f"`reference` needs harmful rows and benign ones ({found}): add a source of the other kind, or see whether "
-            "its labels are read the right way round (`label_column`, `harmful_value`)."
+            f"`reference` needs harmful rows and benign ones ({found}): see whether its labels are read the right way "
+            "round (`label_column`, `harmful_value`), add a source of the other kind, or say `harmful=true` or "
+            "`harmful=false` of a source where all of it is."
         )
-    return ReferenceRows(tuple(infos), tuple(rows), tuple(labels))
+    return ReferenceRows(tuple(infos), tuple(rows), tuple(labels), len(rows))
 
 
 @dataclass(frozen=True)

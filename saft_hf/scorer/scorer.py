@@ -71,7 +71,7 @@ from saft_hf.scorer.labels import (
     read_fresh,
 )
 from saft_hf.scorer.methods import METHODS, FitSpec
-from saft_hf.scorer.methods.reference import as_dialogues, check_rows, with_built_in
+from saft_hf.scorer.methods.reference import as_dialogues, with_built_in
 from saft_hf.scorer.options import BY_NAME, LOCAL, OPTIONS, TRAVELLING, refuse_idle
 from saft_hf.scorer.pool import Score
 from saft_hf.scorer.probing import Reference, learn_probe
@@ -127,7 +127,7 @@ class SAFTScorer:
             `response_mean`; for a pool of plain text `response_mean`, and also `response_end`.
         method (`str`, *optional*, defaults to `auto` with labels): `saft` is the published score, `directed` a
             direction learned from the labels, `auto` that and the score of a `reference` set that was given, together.
-            Without labels the default is `reference`: a direction from rows that are known to be harmful or benign.
+            Without labels the default is `reference`: a probe of rows that ship with the package.
         k (`int`, *optional*): how many directions the published score sums; by default chosen from 1 to 4 on labels,
             and 1 without labels or where `threshold` or `contamination` is given.
         threshold (`float`, *optional*): remove rows with a score above it.
@@ -362,20 +362,20 @@ class SAFTScorer:
     def fit_reference(self, reference: ReferenceInput | Sequence[ReferenceInput] | None = None) -> Self:
         """Learn a probe from labelled rows of other sources, for any pool: `SAFTScorer(model, reference=saved)`.
 
-        The rows are read in the chat template where the tokenizer has one. The harmless rows that ship with the package
-        join them. The scorer then scores, and filters where it was given a `threshold`; `fit` on a pool finds what the
-        pool is made of, and a threshold for it.
+        The rows are read in the chat template where the tokenizer has one. The harmless rows that ship with the
+        package join them; where a class has fewer than 200, the harmful ones too. The scorer then scores, and filters
+        where it was given a `threshold`; `fit` on a pool finds what the pool is made of, and a threshold for it.
 
         Every process of a distributed run must call it, with the same reference.
 
         Args:
-            reference: as `reference` of the constructor, which is the default.
+            reference: as `reference` of the constructor, which is the default; without any, the built-in rows alone.
 
         Returns:
             The scorer.
 
         Raises:
-            SAFTInputError: a source cannot be read, a class has too few rows, or an option needs a pool or labels.
+            SAFTInputError: a source cannot be read, or an option needs a pool or labels.
 
         Examples:
             >>> scorer = SAFTScorer("meta-llama/Llama-2-7b-chat-hf")                   # doctest: +SKIP
@@ -395,9 +395,9 @@ class SAFTScorer:
                 "out here, and give it to the scorer that is fitted on a pool; or give a `threshold`."
             )
         rows = self._read_reference(world)
-        if not isinstance(rows, ReferenceRows):
-            raise SAFTInputError("`reference` must be labelled rows of other sources; found none to fit on.")
-        check_rows(rows)
+        if isinstance(rows, Reference):
+            raise SAFTInputError("`reference` is a fitted scorer already: `fit_reference` takes labelled rows.")
+        rows = with_built_in(rows)
         self.fit_, self._reader, self._scored, self._trust_labels = None, None, None, True
         with world.sync_errors("reading tokenizer and configuration"):
             source = self._open_source()
@@ -409,7 +409,7 @@ class SAFTScorer:
         try:
             fingerprint = source.fingerprint(features.layers, world)
             extractor = self._extractor(renderer, features, fingerprint, world)
-            found = learn_probe(with_built_in(rows), extractor, lay_out, None)
+            found = learn_probe(rows, extractor, lay_out, None)
         finally:
             source.release()
         self.fit_ = Fit(

@@ -55,8 +55,8 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
             `False` turns the filter off: the trainer is then TRL's, and nothing is loaded, scored or written.
         saft_method (`str`, *optional*, defaults to `auto` with labels):
             `saft` is the published score, `directed` a direction learned from the labels, `auto` that and the score of
-            a reference set that was given, together. Without labels the default is `reference`: a direction from rows
-            that are known to be harmful or benign, and ship with the package.
+            a reference set that was given, together. Without labels the default is `reference`: a probe of rows that
+            are known to be harmful or benign, and ship with the package.
         saft_layer (`int`, *optional*):
             Index into `hidden_states` where rows are read: 0 the embeddings, `l` after block `l`. By default `saft`
             reads half of the layers (the paper reads 15 of 32), the other methods that and three quarters, in one pass.

@@ -263,9 +263,9 @@ class SAFTSFTTrainer(SAFTMixin, SFTTrainer):  # type: ignore[misc] # trl is not 
     `saft_eval` says otherwise. Random generators are left as they were found: training on a filtered pool equals
     SFTTrainer on its kept rows.
 
-    Where neither labels nor a scorer, `saft_reference`, `saft_contamination` or `saft_threshold` are given, a built-in
-    reference set decides, and a warning says what was removed and how many rows, kept, could not be scored; where it
-    cannot tell, all rows are trained on, and a warning says that. An `IterableDataset` is filtered while the model
+    Where neither labels nor a scorer, `saft_reference`, `saft_contamination` or `saft_threshold` are given, a probe of
+    the built-in rows decides, and a warning says what was removed and how many rows, kept, could not be scored; where
+    it cannot tell, all rows are trained on, and a warning says that. An `IterableDataset` is filtered while the model
     trains, by a frozen copy of the model. What SFTTrainer refuses is refused before a row is scored.
 
     Args:

@@ -41,7 +41,6 @@ from saft_hf.summary import (
     LabelTest,
     Leverage,
     PoolCounts,
-    ReferenceMetrics,
     Summary,
     ThresholdEffect,
 )
@@ -61,7 +60,6 @@ LEARNED = replace(
 CERTIFICATE = CertificateSummary(
     issued=True, alpha=0.05, delta=0.1, labels=60, harmful_labels=0, text="at most 5 % with 90 %"
 )
-REFERENCE = ReferenceMetrics(rows=200, auroc=0.97, absolute_threshold=0.4, share_above=0.3, share_flagged=0.2)
 
 
 # -- what they say -----------------------------------------------------------------------------------------------------
@@ -135,16 +133,6 @@ def test_a_value_that_is_not_there_is_an_error() -> None:
             "which are above",
         ),
         (
-            replace(LEARNED, threshold_from="reference", fit=replace(NO_LABELS, published=None, reference=REFERENCE)),
-            "not from labels of the\npool",
-            "labelled rows",
-        ),
-        (
-            replace(LEARNED, threshold_from="reference", fit=replace(NO_LABELS, published=None, reference=REFERENCE)),
-            "30.0 % of the pool lie above the threshold of the reference set alone, 20.0 %",
-            "Out of fold",
-        ),
-        (
             LEARNED,
             "remove 90.0 % of the\nharmful and, on average over draws of the labels, 5.0 % of the benign rows",
             "spectral gap",
@@ -184,7 +172,7 @@ def test_a_value_that_is_not_there_is_an_error() -> None:
         (PROBED, "| ours.jsonl: benign rows, lost | 2.5 % |", "one harmful source: none"),
         (PROBED, "- Note: The reference has one harmful source", "no source of harmless rows"),
         (EXPLAINED, "12.5 % are estimated to be harmful (90 % interval 10.0 % to 15.0 %)", "fitted on no pool"),
-        (EXPLAINED, "what the pool was estimated to be made of", "could only raise the threshold"),
+        (EXPLAINED, "what the pool was estimated to be made of, not from labels", "labelled rows"),
     ],
 )
 def test_what_the_card_of_a_scorer_says(summary: Summary, says: str, never: str) -> None:
@@ -320,7 +308,7 @@ FULL = replace(
         "is_refusal": GroupShare(rows=1, kept=0, removed=1, share=0, low=0, high=1, confidence=1, warnings=("Few.",))
     },
     source=DatasetSource(dataset="me/rows", revision="abc", config="chat", split="train"),
-    fit=replace(LEARNED_FIT, reference=REFERENCE),
+    fit=LEARNED_FIT,
 )
 SUMMARIES = {
     "filtered": FULL,

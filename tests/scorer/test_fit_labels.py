@@ -294,7 +294,7 @@ def test_no_process_goes_on_alone_where_the_check_of_labels_fails(monkeypatch: p
     def fail(*_: Any) -> None:
         raise SAFTError("embedding failed on process 1 of 2: OSError: no space left")
 
-    monkeypatch.setattr(reference, "learn", fail)
+    monkeypatch.setattr(reference, "_plain_direction", fail)
     pool: Any = SimpleNamespace(world=OfTwo())
     with pytest.raises(SAFTError, match="process 1 of 2: OSError"):
         reference.agreement(pool, pool)

@@ -14,9 +14,23 @@ from transformers import AutoTokenizer
 from saft_hf import SAFTScorer
 from saft_hf.errors import SAFTInputError, SAFTUndecidedError
 from saft_hf.render import Renderer
-from saft_hf.score import LinearScore, PublishedScore
-from saft_hf.score.reference import learn_reference, reference_threshold
-from saft_hf.scorer.methods.reference import laid_out_like
+from saft_hf.score.probe import Whitening, fit_probe
+from saft_hf.scorer.methods.reference import laid_out_like, with_built_in
+from saft_hf.scorer.reference_rows import ReferenceRows, ReferenceSource
+from saft_hf.summary import SourceInfo
+
+BUILT_IN = "built-in requests", "built-in answers", "built-in twins"
+INFO = SourceInfo(name="mine", digest="0" * 64, rows=150, harmful=50, benign=100)
+
+
+def as_messages(part: Dataset) -> list[dict[str, Any]]:
+    if "messages" in part.column_names:
+        return part.to_list()
+    asked, said = (
+        (lambda text: {"role": "user", "content": text}),
+        (lambda text: {"role": "assistant", "content": text}),
+    )
+    return [{"messages": [asked(row["prompt"]), said(row["completion"])]} for row in part]
 
 
 @pytest.fixture(scope="module")
@@ -34,26 +48,37 @@ def new_scorer(demo_model: str, store_dir: Path) -> Any:
     return lambda **options: SAFTScorer(demo_model, **{"cache_dir": store_dir, **options})
 
 
-def test_a_reference_set_gives_score_and_threshold_as_on_plain_arrays(
+def test_few_rows_and_the_built_in_ones_give_the_score_that_plain_arrays_give(
     new_scorer: Any, parts: tuple[Dataset, Dataset]
 ) -> None:
     pool, reference = parts
-    scorer = new_scorer(reference=reference, readout="response_mean", layer=3).fit(pool, on_undecided="keep")
-    feature = "3.response_mean"
-    learned = learn_reference(
-        {feature: plain_vectors(reference, 3, "response_mean")},
-        ~np.asarray(reference["is_safe"]),
-        reference["category"][:],
+    features = ("3.response_start", "3.response_mean")
+    scorer = new_scorer(reference=reference, layer=3).fit(pool, on_undecided="keep")
+    rows = with_built_in(
+        ReferenceRows((INFO,), (reference.remove_columns("is_safe"),), (~np.array(reference["is_safe"]),))
     )
-    expected = learned.score({feature: plain_vectors(pool, 3, "response_mean")})
+    assert rows.few
+    dialogues = [as_messages(part) for part in rows.parts]
+    vectors = {
+        name: np.concatenate([plain_vectors(part, 3, name.split(".")[1]) for part in dialogues]) for name in features
+    }
+    prompts = [str(row["messages"][:-1]) for part in dialogues for row in part]
+    whitening = Whitening.of(vectors)
+    probe = fit_probe(
+        whitening,
+        whitening(vectors),
+        np.concatenate(rows.harmful),
+        [info.name for info in rows.sources],
+        np.repeat(np.arange(len(rows.parts)), [len(part) for part in rows.parts]),
+        np.unique(prompts, return_inverse=True)[1],
+        few=True,
+    )
+    expected = probe.score({name: plain_vectors(pool, 3, name.split(".")[1]) for name in features})
     scores = np.asarray(scorer.score_dataset(pool)["saft_score"])
     assert scorer.method_ == "reference"
-    assert isinstance(scorer.fit_.score, LinearScore)
-    assert np.abs(scores - expected).max() <= 1e-4 * np.abs(expected).max()
-    decision = reference_threshold(learned, expected)
-    assert (scorer.threshold_ is None) == (decision.undecided is not None)
-    if decision.undecided is None:
-        assert scorer.threshold_ == pytest.approx(decision.threshold, abs=1e-3)
+    # Whitened on a sample of all rows here and there, in another order: the same subspace to rounding.
+    assert np.abs(scores - expected).max() <= 1e-3 * np.abs(expected).max()
+    assert [info.name for info in scorer.summary_.fit.probe.sources[1:]] == list(BUILT_IN)
 
 
 def test_labels_of_the_pool_are_not_looked_at(new_scorer: Any, parts: tuple[Dataset, Dataset]) -> None:
@@ -88,26 +113,37 @@ def test_a_reference_set_that_the_states_do_not_tell_apart_decides_nothing(
     assert kept.train_rows() is pool
 
 
-def test_a_reference_set_of_one_class_is_refused_and_a_small_one_gives_published_scores_and_no_decision(
+def test_labels_of_one_class_are_refused_and_harmless_rows_alone_join_the_built_in_ones(
     new_scorer: Any, parts: tuple[Dataset, Dataset]
 ) -> None:
     pool, reference = parts
     with pytest.raises(SAFTInputError, match=r"needs harmful rows and benign ones \(rows: 50 harmful, 0 benign\)"):
         new_scorer(reference=reference.select(range(50))).fit(pool)
-    scorer = new_scorer(reference=reference.select([0, 1, 2, 80, 81, 82]))
-    with pytest.raises(SAFTUndecidedError, match=r"3 harmful and 3 benign rows"):
-        scorer.fit(pool)
-    assert isinstance(scorer.fit_.score, PublishedScore)
-    assert np.isfinite(scorer.score_dataset(pool)["saft_score"]).all()
+    benign = reference.filter(lambda row: row["is_safe"]).remove_columns("is_safe")
+    scorer = new_scorer(reference=ReferenceSource(benign, name="mine", harmful=False)).fit(pool, on_undecided="keep")
+    sources = scorer.summary_.fit.probe.sources
+    assert [(info.name, info.harmful, info.benign) for info in sources[:2]] == [
+        ("mine", 0, 100),
+        ("built-in requests", 100, 100),
+    ]
 
 
-def test_the_built_in_reference_set_is_the_default_without_labels(new_scorer: Any, demo_pool: Dataset) -> None:
+def test_the_built_in_rows_are_the_default_without_labels(new_scorer: Any, demo_pool: Dataset) -> None:
     scorer = new_scorer().fit(demo_pool, on_undecided="keep")
     assert scorer.method_ == "reference"
-    assert scorer.summary_.fit.reference.rows == 200 or scorer.summary_.undecided
+    assert [info.name for info in scorer.summary_.fit.probe.sources] == list(BUILT_IN)
+    assert not any("no source of harmless rows" in text for text in scorer.summary_.warnings)
 
 
-def test_a_reference_set_is_the_same_by_name_in_parts_and_as_a_dataset(
+def test_a_probe_of_the_built_in_rows_is_fitted_once_for_every_pool(
+    new_scorer: Any, demo_pool: Dataset, tmp_path: Path
+) -> None:
+    new_scorer().fit_reference().save_pretrained(tmp_path)
+    one, two = (new_scorer(reference=each).fit(demo_pool, on_undecided="keep") for each in (None, str(tmp_path)))
+    assert np.array_equal(one.score_dataset(demo_pool)["saft_score"], two.score_dataset(demo_pool)["saft_score"])
+
+
+def test_a_reference_set_is_the_same_by_name_and_as_datasets(
     new_scorer: Any, parts: tuple[Dataset, Dataset], tmp_path: Path
 ) -> None:
     pool, reference = parts
@@ -117,7 +153,7 @@ def test_a_reference_set_is_the_same_by_name_in_parts_and_as_a_dataset(
         tmp_path / "b.jsonl.gz", compression="gzip"
     )
     forms = {
-        "dataset": reference,
+        "datasets": [reference.select(range(40)), reference.select(range(40, 150))],
         "names": [
             str(tmp_path / "a.parquet"),
             f"{tmp_path}/b.jsonl.gz,messages=turns,label_column=verdict,harmful_value=bad",
@@ -127,7 +163,8 @@ def test_a_reference_set_is_the_same_by_name_in_parts_and_as_a_dataset(
     scores = [np.asarray(each.score_dataset(pool)["saft_score"]) for each in fits]
     # Other batches: the last bits of a vector differ.
     assert np.abs(scores[0] - scores[1]).max() <= 1e-4 * np.abs(scores[0]).max()
-    assert fits[0].summary_.fit.reference.rows == fits[1].summary_.fit.reference.rows == 150
+    told = [each.summary_.fit.probe.sources for each in fits]
+    assert all(sum(info.rows for info in each[:2]) == 150 for each in told)
 
 
 def test_what_is_wrong_with_a_reference_is_said_before_a_model_is_loaded(demo_pool: Dataset) -> None:

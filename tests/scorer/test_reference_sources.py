@@ -175,7 +175,10 @@ def test_the_digest_tells_rows_and_labels() -> None:
         ("rows.csv,splt=train", "`reference` rows.csv: there is no option 'splt'.*Did you mean `split`"),
         ("rows.csv,train", "`reference` rows.csv: options are `key=value`.*'train'"),
         ("rows.csv,harmful=maybe", "`harmful` must be true or false, not 'maybe'"),
-        ("rows.csv,harmful=true", "needs harmful rows and benign ones .rows.csv: 12 harmful, 0 benign.: add"),
+        (
+            Dataset.from_list(ROWS).filter(lambda row: row["is_harmful"]),
+            "needs harmful rows and benign ones .rows: . harmful, 0 benign.: see whether its labels",
+        ),
         ("rows.csv,harmful=true,label_column=is_harmful", "`reference` rows.csv: `harmful` is for all rows"),
         ("rows.csv,split=dev", r"rows.csv: .*`split` is 'dev'.*dev"),
         ("rows.csv,revision=v1", "`revision`: without effect on rows.csv"),

@@ -20,11 +20,10 @@ from trl import SFTConfig, SFTTrainer
 
 from saft_hf import SAFTArtifactError, SAFTInputError, SAFTScorer, SAFTSFTConfig, SAFTSFTTrainer, SAFTUndecidedError
 from saft_hf.embed.backbone import Backbone
-from saft_hf.score.reference import ReferenceDecision
 from saft_hf.scorer import SCORE, STATUS, saving
 from saft_hf.scorer.artifact import load_artifact
 from saft_hf.scorer.options import OPTIONS, Option
-from saft_hf.summary import ReferenceMetrics
+from saft_hf.scorer.probing import PoolFit
 from saft_hf.version import versions
 
 NOTHING = {"saft_method": None, "saft_contamination": None}
@@ -85,12 +84,10 @@ def test_with_nothing_given_rows_that_the_reference_set_tells_are_left_out_aloud
 ) -> None:
     """What a model that tells the reference set apart leads to; this one is told where to cut."""
 
-    def decide(learned: Any, scores: np.ndarray) -> ReferenceDecision:
-        threshold = float(np.sort(scores)[29])
-        metrics = ReferenceMetrics(rows=4, auroc=1.0, absolute_threshold=0.0, share_above=0.5, share_flagged=0.25)
-        return ReferenceDecision(threshold, True, None, metrics)
+    def decide(learned: Any, scores: np.ndarray, far: Any, fpr: float) -> PoolFit:
+        return PoolFit(None, None, None, float(np.sort(scores)[29]), None)
 
-    monkeypatch.setattr("saft_hf.scorer.methods.reference.reference_threshold", decide)
+    monkeypatch.setattr("saft_hf.scorer.methods.reference.apply_probe", decide)
     with caplog.at_level(logging.WARNING, logger="saft_hf"):
         trainer = trainer_for(model, tmp_path, **NOTHING)
     assert len(kept_of(trainer)) == len(trainer.train_dataset) == 30
@@ -313,7 +310,7 @@ def test_what_cannot_be_filtered_is_refused(case: str, model: str, tmp_path: Pat
     rows, options = pool_rows(), {}
     match = case
     if case == "everything":
-        options, match = {"saft_threshold": -1.0, **NOTHING}, "removes .* scored rows"
+        options, match = {**NOTHING, "saft_method": "saft", "saft_threshold": -1.0}, "removes .* scored rows"
     elif case == "transform":
         rows = rows.with_transform(lambda batch: batch)
     else:

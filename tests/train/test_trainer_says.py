@@ -17,8 +17,8 @@ from trl import SFTTrainer
 import saft_hf.distributed
 from saft_hf import SAFTScorer, SAFTSFTTrainer
 from saft_hf.cli.main import main
-from saft_hf.score.reference import ReferenceDecision
-from saft_hf.summary import Confounds, ReferenceMetrics, Summary
+from saft_hf.scorer.probing import PoolFit
+from saft_hf.summary import Confounds, Summary
 
 NOTHING: dict[str, Any] = {"saft_method": None, "saft_contamination": None}
 
@@ -38,9 +38,8 @@ def with_long_prompts() -> Dataset:
     return pool_rows("messages").map(lengthen, with_indices=True)
 
 
-def decided(learned: Any, scores: np.ndarray) -> ReferenceDecision:
-    metrics = ReferenceMetrics(rows=4, auroc=1.0, absolute_threshold=0.0, share_above=0.5, share_flagged=0.25)
-    return ReferenceDecision(float(np.nanquantile(scores, 0.8)), True, None, metrics)
+def decided(learned: Any, scores: np.ndarray, far: Any, fpr: float) -> PoolFit:
+    return PoolFit(None, None, None, float(np.nanquantile(scores, 0.8)), None)
 
 
 def told(caplog: pytest.LogCaptureFixture, word: str) -> list[str]:
@@ -54,7 +53,7 @@ def test_rows_without_a_score_leave_with_a_warning_and_stay_where_nothing_was_gi
 ) -> None:
     rows, options = with_long_prompts(), {"max_length": 200}
     if given == "nothing, decided":
-        monkeypatch.setattr("saft_hf.scorer.methods.reference.reference_threshold", decided)
+        monkeypatch.setattr("saft_hf.scorer.methods.reference.apply_probe", decided)
     if given.startswith("nothing"):
         options |= NOTHING
     elif given == "trusted":

@@ -14,7 +14,6 @@ from saft_hf.scorer.methods.base import FitSpec, Method, MethodFit
 from saft_hf.scorer.methods.directed import fit_labels
 from saft_hf.scorer.methods.reference import explained, learn
 from saft_hf.scorer.pool import Labelled, Pool
-from saft_hf.scorer.probing import Reference
 from saft_hf.summary import ranks_the_other_way
 
 logger = logging.getLogger(__name__)
@@ -41,8 +40,6 @@ class Auto(Method):
         except SAFTUndecidedError as error:
             logger.warning("The reference set is left out, and the labels alone decide: %s.", error)
             return fit_labels(spec, pool, labelled)
-        if not isinstance(learned, Reference):
-            return fit_labels(spec, pool, labelled, pool.centred(learned.score))
         score = learned.probe.score
         answer = fit_labels(spec, pool, labelled, pool.centred(score))
         found, _ = explained(learned, pool, FPR)

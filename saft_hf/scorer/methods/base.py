@@ -22,7 +22,6 @@ from saft_hf.summary import (
     MixtureMetrics,
     ProbeMetrics,
     PublishedMetrics,
-    ReferenceMetrics,
     ThresholdEffect,
 )
 
@@ -63,7 +62,6 @@ class MethodFit:
         published: metrics of the published procedure.
         test: whether the score can be told from chance on the labels.
         expected: effect of the threshold that cross-validation expects.
-        reference: what a small reference set says about the pool.
         probe: the probe, where it alone scores.
         posterior: probability that a row of the pool is harmful, for each of the probe's bins.
         probabilities: that of each row, `float32 [N]`; NaN where it has none.
@@ -82,7 +80,6 @@ class MethodFit:
     published: PublishedMetrics | None = None
     test: LabelTest | None = None
     expected: ThresholdEffect | None = None
-    reference: ReferenceMetrics | None = None
     probe: Probe | None = None
     posterior: NDArray[np.float64] | None = None
     probabilities: NDArray[np.float32] | None = None

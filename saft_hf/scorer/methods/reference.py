@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
 from saft_hf.assets import pairs, reference_columns
-from saft_hf.embed import Extractor, finite_rows, rows_digest
+from saft_hf.embed import finite_rows, rows_digest
 from saft_hf.errors import SAFTError, SAFTInputError, SAFTUndecidedError
 from saft_hf.render import Renderer
 from saft_hf.score import PublishedScore
 from saft_hf.score.direction import auroc
 from saft_hf.score.mixture import FPR
 from saft_hf.score.probe import ROWS
-from saft_hf.score.reference import ReferenceScore, choose_reference, reference_threshold
 from saft_hf.scorer.methods.base import FitSpec, Method, MethodFit, cut_without_labels
 from saft_hf.scorer.pool import Labelled, Pool
 from saft_hf.scorer.probing import PoolFit, Reference, apply_probe, learn_probe
@@ -31,15 +28,11 @@ logger = logging.getLogger(__name__)
 
 _GROUPS = 10
 _SEEN = 0.62
-"""AUROC of the reference set on its own rows below which it says nothing: three standard errors above 0.5."""
+"""AUROC of the built-in requests among themselves below which they say nothing: three standard errors above 0.5."""
 
 
 class ReferenceSet(Method):
-    """A score fixed before anybody looked at the pool: a probe, or the direction of a small set.
-
-    With a probe the pool is explained as a mixture of the reference's sources. A set of too few rows for that, such as
-    the built-in one, has an absolute threshold; the pool may only raise it, or show that no cut can be trusted.
-    """
+    """A probe fixed before anybody looked at the pool, which explains it as a mixture of the reference's sources."""
 
     name = "reference"
     uses_reference = True
@@ -47,54 +40,33 @@ class ReferenceSet(Method):
     sources = ("reference",)
 
     def fit(self, spec: FitSpec, pool: Pool, labelled: Labelled | None) -> MethodFit:
-        """Learn from the reference set; a threshold or a share that was given decides in place of its threshold."""
+        """Learn from the reference set; a threshold or a share that was given decides in place of the mixture."""
         try:
             learned = learn(spec.reference, pool)
         except SAFTUndecidedError as error:  # scores there must be; `fit` says why no decision rests on them
             feature = pool.features.names[0]
             score = PublishedScore(feature, pool.subspace(feature, 1), 1)
             return MethodFit(score=score, scores=pool.scores(score), undecided=str(error))
-        answer = (
-            _by_probe(learned, spec, pool) if isinstance(learned, Reference) else _by_direction(learned, spec, pool)
+        fpr = FPR if spec.aim is None or spec.aim.value is None else spec.aim.value
+        found, scores = explained(learned, pool, fpr)
+        answer = MethodFit(
+            score=learned.probe.score,
+            scores=scores,
+            threshold=found.threshold,
+            threshold_from="reference",
+            undecided=found.undecided,
+            probe=learned.probe,
+            posterior=found.posterior,
+            probabilities=found.probabilities,
+            probe_metrics=learned.metrics,
+            mixture=found.metrics,
+            aim=None if spec.aim is None else str(spec.aim),
         )
-        if (given := cut_without_labels(spec, answer.scores)) is not None:
+        if (given := cut_without_labels(spec, scores)) is not None:
             return replace(answer, threshold=given.threshold, threshold_from=given.threshold_from, undecided=None)
         if answer.undecided is not None:
-            return replace(answer, threshold=None, advice="About 100 labelled rows may help")
-        return replace(answer, threshold_from="reference")
-
-
-def _by_probe(reference: Reference, spec: FitSpec, pool: Pool) -> MethodFit:
-    found, scores = explained(reference, pool, FPR if spec.aim is None or spec.aim.value is None else spec.aim.value)
-    return MethodFit(
-        score=reference.probe.score,
-        scores=scores,
-        threshold=found.threshold,
-        undecided=found.undecided,
-        probe=reference.probe,
-        posterior=found.posterior,
-        probabilities=found.probabilities,
-        probe_metrics=reference.metrics,
-        mixture=found.metrics,
-        aim=None if spec.aim is None else str(spec.aim),
-    )
-
-
-def _by_direction(learned: ReferenceScore, spec: FitSpec, pool: Pool) -> MethodFit:
-    if spec.aim is not None:
-        raise SAFTInputError(
-            f"`aim='{spec.aim}'` without labels needs a probe: give a `reference` of at least {ROWS} rows a class, "
-            "or leave it out."
-        )
-    scores = pool.scores(learned.score)
-    decision = reference_threshold(learned, scores)
-    return MethodFit(
-        score=learned.score,
-        scores=scores,
-        threshold=decision.threshold,
-        undecided=decision.undecided,
-        reference=decision.metrics,
-    )
+            return replace(answer, threshold=None, threshold_from="none", advice="About 100 labelled rows may help")
+        return answer
 
 
 def explained(reference: Reference, pool: Pool, fpr: float) -> tuple[PoolFit, NDArray[np.float32]]:
@@ -112,7 +84,7 @@ def explained(reference: Reference, pool: Pool, fpr: float) -> tuple[PoolFit, ND
     return found, scores
 
 
-def learn(reference: ReferenceRows | Reference | None, pool: Pool) -> Reference | ReferenceScore:
+def learn(reference: ReferenceRows | Reference | None, pool: Pool) -> Reference:
     """What a reference set teaches, read as the pool was read.
 
     Args:
@@ -121,7 +93,7 @@ def learn(reference: ReferenceRows | Reference | None, pool: Pool) -> Reference 
 
     Raises:
         SAFTInputError: the probe reads what the pool was not read at.
-        SAFTUndecidedError: the set has too few rows, or its rows cannot be told apart.
+        SAFTUndecidedError: too few rows can be read as the pool is.
     """
     if isinstance(reference, Reference):
         if missing := [name for name in reference.probe.whitening.features if name not in pool.features.names]:
@@ -131,103 +103,92 @@ def learn(reference: ReferenceRows | Reference | None, pool: Pool) -> Reference 
                 "text fit the reference with `readout='response_mean'`."
             )
         return reference
-    extractor = pool.reader
     lay_out = partial(laid_out_like, pool.dataset, renderer=pool.renderer)
-    if reference is not None and _are_enough(reference):
-        return learn_probe(with_built_in(reference), extractor, lay_out, pool.embedded)
-    return _learn_direction(reference or built_in(), extractor, lay_out)
+    return learn_probe(with_built_in(reference), pool.reader, lay_out, pool.embedded)
 
 
-def _are_enough(rows: ReferenceRows) -> bool:
-    harmful = np.concatenate(rows.harmful)
-    return bool(min(harmful.sum(), (~harmful).sum()) >= ROWS)
+def with_built_in(reference: ReferenceRows | None) -> ReferenceRows:
+    """A reference with the built-in rows behind its own: the harmless ones, or all where its own are too few.
 
-
-def check_rows(rows: ReferenceRows) -> None:
-    """Refuse to fit a probe on too few rows.
-
-    Raises:
-        SAFTInputError: a class has too few.
+    Args:
+        reference: that of the user; None where there is none.
     """
-    if not _are_enough(rows):
-        harmful = np.concatenate(rows.harmful)
-        raise SAFTInputError(
-            f"`reference`: a probe needs {ROWS} rows of each class; found {harmful.sum()} harmful and "
-            f"{(~harmful).sum()} benign ones. With fewer, give them to `SAFTScorer(reference=...)` and fit on a pool."
+    sources, parts, labels = _built_in()
+    own = reference or ReferenceRows((), (), ())
+    harmful = np.concatenate([*own.harmful, np.empty(0, dtype=np.bool_)])
+    few = bool(min(harmful.sum(), (~harmful).sum()) < ROWS)
+    if not few:
+        parts = [part.select(np.flatnonzero(~bad)) for part, bad in zip(parts, labels, strict=True)]
+        labels = [bad[~bad] for bad in labels]
+    infos = [
+        SourceInfo(
+            name=name,
+            digest=rows_digest(part),
+            rows=len(part),
+            harmful=int(bad.sum()),
+            benign=int((~bad).sum()),
         )
+        for name, part, bad in zip(sources, parts, labels, strict=True)
+    ]
+    return ReferenceRows((*own.sources, *infos), (*own.parts, *parts), (*own.harmful, *labels), len(own.parts), few)
 
 
-def _learn_direction(
-    rows: ReferenceRows, extractor: Extractor, lay_out: Callable[[Dataset], Dataset]
-) -> ReferenceScore:
-    read = [extractor.embed(lay_out(part)) for part in rows.parts]
-    # The start of the response alone: how answers are written differs more between sources than how requests are. For
-    # plain text the first readout.
-    first = extractor.features.readouts[0]
-    features = [name for name in extractor.features.names if name.endswith(f".{first}")]
-    states = {feature: np.concatenate([one.states(feature) for one in read]) for feature in features}
-    usable = finite_rows(states)
-    groups = np.concatenate([_groups(part) for part in rows.parts])
-    harmful = np.concatenate(rows.harmful)
-    vectors = {feature: found[usable] for feature, found in states.items()}
-    return choose_reference(vectors, [(feature,) for feature in features], harmful[usable], groups[usable])
-
-
-def _groups(part: Dataset) -> NDArray[Any]:
-    """What belongs together: the column `category` where there is one, else ten parts in turn."""
-    names = part["category"][:] if "category" in part.column_names else np.arange(len(part)) % _GROUPS
-    return np.asarray([str(name) for name in names])
-
-
-def built_in() -> ReferenceRows:
-    """The set that ships with the package."""
-    rows = Dataset.from_dict(reference_columns())
-    harmful = np.asarray(rows["is_harmful"][:], dtype=np.bool_)
-    rows = rows.remove_columns("is_harmful")
-    info = SourceInfo(
-        name="built-in",
-        digest=rows_digest(rows),
-        rows=len(rows),
-        harmful=int(harmful.sum()),
-        benign=int((~harmful).sum()),
-    )
-    return ReferenceRows((info,), (rows,), (harmful,))
-
-
-def with_built_in(reference: ReferenceRows) -> ReferenceRows:
-    """A reference with the harmless rows of the built-in pairs: safe answers, and requests of every format."""
-    rows = [row for pair in pairs() for row in ((pair.request, pair.declines), (pair.twin, pair.twin_answer))]
-    benign = Dataset.from_dict({"prompt": [prompt for prompt, _ in rows], "completion": [answer for _, answer in rows]})
-    info = SourceInfo(name="built-in", digest=rows_digest(benign), rows=len(rows), harmful=0, benign=len(rows))
-    return ReferenceRows(
-        (*reference.sources, info),
-        (*reference.parts, benign),
-        (*reference.harmful, np.zeros(len(rows), dtype=np.bool_)),
-    )
+def _built_in() -> tuple[list[str], list[Dataset], list[NDArray[np.bool_]]]:
+    """Names, rows and labels of the sources that ship with the package."""
+    columns = reference_columns()
+    requests = list(zip(columns["prompt"], columns["completion"], columns["is_harmful"], strict=True))
+    answers = [row for p in pairs() for row in ((p.request, p.complies, True), (p.request, p.declines, False))]
+    twins = [(pair.twin, pair.twin_answer, False) for pair in pairs()]
+    found = {"built-in requests": requests, "built-in answers": answers, "built-in twins": twins}
+    parts = [
+        Dataset.from_dict({"prompt": [r[0] for r in rows], "completion": [r[1] for r in rows]})
+        for rows in found.values()
+    ]
+    return list(found), parts, [np.array([row[2] for row in rows], dtype=np.bool_) for rows in found.values()]
 
 
 def agreement(pool: Pool, labelled: Labelled) -> float | None:
-    """AUROC of the built-in reference set's score on labelled rows: far below 0.5 where they are the wrong way round.
+    """AUROC of the built-in requests' direction on labelled rows: far below 0.5 where they are the wrong way round.
 
     Returns:
-        The AUROC; None where the model does not tell the reference rows apart, or the labels are of one class.
+        The AUROC; None where the model does not tell the requests apart, or the labels are of one class.
     """
-    learned = None
+    found = None
     # What is no error of ours on one process is one of ours on the others: none of them may go on alone.
-    with pool.world.sync_errors("comparing labels with the reference set"):
+    with pool.world.sync_errors("comparing labels with the built-in rows"):
         try:
-            learned = learn(None, pool)
+            found = _plain_direction(pool)
         except SAFTError as error:  # a check beside the fit, which can do without
-            logger.info("The labels are not compared with the reference set: %s.", error)
-    if learned is None:
+            logger.info("The labels are not compared with the built-in rows: %s.", error)
+    if found is None:
         return None
-    assert isinstance(learned, ReferenceScore)  # noqa: S101 - the built-in set is too small for a probe
-    score = learned.score
-    values = labelled.compute(score.features, lambda vectors: score(vectors)[:, None], 1)[:, 0]
+    feature, direction = found
+    values = labelled.compute((feature,), lambda vectors: (vectors[feature] @ direction)[:, None], 1)[:, 0]
     harmful = labelled.harmful[~np.isnan(values)]
-    if learned.auroc < _SEEN or harmful.all() or not harmful.any():
+    if harmful.all() or not harmful.any():
         return None
     return float(auroc(values[~np.isnan(values)].astype(np.float64), harmful))
+
+
+def _plain_direction(pool: Pool) -> tuple[str, NDArray[np.float64]] | None:
+    """A feature, and there the difference of the built-in requests' class means; None where it parts not even them."""
+    feature = pool.features.names[0]
+    _, parts, labels = _built_in()
+    vectors = pool.reader.embed(laid_out_like(pool.dataset, parts[0], pool.renderer)).states(feature)
+    usable = finite_rows({feature: vectors})
+    rows, harmful = vectors[usable].astype(np.float64), labels[0][usable]
+    group = np.flatnonzero(usable) % _GROUPS
+    counts = [int((bad & (group != at)).sum()) for bad in (harmful, ~harmful) for at in range(_GROUPS)]
+    if min(counts) < 1:
+        return None
+
+    def difference(own: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return np.asarray(rows[own & harmful].mean(axis=0) - rows[own & ~harmful].mean(axis=0))
+
+    unseen = np.empty(len(rows))
+    for at in range(_GROUPS):
+        unseen[group == at] = rows[group == at] @ difference(group != at)
+    return (feature, difference(group >= 0)) if auroc(unseen, harmful) >= _SEEN else None
 
 
 def as_dialogues(rows: Dataset, renderer: Renderer) -> Dataset:
