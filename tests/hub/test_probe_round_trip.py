@@ -129,7 +129,7 @@ def test_the_cards_name_the_probe_its_sources_and_what_was_removed(
 ) -> None:
     card, found = repo(name, kind).card(), used["filtered"]
     assert f"[alice/a-probe](https://huggingface.co/alice/a-probe) at `{fitted['probe']}`;" in card
-    for source in ("alice/a-first", "second.jsonl", "general.jsonl", "built-in"):
+    for source in ("alice/a-first", "second.jsonl", "general.jsonl", "built-in twins"):
         assert f"| {source} | " in card
     assert f"Of {POOL} rows" in card
     assert f"{found['removed']} were removed as likely harmful" in card
