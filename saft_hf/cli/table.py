@@ -106,7 +106,7 @@ def print_summary(summary: Summary, **more: Any) -> None:
     if fit and fit.expected and summary.threshold_from in (fit.aim, "contamination"):
         expects = fit.expected
         lines["fit: to be expected"] = f"{expects.recall:.0%} of harmful rows removed, {expects.fpr:.1%} of benign ones"
-    if fit and fit.mixture:
+    if fit and fit.mixture and not summary.undecided:
         lines["pool: harmful"] = f"{fit.mixture.share:.1%}, {fit.mixture.low:.1%} to {fit.mixture.high:.1%}"
     if fit and fit.probe:
         for source in fit.probe.sources:

@@ -127,12 +127,13 @@ def apply_probe(reference: Reference, scores: NDArray[np.float32], far: NDArray[
             f"{np.floor(1000 * probe.auroc) / 1000:.3f} over prompts that the probe has not seen, at least {MIN_AUROC} "
             "is needed"
         )
-    threshold = found.threshold
+    threshold, posterior = found.threshold, found.posterior
     if threshold is None:
-        # The pool holds nothing that the reference knows as harmful. No row of it lies above this, and no row of
-        # another dataset goes: none has a probability above 0.5.
+        # The harmful share may be 0. No row of the pool lies above this, and none of another dataset goes: a score
+        # alone makes no row more likely harmful than not.
         threshold = float(max(scores[scored].max(), probe.densities.edges[-1]))
-    probabilities[inside] = found.posterior[probe.densities.bins(scores[inside])]
+        posterior = np.minimum(posterior, 0.5)
+    probabilities[inside] = posterior[probe.densities.bins(scores[inside])]
     metrics = MixtureMetrics(
         share=found.share,
         low=found.interval[0],
@@ -146,7 +147,7 @@ def apply_probe(reference: Reference, scores: NDArray[np.float32], far: NDArray[
         weights=tuple(found.weights.tolist()),
         above=() if found.threshold is None else tuple(probe.densities.shares_above(found.threshold).tolist()),
     )
-    return PoolFit(found.posterior, probabilities, metrics, None if undecided else threshold, undecided)
+    return PoolFit(posterior, probabilities, metrics, None if undecided else threshold, undecided)
 
 
 def _too_few(harmful: NDArray[np.bool_], used: NDArray[np.bool_], in_pool: int) -> str:

@@ -172,3 +172,25 @@ def test_a_source_can_be_left_out_where_both_classes_remain_with_other_prompts()
     assert not others(0, harmful, source, shared).any()  # the other harmful row has the same prompt
     assert not others(0, harmful & (source != 1), source, apart).any()  # it is the one harmful source
     assert others(2, harmful, source, shared).tolist() == [True, True, True, True, False]
+
+
+def test_few_rows_are_scored_by_a_regression_and_the_plain_difference_together() -> None:
+    vectors, told = reference()
+    start = next(name for name in FEATURES if name.endswith("start"))
+    probe = fitted(vectors, {**told, "few": True})
+    assert probe.whitening.features == FEATURES
+    harmful, weights = told["harmful"], np.zeros(len(told["harmful"]))
+    for bad in (True, False):
+        for source in range(3):
+            own = (harmful == bad) & (told["source"] == source)
+            weights[own] = own.sum() ** -0.5 if own.any() else 0
+        weights[harmful == bad] /= weights[harmful == bad].sum()
+    at = Whitening.of(vectors)(vectors)
+    regression = LogisticRegression(C=0.01, max_iter=1000).fit(at, harmful, weights * len(harmful) / 2).coef_[0]
+    plain = weights[harmful] @ vectors[start][harmful] - weights[~harmful] @ vectors[start][~harmful]
+    parts = []
+    for part in (at @ regression, vectors[start] @ plain):
+        within = [np.cov(part[own], aweights=weights[own], ddof=0) for own in (harmful, ~harmful)]
+        parts.append(part / np.sqrt(np.mean(within)))
+    expected, found = sum(parts), probe.score(vectors).astype(np.float64)
+    assert np.allclose(found - found.mean(), expected - np.mean(expected), atol=2e-3 * np.abs(expected).max())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from datasets import Dataset, concatenate_datasets, load_dataset
 from probe_kit import HARMFUL, SOURCES, write_probe_rows
 
 from saft_hf import ReferenceSource, SAFTInputError, SAFTScorer, SAFTUndecidedError
-from saft_hf.score.mixture import explain
+from saft_hf.score.mixture import Densities, explain
+from saft_hf.scorer.probing import Reference, apply_probe
 from saft_hf.train.stream import StreamFilter
 
 
@@ -182,6 +184,23 @@ def test_where_the_fitted_pool_holds_no_harm_no_row_of_another_goes(new: Any, sa
     assert scorer.filter(pool).removed_indices.size == 0
     stream = StreamFilter(scorer, scorer.threshold_, "exclude", of_probe=True)
     assert all(stream(pool[:]))
+
+
+def test_where_the_harmful_share_may_be_0_no_score_makes_a_row_likely_harmful() -> None:
+    rng, own = np.random.default_rng(0), np.repeat([0, 1], 400)
+    probe = SimpleNamespace(
+        densities=Densities.of(*2 * [rng.normal(6.0 * own)], own, np.array([False, True])),
+        auroc=0.99,
+        unexplained=lambda scores, likely: likely <= 0,
+    )
+    scores = np.concatenate([rng.normal(0, 1, 1970), rng.normal(6, 1, 30)]).astype(np.float32)
+    assert explain(probe.densities, scores).posterior.max() > 0.5
+    found = apply_probe(Reference(probe, metrics=None), scores, np.zeros(2000, dtype=bool), 0.05)  # type: ignore[arg-type]
+    assert found.undecided is None
+    assert found.metrics is not None
+    assert found.metrics.share > 0
+    assert found.posterior.max() == 0.5
+    assert found.threshold >= scores.max()
 
 
 def test_too_few_rows_left_of_a_reference_are_undecided(new: Any, rows: Path) -> None:
