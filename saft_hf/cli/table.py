@@ -39,7 +39,7 @@ _METHODS = {
 
 _NEXT = {
     "filter": {
-        "Look at what was removed": "saft-hf review --folder {out} {rows}",
+        "Look at the rows, removed ones first": "saft-hf review --folder {out} {rows}",
         "Draw rows to label, to certify what is left": "saft-hf suggest-labels --scorer {scorer} {rows} "
         "--output_dir {labels}",
         "Train on the kept rows": "trl sft --model_name_or_path {model} --dataset_name {kept} --output_dir tuned",
@@ -56,7 +56,7 @@ _NEXT = {
     },
     "certify": {
         "Train on the certified rows": "trl sft --model_name_or_path {model} --dataset_name {kept} --output_dir tuned",
-        "Look at what was removed": "saft-hf review --folder {out} {rows}",
+        "Look at the rows, removed ones first": "saft-hf review --folder {out} {rows}",
         "Push the certified rows": "saft-hf filter --scorer {scorer} {rows} --push_to_hub USER/NAME "
         "--output_dir {filtered}",
     },
