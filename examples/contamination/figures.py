@@ -24,6 +24,11 @@ def bounds(interval: Interval | None) -> dict[str, float] | None:
     return {name: round(getattr(interval, name), 4) for name in ("mean", "low", "high")}
 
 
+def less(gap: Interval | None) -> dict[str, float] | None:
+    """How much less the one has than the other: most arms are there to have less."""
+    return None if gap is None else bounds(Interval(-gap.mean, -gap.high, -gap.low))
+
+
 def line_of(line: Line) -> dict[str, Any]:
     """One arm on one pool."""
     e = line.evaluation
@@ -64,7 +69,10 @@ def main() -> None:
             "judges": {name: asdict(accuracy) for name, accuracy in results.record.judges.items()},
             "lines": [line_of(line) for line in results.lines],
             "differences": [
-                {**vars(one), "gaps": {name: bounds(gap) for name, gap in one.gaps.items()}}
+                {
+                    **{name: value for name, value in vars(one).items() if name != "gaps"},
+                    "less": {name: less(gap) for name, gap in one.gaps.items()},
+                }
                 for one in compared(results)
             ],
         },

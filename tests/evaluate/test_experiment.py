@@ -502,8 +502,8 @@ def test_the_figures_for_a_page_are_those_of_the_report_and_hold_no_text(
         (line.pool, line.arm, line.mean("kept")) for line in results.lines
     ]
     mean = {line["arm"]: line["rouge_l"]["mean"] for line in found["lines"]}
-    gaps = {(one["arm"], one["beside"]): one["gaps"]["ROUGE-L"]["mean"] for one in found["differences"]}
-    assert gaps == {pair: pytest.approx(mean[pair[0]] - mean[pair[1]], abs=2e-4) for pair in gaps}
+    gaps = {(one["arm"], one["beside"]): one["less"]["ROUGE-L"]["mean"] for one in found["differences"]}
+    assert gaps == {pair: pytest.approx(mean[pair[1]] - mean[pair[0]], abs=2e-4) for pair in gaps}
     assert gaps.keys() >= {("saft", "none"), ("saft", "random")}
     assert not any(turn["content"] in written for row in demo_pool for turn in row["messages"] if turn["content"][20:])
 
