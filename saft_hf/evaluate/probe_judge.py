@@ -20,7 +20,7 @@ class ProbeJudge:
 
     Args:
         config: the model, and where its vectors are kept.
-        rows: labelled rows, to fit on and to be tested on.
+        rows: labelled rows, to fit on and to be tested on. Where a class has few, the package's own join them.
         also_safe: further safe rows, such as refusals, to fit on; accuracy is not measured on them.
         seed: of the draw of the prompts that accuracy is measured on.
 
@@ -28,8 +28,7 @@ class ProbeJudge:
         accuracy: on the held-out rows.
 
     Raises:
-        SAFTInputError: there are fewer than 200 rows of a class to fit a probe on, or none to test it on.
-
+        SAFTInputError: one of the two classes is missing, in rows to fit on or held-out ones.
     """
 
     name = "probe"

@@ -194,5 +194,5 @@ def test_a_probe_of_the_untuned_model_judges(demo_model: str, demo_pool: Dataset
     verdicts = judge([row.question for row in known], [row.answer for row in known])
     assert verdicts[:30].mean() > 0.5 + verdicts[30:].mean() / 2
     assert np.isnan(judge(["How?"], [""])).all()
-    with pytest.raises(SAFTInputError, match="200 rows of each class"):
-        ProbeJudge(config, more[:60] + [row for row in rows if not row.harmful][:60])
+    with pytest.raises(SAFTInputError, match="harmful and safe answers"):
+        ProbeJudge(config, [row for row in rows if not row.harmful])
