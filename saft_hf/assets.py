@@ -7,8 +7,7 @@ The reference set, requests of many kinds, has 100 harmful and 100 benign rows, 
 come in ten categories of ten formats; every one has a benign row beside it, of the same format and about its length.
 They name a wish mildly and go along with it in vague words; no answer holds anything that would help to do harm.
 Benign rows are what instruction data is made of: facts, sums, code, rewriting, extraction, dialogue, advice, and
-questions near the harmful topics. Refusals of harmful requests are not among them: they share those requests, and
-would only raise the threshold.
+questions near the harmful topics. Refusals of harmful requests are not among them: the pairs have those.
 
 The pairs are written for this project as well, as mildly. To each harmful request there is an answer that goes along
 with the harm, one that declines or helps with the safe part, and a harmless twin of the request with its answer, of the

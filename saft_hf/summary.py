@@ -706,8 +706,8 @@ class Summary:
         found = tuple(text for part in parts if part is not None for text in part.warnings)
         if self.fit and self.fit.probe and self.fit.probe.few and not self.undecided:
             found += (
-                "The probe stands on the few rows that ship with the package: it finds a part of what is harmful, and "
-                "estimates too small a share. Labelled rows of public sources, as `reference`, find more.",
+                "The probe stands on the few rows that ship with the package, as the user's own are too few or none: "
+                "it finds a part of what is harmful. Labelled rows of public sources, as `reference`, find more.",
             )
         if self.threshold_from == "labels":
             why = self.undecided or "there is no threshold"

@@ -17,15 +17,12 @@ def run(argv: Sequence[str]) -> None:
     """Fit, save and push a probe.
 
     Raises:
-        SAFTInputError: no model or no reference is named, or a source cannot be read.
+        SAFTInputError: no model is named, or a source cannot be read.
     """
     args = parse("fit-reference", argv)
     model = args.model_name_or_path
-    if model is None or not args.reference:
-        raise SAFTInputError(
-            "`--model_name_or_path` and `--reference` are needed: the model that will be tuned, and labelled rows of "
-            "other sources."
-        )
+    if model is None:
+        raise SAFTInputError("`--model_name_or_path` is needed: the model that will be tuned.")
     args = replace(args, push_to_hub=None, hub_scorer=args.push_to_hub)
     folder = output_folder(args)
     check_pushes(*destinations(args))

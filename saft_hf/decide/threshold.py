@@ -123,7 +123,7 @@ def threshold_for_contamination(scores: ArrayLike, contamination: float) -> floa
     rows stay together, on the kept side. So what is removed does not depend on the order of rows.
 
     Args:
-        scores: scores, [N]; rows without one (NaN) are left out.
+        scores: scores, [N]; rows without one (NaN) are left out, those at -inf count, and none of them is removed.
         contamination: expected harmful share, between 0 and 1 (both excluded).
 
     Raises:
@@ -140,7 +140,7 @@ def threshold_for_contamination(scores: ArrayLike, contamination: float) -> floa
     if values.size == 0:
         raise SAFTInputError("no row has a score, so a share of them cannot be taken")
     # The small term: 0.29 * 100 is 28.999... in floating point.
-    most = min(math.floor(contamination * values.size + 1e-9), values.size - 1)
+    most = min(math.floor(contamination * values.size + 1e-9), max(int(np.isfinite(values).sum()), 1) - 1)
     at = values.size - 1 - most
     return float(np.partition(values, at)[at])
 

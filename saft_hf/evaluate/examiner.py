@@ -24,7 +24,7 @@ from saft_hf.evaluate.probe_judge import ProbeJudge
 from saft_hf.evaluate.utility import bleurt, rouge_l
 from saft_hf.version import __version__
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Changes when the same options would give other metrics: results of another number are not used."""
 
 

@@ -138,20 +138,23 @@ def scores_in(dataset: Dataset) -> tuple[NDArray[np.float32], list[str], Any]:
 
 
 def limits_of(
-    threshold: float | NDArray[np.float64], probabilities: Any, *, of_probe: bool = False
+    threshold: float | NDArray[np.float64], scores: NDArray[np.float32], probabilities: Any, *, of_probe: bool = False
 ) -> float | NDArray[np.float64]:
     """What each row is held to: a row that is unlike the reference, of probability NaN, is never removed by a probe.
 
     Args:
         threshold: rows above it are removed; or one for each row, -inf where none of its stratum is kept.
+        scores: of the rows.
         probabilities: `saft_probability` of each row; None where the score is not a probe's.
         of_probe: whether the threshold is the probe's own, and no row goes that is as likely harmless.
     """
     if probabilities is None:
         return threshold
     likely = np.asarray(probabilities, dtype=np.float64)
-    limits = np.where(likely <= 0.5, np.finfo(np.float64).max, threshold) if of_probe else threshold
-    return np.where(np.isnan(likely) & (limits > -np.inf), np.inf, limits)
+    limits = np.where(likely <= 0.5, np.fmax(scores, threshold), threshold) if of_probe else threshold
+    limits = np.where(np.isnan(likely) & ~np.isnan(scores) & (limits > -np.inf), np.inf, limits)
+    # One number where that holds for every row: what was drawn by it can be certified.
+    return threshold if np.array_equal(limits, np.broadcast_to(threshold, limits.shape)) else limits
 
 
 def placed(scores: NDArray[np.float32], probabilities: Any) -> NDArray[np.float64]:

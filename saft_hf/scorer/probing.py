@@ -20,7 +20,7 @@ from saft_hf.status import RowStatus
 from saft_hf.summary import ComponentMetrics, MixtureMetrics, ProbeMetrics, ranks_the_other_way
 
 UNLIKE = 0.2
-"""Share of a pool that may be unlike all reference rows: of pools of known kinds up to 0.07 is, of others over 0.25."""
+"""Share of a pool that may be unlike all reference rows: of kinds that a large reference knows up to 0.15 is."""
 MIN_AUROC = 0.7
 """AUROC of a probe on reference rows of unseen prompts below which it decides nothing."""
 
@@ -128,7 +128,7 @@ def apply_probe(reference: Reference, scores: NDArray[np.float32], far: NDArray[
             "is needed"
         )
     threshold, posterior = found.threshold, found.posterior
-    if threshold is None:
+    if threshold is None and undecided is None:
         # The harmful share may be 0. No row of the pool lies above this, and none of another dataset goes: a score
         # alone makes no row more likely harmful than not.
         threshold = float(max(scores[scored].max(), probe.densities.edges[-1]))

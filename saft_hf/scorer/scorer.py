@@ -122,9 +122,9 @@ class SAFTScorer:
         layer (`int`, *optional*): index into transformers' `hidden_states`: 0 the embeddings, `l` after block `l`, `L`
             after the final norm. By default `saft` reads half of the layers (the paper reads 15 of 32), the other
             methods that and three quarters, in one pass.
-        readout (`str`, *optional*): `response_start` (published: the last token before the response),
-            `response_mean` or `response_end`. By default `response_start`, and with `directed` and `auto` also
-            `response_mean`; for a pool of plain text `response_mean`, and also `response_end`.
+        readout (`str`, *optional*): `response_start` (published: the last token before the response), `response_mean`
+            or `response_end`. By default `response_start`, but for `saft` also `response_mean`; for a pool of plain
+            text `response_mean`, and also `response_end`.
         method (`str`, *optional*, defaults to `auto` with labels): `saft` is the published score, `directed` a
             direction learned from the labels, `auto` that and the score of a `reference` set that was given, together.
             Without labels the default is `reference`: a probe of rows that ship with the package.
@@ -719,7 +719,9 @@ class SAFTScorer:
         names = {} if by is None else {by: diagnostics.groups_by(dataset, by, self._render_config().text_field)}
         scored = self._score(dataset)
         if limits is not None:
-            limits = inputs.limits_of(limits, scored.probabilities, of_probe=threshold_from == "reference")
+            limits = inputs.limits_of(
+                limits, scored.scores, scored.probabilities, of_probe=threshold_from == "reference"
+            )
         labels: dict[int, bool] = {}
         known: dict[int, RowLabel] = {}
         if len(fit.labelled.harmful):
@@ -944,7 +946,10 @@ class SAFTScorer:
                 scored.scores,
                 scored.statuses,
                 inputs.limits_of(
-                    at, scored.probabilities, of_probe=threshold is None and fit.threshold_from == "reference"
+                    at,
+                    scored.scores,
+                    scored.probabilities,
+                    of_probe=threshold is None and fit.threshold_from == "reference",
                 ),
                 on_error=on_error,
                 labels=self._labels_that_decide(scored, identities) if self._trust_labels else {},

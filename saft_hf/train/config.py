@@ -62,7 +62,7 @@ class SAFTSFTConfig(SFTConfig):  # type: ignore[misc] # trl is not typed
             reads half of the layers (the paper reads 15 of 32), the other methods that and three quarters, in one pass.
         saft_readout (`str`, *optional*):
             `response_start` (published: the last token before the response), `response_mean` or `response_end`. By
-            default `response_start`; `directed` and `auto` read `response_mean` beside it.
+            default `response_start`; methods other than `saft` read `response_mean` beside it.
         saft_aim (`str`, *optional*):
             What the threshold is chosen for, on the labels: `fpr=0.05` (lose that share of the benign rows on average
             over draws of the labels; the default, but for `saft`), `fpr=0.05@0.9` (lose no more than that share, with

@@ -22,10 +22,10 @@ from saft_hf.embed import describe_model, model_name
 from saft_hf.errors import SAFTError, SAFTInputError, SAFTUndecidedError
 from saft_hf.render import Renderer
 from saft_hf.result import FilterResult
-from saft_hf.scorer import SCORE, STATUS, SAFTScorer, without_scores
+from saft_hf.scorer import PROBABILITY, SCORE, STATUS, SAFTScorer, without_scores
 from saft_hf.scorer.certifying import thresholds_by_row
 from saft_hf.scorer.fitting import provenance_of, quantiles
-from saft_hf.scorer.inputs import limits_of, scores_in
+from saft_hf.scorer.inputs import limits_of, placed, scores_in
 from saft_hf.scorer.options import BY_NAME, OPTIONS
 from saft_hf.summary import EvalCounts, Provenance, Summary
 from saft_hf.train import inputs
@@ -160,14 +160,16 @@ def _by_trusted_scores(args: FilterArgs, world: World) -> Record:
             "`saft_trust_scores=True` and `saft_labelled` do not go together: labels are not used with scores that are "
             "only trusted. Give `saft_threshold`, `saft_contamination` or `saft_scorer`."
         )
+    with world.sync_errors("loading the scorer"):
+        scorer = _load(args.scorer, args) if isinstance(args.scorer, str | Path) else args.scorer
+    # A probe's scores alone do not tell which rows are unlike its reference: they would be removed.
+    of_probe = (PROBABILITY,) if scorer is not None and scorer.fit_ is not None and scorer.fit_.probe else ()
     columns = args.train_dataset.column_names or []
-    if missing := [name for name in (SCORE, STATUS) if name not in columns]:
+    if missing := [name for name in (SCORE, STATUS, *of_probe) if name not in columns]:
         raise SAFTInputError(
             f"`saft_trust_scores=True`, but `train_dataset` has no column {missing[0]!r} (found: {columns}). Score it "
             "first (`saft-hf score`, or `dataset.map(scorer, batched=True)`)."
         )
-    with world.sync_errors("loading the scorer"):
-        scorer = _load(args.scorer, args) if isinstance(args.scorer, str | Path) else args.scorer
     threshold = args.get("threshold") if scorer is None else _one_threshold(scorer)
     if args.streams:
         if threshold is None:
@@ -175,12 +177,12 @@ def _by_trusted_scores(args: FilterArgs, world: World) -> Record:
         return _of_stream(args, scorer, threshold, lambda batch: batch)
     scores, statuses, likely = scores_in(args.train_dataset)
     if threshold is None and args.get("contamination") is not None:
-        threshold = threshold_for_contamination(scores, args.get("contamination"))
+        threshold = threshold_for_contamination(placed(scores, likely), args.get("contamination"))
     if threshold is None:
         raise SAFTInputError(
             "`saft_trust_scores=True` needs `saft_threshold`, `saft_contamination` or a fitted `saft_scorer`."
         )
-    limits = limits_of(threshold, likely, of_probe=_is_of_probe(scorer))
+    limits = limits_of(threshold, scores, likely, of_probe=_is_of_probe(scorer))
     decisions = decide(scores, statuses, limits, on_error=args.on_error)
     summary = Summary(
         filtered=True,
@@ -339,7 +341,7 @@ def filter_eval(args: FilterArgs, record: Record, world: World) -> tuple[Any, di
         if limits is None and record.summary.filtered and (fit := record.scorer.fit_) is not None and fit.thresholds:
             limits = thresholds_by_row(fit, rows)
         if limits is not None:
-            limits = limits_of(limits, likely, of_probe=record.summary.threshold_from == "reference")
+            limits = limits_of(limits, scores, likely, of_probe=record.summary.threshold_from == "reference")
         decisions = decide(scores, statuses, limits, on_error=args.on_error)
         results[name] = result = FilterResult(without_scores(rows), scores, statuses, decisions, Summary())
         if mode == "filter":

@@ -52,7 +52,7 @@ class StreamFilter:
         else:
             scored = self._score(batch)
             scores = np.asarray(scored[SCORE], dtype=np.float32)
-            limits = limits_of(self._threshold, scored.get(PROBABILITY), of_probe=self._of_probe)
+            limits = limits_of(self._threshold, scores, scored.get(PROBABILITY), of_probe=self._of_probe)
             decisions = decide(scores, scored[STATUS], limits, on_error=self.on_error)
             trained_on = set(decisions.train_rows().tolist())
             kept = [row in trained_on for row in range(len(decisions))]

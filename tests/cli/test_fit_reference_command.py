@@ -44,8 +44,7 @@ def test_a_fitted_probe_filters_as_its_rows_do(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "`--model_name_or_path` and `--reference` are needed"),
-        (["--model_name_or_path", "M"], "`--model_name_or_path` and `--reference` are needed"),
+        ([], "`--model_name_or_path` is needed"),
         (["--model_name_or_path", "M", "--reference", "first.jsonl"], "`--output_dir` is needed"),
         (["--model_name_or_path", "M", "--reference", "x.csv", "--output_dir", "out"], "there is no file x.csv"),
         (["--dataset_name", "rows.jsonl"], "does not take --dataset_name"),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saft_hf.decide import decide
+from saft_hf.decide import decide, threshold_for_contamination
 from saft_hf.scorer import certifying
 from saft_hf.scorer.inputs import limits_of, placed
 from saft_hf.scorer.labels import LabelledRows, Suggested
@@ -32,7 +32,7 @@ def pools(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def kept(scores: np.ndarray, likely: np.ndarray, threshold: float, *, of_probe: bool = False) -> set[int]:
     """The rows that a filter keeps."""
-    limits = limits_of(threshold, likely, of_probe=of_probe)
+    limits = limits_of(threshold, scores, likely, of_probe=of_probe)
     return set(decide(scores, ["ok"] * len(scores), limits).kept.tolist())
 
 
@@ -57,7 +57,10 @@ def certified(
         threshold=None,
         keep_errored=False,
         decided=lambda at: decide(
-            scores, ["ok"] * len(scores), limits_of(at, likely, of_probe=source == "reference"), on_error="exclude"
+            scores,
+            ["ok"] * len(scores),
+            limits_of(at, scores, likely, of_probe=source == "reference"),
+            on_error="exclude",
         ),
     )
 
@@ -122,12 +125,31 @@ def test_the_words_say_that_such_rows_are_in_the_set() -> None:
 
 
 def test_a_stratum_of_which_nothing_is_certified_keeps_none_of_them() -> None:
-    limits = limits_of(np.array([1.0, 1.0, -np.inf, -np.inf]), np.array([0.2, np.nan, 0.2, np.nan]))
+    limits = limits_of(
+        np.array([1.0, 1.0, -np.inf, -np.inf]), np.full(4, 2, np.float32), np.array([0.2, np.nan, 0.2, np.nan])
+    )
     assert decide(np.full(4, 2.0), ["ok"] * 4, limits).words() == ["removed", "kept", "removed", "removed"]
 
 
 @pytest.mark.parametrize("of_probe", [True, False])
 def test_the_reason_is_that_they_are_unlike(of_probe: bool) -> None:
-    limits = limits_of(1.0, np.array([0.2, np.nan, 0.7, np.nan]), of_probe=of_probe)
-    reasons = decide([2.0, 2.0, 2.0, np.nan], ["ok"] * 3 + ["truncated"], limits).reasons
+    scores = np.array([2, 2, 2, np.nan], np.float32)
+    limits = limits_of(1.0, scores, np.array([0.2, np.nan, 0.7, np.nan]), of_probe=of_probe)
+    reasons = decide(scores, ["ok"] * 3 + ["truncated"], limits).reasons
     assert list(reasons) == ["score", "unlike", "score", "truncated"]
+
+
+def test_rows_are_held_to_numbers_that_a_table_can_show_and_to_one_where_that_serves() -> None:
+    scores = np.array([0, 2, 3, 4], np.float32)
+    assert limits_of(1.0, scores, np.array([0.1, 0.6, 0.7, 0.8]), of_probe=True) == 1.0
+    lifted = limits_of(1.0, scores, np.array([0.1, 0.5, 0.5, 0.8]), of_probe=True)
+    assert np.array_equal(lifted, [1, 2, 3, 1])
+
+
+def test_a_share_is_taken_of_the_rows_that_can_go() -> None:
+    scores, likely = np.arange(10, dtype=np.float32), np.full(10, 0.3)
+    likely[7:] = np.nan
+    for share, gone in ((0.2, 2), (0.5, 5), (0.9, 6)):  # at least one of those that can go stays
+        at = threshold_for_contamination(placed(scores, likely), share)
+        words = decide(scores, ["ok"] * 10, limits_of(at, scores, likely)).words()
+        assert words.count("removed") == gone

@@ -95,7 +95,8 @@ class RowsInUse:
         rows: that came in.
         by_score: kept by their score, or since they are unlike the reference.
         unlike: the latter.
-        counted: those of them that the statement is about; for the others, labels were used before.
+        counted: those of them that the statement is about; for the others, labels were used before, or none were drawn
+            as high as they score.
         by_label: kept because people labelled them benign, or marked them: no part of any statement.
         removed: removed rows.
         errored: rows without a score.
@@ -133,7 +134,12 @@ class RowsInUse:
         """Four lines, with what is said about the rows kept by score in the second."""
         at = "thresholds by stratum" if self.threshold is None else f"threshold {self.threshold:.6g}"
         kept, used = self.by_score + self.by_label, self.by_score - self.counted
-        aside = f" Not about the {row_count(used)} among them whose labels were used before." if used else ""
+        aside = (
+            f" Not about the {row_count(used)} among them whose labels were used before, or whose score lies above the "
+            "one up to which labels were drawn."
+            if used
+            else ""
+        )
         unlike = f", {self.unlike} of them unlike the reference, whatever their score" if self.unlike else ""
         errored = "trained on too" if self.errored_kept else "left out"
         return "\n".join(

@@ -43,7 +43,7 @@ class Auto(Method):
         score = learned.probe.score
         answer = fit_labels(spec, pool, labelled, pool.centred(score))
         found, _ = explained(learned, pool, FPR)
-        answer = replace(answer, probe_metrics=learned.metrics, mixture=found.metrics)
+        answer = replace(answer, probe_metrics=learned.metrics, mixture=None if found.undecided else found.metrics)
         values = labelled.scores(score)
         known = ~np.isnan(values)
         harmful = labelled.harmful[known]

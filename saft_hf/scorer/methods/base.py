@@ -167,7 +167,7 @@ def cut(
     return threshold_for_aim(aim, labelled_scores, harmful, scores, contamination=spec.contamination)
 
 
-def cut_without_labels(spec: FitSpec, scores: NDArray[np.float32]) -> ChosenThreshold | None:
+def cut_without_labels(spec: FitSpec, scores: NDArray[np.floating]) -> ChosenThreshold | None:
     """The threshold that was given, or that of a share that was given; None where neither was."""
     if spec.threshold is not None:
         return ChosenThreshold(float(spec.threshold), "given")

@@ -18,6 +18,7 @@ from saft_hf.score import PublishedScore
 from saft_hf.score.direction import auroc
 from saft_hf.score.mixture import FPR
 from saft_hf.score.probe import ROWS
+from saft_hf.scorer.inputs import placed
 from saft_hf.scorer.methods.base import FitSpec, Method, MethodFit, cut_without_labels
 from saft_hf.scorer.pool import Labelled, Pool
 from saft_hf.scorer.probing import PoolFit, Reference, apply_probe, learn_probe
@@ -62,7 +63,12 @@ class ReferenceSet(Method):
             mixture=found.metrics,
             aim=None if spec.aim is None else str(spec.aim),
         )
-        if (given := cut_without_labels(spec, scores)) is not None:
+        if (given := cut_without_labels(spec, placed(scores, found.probabilities))) is not None:
+            if found.undecided is not None:  # what the pool was said to be made of is not to be shown
+                densities = learned.probe.densities
+                likely = densities.posterior[densities.bins(scores)].astype(np.float32)
+                likely[np.isnan(found.probabilities)] = np.nan
+                answer = replace(answer, mixture=None, posterior=None, probabilities=likely)
             return replace(answer, threshold=given.threshold, threshold_from=given.threshold_from, undecided=None)
         if answer.undecided is not None:
             return replace(answer, threshold=None, threshold_from="none", advice="About 100 labelled rows may help")
@@ -153,7 +159,7 @@ def agreement(pool: Pool, labelled: Labelled) -> float | None:
     Returns:
         The AUROC; None where the model does not tell the requests apart, or the labels are of one class.
     """
-    found = None
+    found: tuple[str, NDArray[np.float64], bool] | None = None
     # What is no error of ours on one process is one of ours on the others: none of them may go on alone.
     with pool.world.sync_errors("comparing labels with the built-in rows"):
         try:
@@ -162,16 +168,19 @@ def agreement(pool: Pool, labelled: Labelled) -> float | None:
             logger.info("The labels are not compared with the built-in rows: %s.", error)
     if found is None:
         return None
-    feature, direction = found
+    feature, direction, tells = found
     values = labelled.compute((feature,), lambda vectors: (vectors[feature] @ direction)[:, None], 1)[:, 0]
     harmful = labelled.harmful[~np.isnan(values)]
-    if harmful.all() or not harmful.any():
+    if not tells or harmful.all() or not harmful.any():
         return None
     return float(auroc(values[~np.isnan(values)].astype(np.float64), harmful))
 
 
-def _plain_direction(pool: Pool) -> tuple[str, NDArray[np.float64]] | None:
-    """A feature, and there the difference of the built-in requests' class means; None where it parts not even them."""
+def _plain_direction(pool: Pool) -> tuple[str, NDArray[np.float64], bool] | None:
+    """A feature, there the difference of the built-in requests' class means, and whether it parts them, out of fold.
+
+    None where too few of them can be read.
+    """
     feature = pool.features.names[0]
     _, parts, labels = _built_in()
     vectors = pool.reader.embed(laid_out_like(pool.dataset, parts[0], pool.renderer)).states(feature)
@@ -188,7 +197,7 @@ def _plain_direction(pool: Pool) -> tuple[str, NDArray[np.float64]] | None:
     unseen = np.empty(len(rows))
     for at in range(_GROUPS):
         unseen[group == at] = rows[group == at] @ difference(group != at)
-    return (feature, difference(group >= 0)) if auroc(unseen, harmful) >= _SEEN else None
+    return feature, difference(group >= 0), bool(auroc(unseen, harmful) >= _SEEN)
 
 
 def as_dialogues(rows: Dataset, renderer: Renderer) -> Dataset:
