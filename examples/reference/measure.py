@@ -34,10 +34,10 @@ from saft_hf import SAFTScorer
 from saft_hf.distributed import World
 from saft_hf.embed import Features
 from saft_hf.files import write_json
-from saft_hf.score.mixture import explain
+from saft_hf.score.mixture import FPR
 from saft_hf.score.probe import Probe, Whitening, fit_probe
 from saft_hf.scorer.methods.reference import with_built_in
-from saft_hf.scorer.probing import MIN_AUROC, UNLIKE
+from saft_hf.scorer.probing import apply_probe
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 PAIRS = "beavertails_pairs"
@@ -241,21 +241,18 @@ def measure(rows: Rows, draws: int) -> tuple[dict[str, dict[str, float | None]],
         for name, share, benign in pools(others, rows.harmful):
             pool = draw(rng, share, benign, bad)
             harmful, inside = rows.harmful[pool], ~far[pool]
-            told = explain(probe.densities, scores[pool][inside]) if inside.any() else None
-            undecided = told is None or told.undecided is not None or np.mean(~inside) > UNLIKE
-            undecided = undecided or probe.auroc < MIN_AUROC
-            gone = np.zeros(len(pool), dtype=bool)
-            if told is not None and told.threshold is not None and not undecided:
-                gone = (scores[pool] > np.float32(told.threshold)) & inside
+            answer = apply_probe(probe, scores[pool], far[pool], FPR)
+            told, cut = answer.metrics, np.inf if answer.threshold is None else answer.threshold
+            gone = (scores[pool] > cut) & inside
             figures = outcome(gone, harmful) | {
                 "AUROC": roc_auc_score(harmful, scores[pool]) if harmful.any() else np.nan,
                 "at 3 %": removed_at_3(scores[pool], harmful),
                 "true": harmful.mean(),
                 "share": np.nan if told is None else told.share,
-                "low": np.nan if told is None else told.interval[0],
-                "high": np.nan if told is None else told.interval[1],
+                "low": np.nan if told is None else told.low,
+                "high": np.nan if told is None else told.high,
                 "outside": np.mean(~inside),
-                "cannot tell": float(undecided),
+                "cannot tell": float(answer.undecided is not None),
             }
             figures["covers"] = float(figures["low"] <= max(harmful.mean(), 0.02) and harmful.mean() <= figures["high"])
             if name.startswith("a fifth"):
@@ -266,7 +263,6 @@ def measure(rows: Rows, draws: int) -> tuple[dict[str, dict[str, float | None]],
                     found.setdefault(f"{name}, {way}", []).append(other)
             if name == "mixed 0.25":
                 refusals = others["hard_negatives_refusals"]
-                cut = np.inf if told is None or told.threshold is None else told.threshold
                 found.setdefault("safe refusals kept", []).append({"share": 1 - np.mean(scores[refusals] > cut)})
         lacking = None, f"{PAIRS}/beavertails_train_unsafe", "hard_negatives_refusals"
         for without in () if rows.built_in else lacking:

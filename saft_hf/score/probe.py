@@ -11,8 +11,9 @@ of harmful and everyday requests: neither does the other's work, and nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -320,15 +321,17 @@ def fit_probe(
         for features in [whitening.features] if few else candidates(whitening.features):
             columns = whitening.columns(features)
             for strength in [_STRENGTH_OF_FEW] if few else _STRENGTHS:
-                scores = _unseen(rows[:, columns], harmful, source, folds, strength, plain)
+                learn = partial(_direction, strength=strength, plain=plain)
+                scores = _unseen(rows[:, columns], harmful, source, folds, learn)
                 area = float(roc_auc_score(harmful, scores, sample_weight=weights))
                 if best is None or area > best[0] + _AS_GOOD:
                     best = area, features, strength, scores
         assert best is not None  # noqa: S101 - there is a candidate
         area, features, strength, scores = best
         chosen = rows[:, whitening.columns(features)]
-        held_out = _without_source(chosen, harmful, source, prompts, strength, scores, plain)
-        direction = _direction(chosen, harmful, source, strength, plain)
+        learn = partial(_direction, strength=strength, plain=plain)
+        held_out = _without_source(chosen, harmful, source, prompts, scores, learn)
+        direction = learn(chosen, harmful, source)
     pairs = [(at, bad) for at in range(len(sources)) for bad in (False, True) if (harmful[source == at] == bad).any()]
     component = np.empty(len(rows), dtype=np.intp)
     for number, (at, bad) in enumerate(pairs):
@@ -378,12 +381,16 @@ def _plain(whitening: Whitening) -> NDArray[np.float64] | None:
     return scales
 
 
+_Learner = Callable[[NDArray[np.float64], NDArray[np.bool_], NDArray[np.integer]], NDArray[np.float64]]
+"""Rows, their labels and sources -> a direction."""
+
+
 def _direction(
     rows: NDArray[np.float64],
     harmful: NDArray[np.bool_],
     source: NDArray[np.integer],
     strength: float,
-    plain: NDArray[np.float64] | None = None,
+    plain: NDArray[np.float64] | None,
 ) -> NDArray[np.float64]:
     weights = _weights(harmful, source)
     fitted = LogisticRegression(C=strength, max_iter=1000).fit(rows, harmful, sample_weight=weights).coef_[0]
@@ -408,13 +415,12 @@ def _unseen(
     harmful: NDArray[np.bool_],
     source: NDArray[np.integer],
     folds: NDArray[np.intp],
-    strength: float,
-    plain: NDArray[np.float64] | None,
+    learn: _Learner,
 ) -> NDArray[np.float64]:
     """Scores by directions that have not seen the prompt, [m]."""
     scores = np.zeros(len(rows))
     for own in (folds == fold for fold in np.unique(folds)):
-        scores[own] = rows[own] @ _direction(rows[~own], harmful[~own], source[~own], strength, plain)
+        scores[own] = rows[own] @ learn(rows[~own], harmful[~own], source[~own])
     return scores
 
 
@@ -423,9 +429,8 @@ def _without_source(
     harmful: NDArray[np.bool_],
     source: NDArray[np.integer],
     prompts: NDArray[np.integer],
-    strength: float,
     otherwise: NDArray[np.float64],
-    plain: NDArray[np.float64] | None,
+    learn: _Learner,
 ) -> NDArray[np.float64]:
     """Scores by directions that have seen neither the source nor its prompts, [m].
 
@@ -435,7 +440,7 @@ def _without_source(
     for at in np.unique(source):
         own, learned = source == at, others(at, harmful, source, prompts)
         if learned.any():
-            scores[own] = rows[own] @ _direction(rows[learned], harmful[learned], source[learned], strength, plain)
+            scores[own] = rows[own] @ learn(rows[learned], harmful[learned], source[learned])
     return scores
 
 

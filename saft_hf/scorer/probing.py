@@ -99,16 +99,16 @@ def learn_probe(
     return Reference(probe, _metrics(probe, rows, known, left_out))
 
 
-def apply_probe(reference: Reference, scores: NDArray[np.float32], far: NDArray[np.bool_], fpr: float) -> PoolFit:
+def apply_probe(probe: Probe, scores: NDArray[np.float32], far: NDArray[np.bool_], fpr: float) -> PoolFit:
     """Explain a pool by a reference.
 
     Args:
-        reference: the probe.
+        probe: of the reference.
         scores: of the pool's rows by it, `[N]`; NaN where a row has none.
         far: rows that are unlike the reference, `bool [N]`.
         fpr: share of the harmless rows that may be expected to be lost.
     """
-    probe, scored = reference.probe, ~np.isnan(scores)
+    scored = ~np.isnan(scores)
     inside = scored & ~far
     probabilities = np.full(scores.shape, np.nan, dtype=np.float32)
     if not inside.any():

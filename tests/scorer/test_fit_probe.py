@@ -14,7 +14,7 @@ from probe_kit import HARMFUL, SOURCES, write_probe_rows
 
 from saft_hf import ReferenceSource, SAFTInputError, SAFTScorer, SAFTUndecidedError
 from saft_hf.score.mixture import Densities, explain
-from saft_hf.scorer.probing import Reference, apply_probe
+from saft_hf.scorer.probing import apply_probe
 from saft_hf.train.stream import StreamFilter
 
 
@@ -195,7 +195,7 @@ def test_where_the_harmful_share_may_be_0_no_score_makes_a_row_likely_harmful() 
     )
     scores = np.concatenate([rng.normal(0, 1, 1970), rng.normal(6, 1, 30)]).astype(np.float32)
     assert explain(probe.densities, scores).posterior.max() > 0.5
-    found = apply_probe(Reference(probe, metrics=None), scores, np.zeros(2000, dtype=bool), 0.05)  # type: ignore[arg-type]
+    found = apply_probe(probe, scores, np.zeros(2000, dtype=bool), 0.05)  # type: ignore[arg-type]
     assert found.undecided is None
     assert found.metrics is not None
     assert found.metrics.share > 0

@@ -85,7 +85,7 @@ def explained(reference: Reference, pool: Pool, fpr: float) -> tuple[PoolFit, ND
     )
     scores = np.ascontiguousarray(read[:, 0])
     found = pool.world.on_main(
-        "explaining the pool", lambda: apply_probe(reference, scores, read[:, 1] > np.float32(probe.limit), fpr)
+        "explaining the pool", lambda: apply_probe(probe, scores, read[:, 1] > np.float32(probe.limit), fpr)
     )
     return found, scores
 
@@ -141,16 +141,23 @@ def with_built_in(reference: ReferenceRows | None) -> ReferenceRows:
 
 def _built_in() -> tuple[list[str], list[Dataset], list[NDArray[np.bool_]]]:
     """Names, rows and labels of the sources that ship with the package."""
+    records = pairs()
+    answers = [row for p in records for row in ((p.request, p.complies, True), (p.request, p.declines, False))]
+    twins = [(pair.twin, pair.twin_answer, False) for pair in records]
+    parts = [_requests(), _labelled(answers), _labelled(twins)]
+    names = ["built-in requests", "built-in answers", "built-in twins"]
+    return names, [rows for rows, _ in parts], [harmful for _, harmful in parts]
+
+
+def _requests() -> tuple[Dataset, NDArray[np.bool_]]:
+    """The built-in requests of both kinds, and which are harmful."""
     columns = reference_columns()
-    requests = list(zip(columns["prompt"], columns["completion"], columns["is_harmful"], strict=True))
-    answers = [row for p in pairs() for row in ((p.request, p.complies, True), (p.request, p.declines, False))]
-    twins = [(pair.twin, pair.twin_answer, False) for pair in pairs()]
-    found = {"built-in requests": requests, "built-in answers": answers, "built-in twins": twins}
-    parts = [
-        Dataset.from_dict({"prompt": [r[0] for r in rows], "completion": [r[1] for r in rows]})
-        for rows in found.values()
-    ]
-    return list(found), parts, [np.array([row[2] for row in rows], dtype=np.bool_) for rows in found.values()]
+    return _labelled(list(zip(columns["prompt"], columns["completion"], columns["is_harmful"], strict=True)))
+
+
+def _labelled(rows: list[tuple[str, str, bool]]) -> tuple[Dataset, NDArray[np.bool_]]:
+    prompts, completions, harmful = zip(*rows, strict=True)
+    return Dataset.from_dict({"prompt": prompts, "completion": completions}), np.array(harmful, dtype=np.bool_)
 
 
 def agreement(pool: Pool, labelled: Labelled) -> float | None:
@@ -182,10 +189,10 @@ def _plain_direction(pool: Pool) -> tuple[str, NDArray[np.float64], bool] | None
     None where too few of them can be read.
     """
     feature = pool.features.names[0]
-    _, parts, labels = _built_in()
-    vectors = pool.reader.embed(laid_out_like(pool.dataset, parts[0], pool.renderer)).states(feature)
+    requests, labels = _requests()
+    vectors = pool.reader.embed(laid_out_like(pool.dataset, requests, pool.renderer)).states(feature)
     usable = finite_rows({feature: vectors})
-    rows, harmful = vectors[usable].astype(np.float64), labels[0][usable]
+    rows, harmful = vectors[usable].astype(np.float64), labels[usable]
     group = np.flatnonzero(usable) % _GROUPS
     counts = [int((bad & (group != at)).sum()) for bad in (harmful, ~harmful) for at in range(_GROUPS)]
     if min(counts) < 1:
