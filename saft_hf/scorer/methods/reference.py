@@ -14,7 +14,7 @@ from saft_hf.assets import pairs, reference_columns
 from saft_hf.embed import finite_rows, rows_digest
 from saft_hf.errors import SAFTError, SAFTInputError, SAFTUndecidedError
 from saft_hf.render import Renderer
-from saft_hf.score import PublishedScore
+from saft_hf.score import LinearScore, PublishedScore
 from saft_hf.score.direction import auroc
 from saft_hf.score.mixture import FPR
 from saft_hf.score.probe import ROWS
@@ -166,7 +166,7 @@ def agreement(pool: Pool, labelled: Labelled) -> float | None:
     Returns:
         The AUROC; None where the model does not tell the requests apart, or the labels are of one class.
     """
-    found: tuple[str, NDArray[np.float64], bool] | None = None
+    found: tuple[LinearScore, bool] | None = None
     # What is no error of ours on one process is one of ours on the others: none of them may go on alone.
     with pool.world.sync_errors("comparing labels with the built-in rows"):
         try:
@@ -175,16 +175,16 @@ def agreement(pool: Pool, labelled: Labelled) -> float | None:
             logger.info("The labels are not compared with the built-in rows: %s.", error)
     if found is None:
         return None
-    feature, direction, tells = found
-    values = labelled.compute((feature,), lambda vectors: (vectors[feature] @ direction)[:, None], 1)[:, 0]
+    score, tells = found
+    values = labelled.scores(score)
     harmful = labelled.harmful[~np.isnan(values)]
     if not tells or harmful.all() or not harmful.any():
         return None
     return float(auroc(values[~np.isnan(values)].astype(np.float64), harmful))
 
 
-def _plain_direction(pool: Pool) -> tuple[str, NDArray[np.float64], bool] | None:
-    """A feature, there the difference of the built-in requests' class means, and whether it parts them, out of fold.
+def _plain_direction(pool: Pool) -> tuple[LinearScore, bool] | None:
+    """The difference of the built-in requests' class means as a score, and whether it parts them, out of fold.
 
     None where too few of them can be read.
     """
@@ -204,7 +204,8 @@ def _plain_direction(pool: Pool) -> tuple[str, NDArray[np.float64], bool] | None
     unseen = np.empty(len(rows))
     for at in range(_GROUPS):
         unseen[group == at] = rows[group == at] @ difference(group != at)
-    return feature, difference(group >= 0), bool(auroc(unseen, harmful) >= _SEEN)
+    direction = difference(group >= 0)[None]
+    return LinearScore((feature,), np.zeros_like(direction), direction), bool(auroc(unseen, harmful) >= _SEEN)
 
 
 def as_dialogues(rows: Dataset, renderer: Renderer) -> Dataset:
