@@ -69,6 +69,8 @@ class Backbone:
         self._blocks = blocks
         self._is_reading = False
         self._is_loaded = False
+        # What a forward leaves in somebody else's modules must be fit for training.
+        self._no_gradients: type[torch.no_grad | torch.inference_mode] = torch.no_grad
 
     @classmethod
     def load(
@@ -118,6 +120,7 @@ class Backbone:
         blocks = cast(nn.ModuleList, model.get_submodule(cut.blocks_path))
         backbone = cls(model, model.get_submodule(cut.text_path), blocks, wanted)
         backbone._is_loaded = True
+        backbone._no_gradients = torch.inference_mode  # launches cost less
         return backbone
 
     @classmethod
@@ -229,6 +232,7 @@ class Backbone:
         text, blocks = (copied.get_submodule(path_of(model, part)) for part in (self._text, self._blocks))
         replica = type(self)(copied, text, cast(nn.ModuleList, blocks), self.layers)
         replica._is_reading = self._is_reading
+        replica._no_gradients = torch.inference_mode
         return replica
 
     def read(
@@ -255,7 +259,7 @@ class Backbone:
         if unread := sorted(set(layers) - set(self.layers)):
             raise SAFTInputError(f"layer={unread[0]}: this backbone reads layers {list(self.layers)} only.")
         # Gradients are off for a thread, not for a model: `reading` may have been entered in another one.
-        with contextlib.nullcontext() if self._is_reading else self.reading(), torch.no_grad():
+        with contextlib.nullcontext() if self._is_reading else self.reading(), self._no_gradients():
             if prefix is not None and len(prefix):
                 return self._forward.after(prefix, input_ids, layers)
             return self._forward(input_ids, layers)

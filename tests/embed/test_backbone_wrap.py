@@ -13,6 +13,7 @@ from accelerate import cpu_offload
 from models import LAYERS, save_tiny, tiny_model, token_ids
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from saft_hf.embed.architecture import needs_reload
 from saft_hf.embed.backbone import Backbone
@@ -92,6 +93,22 @@ def test_everything_is_put_back(raises: bool) -> None:
             backbone.read(torch.tensor([[-1]]), EVERY)
     assert not any(states.requires_grad for states in backbone.read(token_ids(), EVERY).values())
     assert _state(model) == before
+
+
+@pytest.mark.parametrize("replicated", [False, True])
+def test_an_object_can_be_trained_after_it_was_read(replicated: bool) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    # Frequencies that depend on the length are written into a buffer of the model while it reads.
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=64, max_position_embeddings=8, rope_parameters=rope, **sizes))
+    backbone = Backbone.wrap(model, layers=[2])
+    with backbone.reading():
+        reader = backbone.replica() if replicated else backbone
+        assert reader is not None
+        reader.read(token_ids(length=24) % 64, [2])
+    assert not any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers()))
+    model(token_ids(length=24) % 64, labels=token_ids(length=24) % 64).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_a_stopped_forward_leaves_no_hooks_and_later_blocks_do_not_run() -> None:
