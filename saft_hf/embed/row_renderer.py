@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 from saft_hf.render import Renderer, Rendering, Rows
 
-RENDER_ROWS = 1024
-"""Rows that are rendered together: enough to keep all threads of a tokenizer busy."""
+RENDER_ROWS = 512
+"""Rows that are rendered together: enough to keep all threads of a tokenizer busy, and few enough that Python's garbage
+collector does not take what they leave behind for something to keep, and look through the whole process for more."""
 _WORKER_ROWS = 256
 """Rows that a worker is given at a time: small, so that all end about together."""
 _WINDOW_BYTES = 32 * 2**20
