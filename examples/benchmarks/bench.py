@@ -6,38 +6,43 @@
 
 The plain way: transformers' own `AutoModelForCausalLM`, batches of 8 in row order, the whole sequence, attention
 mask, `output_hidden_states=True`, language-model head. It is timed on random runs of 8 neighbouring rows, each read
-once before to warm up, in chunks between our own runs; a chunk that is slower than their median by more than a third
-is left out, and said. Each part runs in a fresh process, for its peak memory. Both ways start from rows and render
-them; model loading and imports are not timed. Of our own runs the median of three counts. On a busy machine the plain
-way suffers most, so its ratios must not be quoted: that is said, too.
+once before to warm up. Each way has a process of its own, and they take turns: a machine that becomes slower meets
+both. Each of our turns is compared with the plain turns right before and after it; the median of the ratios counts, as
+that of every other figure. Where a plain turn is slower than their median by more than a third, its neighbour counts
+alone, and that is said. Both ways start from rows and render them; model loading and imports are not timed. On a busy
+machine the plain way suffers most, so its ratios must not be quoted: that is said, too.
 
 Ours is `Extractor.embed` on all rows with an empty store: rendering, planning, forward and writing to disk. The
 model's FLOP/s count two operations for each weight that a real token meets; the share is that of one large product of
-random numbers in the same dtype, measured in the same process. Differences are relative: the length of the difference
-of two vectors by the length of the plain way's; in 16 bits both ways are also compared with the same weights in
-float32.
+random numbers in the same dtype, measured in the same process before and after the turn. Differences are relative: the
+length of the difference of two vectors by the length of the plain way's; in 16 bits both ways are also compared with
+the same weights in float32.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
-from shapes import matmul_rate, peak_mib, settle, weights_run, whole_model
-from task import ROOT, Task, alone
+from datasets import Dataset
+from shapes import cpu_seconds, forget_peak, matmul_rate, peak_mib, settle, weights_run, whole_model
+from task import ROOT, Task
 
 from saft_hf.distributed import World
-from saft_hf.embed.extract import Extractor
 from saft_hf.embed.features import Features, feature_name
+from saft_hf.embed.plan import Plan
 from saft_hf.render import MEAN, START, Renderer, Rendering
 from saft_hf.status import RowStatus
 
@@ -45,17 +50,15 @@ READOUTS = (START, MEAN)
 BATCH = 8
 TOLERANCE = 1e-4
 COLD, BUSY = 2 / 3, 10
-"""A chunk below this part of the median rate is cold; other work above this per cent of the processors is a lot."""
-CHUNKS = len(READOUTS) + 1
+"""A turn below this part of the median rate is cold; other work above this per cent of the processors is a lot."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One way, measured.
+    """One turn of a way.
 
     Attributes:
         vectors: for each readout, the sampled rows by number.
-        exact: the same with the weights in float32, where they are not.
     """
 
     rows: int
@@ -67,7 +70,11 @@ class Part:
     peak_mib: float
     matmul_flops: float
     vectors: dict[str, dict[int, np.ndarray]]
-    exact: dict[str, dict[int, np.ndarray]] | None = None
+
+    @property
+    def rate(self) -> float:
+        """Rows a second."""
+        return self.rows / self.seconds
 
 
 def pool(states: np.ndarray, rendering: Rendering, readout: str) -> np.ndarray:
@@ -77,19 +84,42 @@ def pool(states: np.ndarray, rendering: Rendering, readout: str) -> np.ndarray:
     return np.concatenate([states[start:end] for start, end in rendering.spans]).mean(axis=0)
 
 
-def plain_way(task: Task, batches: tuple[int, ...]) -> Part:
-    """Embed the given batches of 8 neighbouring rows as one would without this package."""
-    rows = task.read_rows()
-    tokenizer = task.tokenizer
-    renderer, pad = Renderer(tokenizer), tokenizer.pad_token_id or 0
-    model = whole_model(task.model, task.device, task.torch_dtype)
-    rate = matmul_rate(task.device, task.torch_dtype)
-    vectors: dict[str, dict[int, np.ndarray]] = {readout: {} for readout in READOUTS}
-    count = tokens = fed = 0
+class PlainWay:
+    """Embeds batches of 8 neighbouring rows as one would without this package."""
 
-    def embed(first: int, keep: dict[str, dict[int, np.ndarray]] | None) -> None:
-        nonlocal count, tokens, fed
-        renderings = renderer(rows[first : first + BATCH])
+    def __init__(self, task: Task) -> None:
+        self._task, self._rows, self._tokenizer = task, task.read_rows(), task.tokenizer
+        self._renderer = Renderer(self._tokenizer)
+        self._model = whole_model(task.model, task.device, task.torch_dtype)
+        for batch in task.batches:  # every shape once, to warm up
+            self._embed(batch * BATCH)
+
+    def turn(self) -> Part:
+        """All batches once."""
+        task, vectors = self._task, {readout: dict[int, np.ndarray]() for readout in READOUTS}
+        count = tokens = fed = 0
+        before = matmul_rate(task.device, task.torch_dtype)
+        forget_peak(task.device)
+        clock = Clock()
+        for batch in task.batches:
+            found, lengths, in_batch = self._embed(batch * BATCH)
+            count, tokens, fed = count + len(found[START]), tokens + lengths, fed + in_batch
+            for readout in READOUTS:
+                vectors[readout] |= found[readout]
+        settle(task.device)
+        seconds, rate = clock.read(), (before + matmul_rate(task.device, task.torch_dtype)) / 2
+        return Part(count, count, tokens, 1 - tokens / fed, *seconds, peak_mib(task.device), rate, vectors)
+
+    def exact(self) -> dict[str, dict[int, np.ndarray]]:
+        """The vectors of the same weights in float32, by readout and row; the last thing that is asked."""
+        self._model = self._model.float()
+        found = [self._embed(batch * BATCH)[0] for batch in self._task.batches]
+        return {readout: {row: v for each in found for row, v in each[readout].items()} for readout in READOUTS}
+
+    def _embed(self, first: int) -> tuple[dict[str, dict[int, np.ndarray]], int, int]:
+        """Vectors of one batch by readout and row; its tokens, and those with padding."""
+        task, pad = self._task, self._tokenizer.pad_token_id or 0
+        renderings = self._renderer(self._rows[first : first + BATCH])
         usable = [(first + i, r) for i, r in enumerate(renderings) if r.status is RowStatus.OK]
         width = max(len(r.input_ids) for _, r in usable)
         ids = torch.full((len(usable), width), pad)
@@ -98,119 +128,105 @@ def plain_way(task: Task, batches: tuple[int, ...]) -> Part:
             ids[i, : len(rendering.input_ids)] = torch.from_numpy(rendering.input_ids)
             mask[i, : len(rendering.input_ids)] = 1
         with torch.no_grad():
-            output = model(
+            output = self._model(
                 input_ids=ids.to(task.device), attention_mask=mask.to(task.device), output_hidden_states=True
             )
         states = output.hidden_states[task.layer].float().cpu().numpy()
         found = {q: {row: pool(states[i], r, q) for i, (row, r) in enumerate(usable)} for q in READOUTS}
-        if keep is not None:
-            count, tokens, fed = count + len(usable), tokens + int(mask.sum()), fed + mask.numel()
-            for readout in READOUTS:
-                keep[readout].update(found[readout])
-
-    for batch in batches:  # every shape once, to warm up
-        embed(batch * BATCH, keep=None)
-    settle(task.device)
-    clock = Clock()
-    for batch in batches:
-        embed(batch * BATCH, keep=vectors)
-    settle(task.device)
-    seconds, peak = clock.read(), peak_mib(task.device)
-    part = Part(count, count, tokens, 1 - tokens / fed, *seconds, peak, rate, vectors)
-    if task.torch_dtype.itemsize > 2:
-        return part
-    model, exact = model.float(), {readout: {} for readout in READOUTS}
-    for batch in batches:
-        embed(batch * BATCH, keep=exact)
-    return replace(part, exact=exact)
+        return found, int(mask.sum()), mask.numel()
 
 
-def our_way(task: Task, readout: str, runs: int) -> Part:
-    """Embed all rows into an empty store, some times; the median counts."""
-    rows = task.read_rows()
-    source, device = task.source(), torch.device(task.device)
-    features = Features((task.layer,), (readout,))
-    with tempfile.TemporaryDirectory() as folder:
+class OurWay:
+    """Embeds all rows into an empty store. A shape is read in place, with all of its blocks in memory."""
 
-        def extractor(store: str) -> Extractor:
-            place, budget = Path(folder) / store, task.token_budget
-            renderer = Renderer(source.tokenizer)
-            return source.extractor(renderer, features, folder=place, world=World(), device=device, token_budget=budget)
+    def __init__(self, task: Task) -> None:
+        self._task, self._rows, self._source = task, task.read_rows(), task.source()
+        self._embed(self._rows.select(range(BATCH)), START)  # loads the model, as for the plain way
 
-        extractor("warm").embed(rows.select(range(BATCH)))  # loads the model, as for the plain way
-        rate = matmul_rate(task.device, task.torch_dtype)
-        times = []
-        for run in range(runs):
+    def turn(self, readout: str) -> Part:
+        """All rows once."""
+        task = self._task
+        before = matmul_rate(task.device, task.torch_dtype)
+        forget_peak(task.device)
+        plan, seconds, vectors = self._embed(self._rows, readout)
+        return Part(
+            rows=int((plan.row_to_unique >= 0).sum()),
+            unique=plan.num_unique,
+            tokens=int(plan.lengths.sum()),
+            padding_share=plan.padding_share,
+            seconds=seconds[0],
+            cpu_seconds=seconds[1],
+            peak_mib=peak_mib(task.device),
+            matmul_flops=(before + matmul_rate(task.device, task.torch_dtype)) / 2,
+            vectors={readout: vectors},
+        )
+
+    def _embed(self, rows: Dataset, readout: str) -> tuple[Plan, tuple[float, float], dict[int, np.ndarray]]:
+        """The plan, wall and processor seconds, and the vectors of the sampled rows by number."""
+        task, device = self._task, torch.device(self._task.device)
+        features, budget = Features((task.layer,), (readout,)), task.token_budget
+        with tempfile.TemporaryDirectory() as folder:
+            renderer, place = Renderer(self._source.tokenizer), Path(folder)
             clock = Clock()
-            embedded = extractor(f"cold-{run}").embed(rows)
-            times.append(clock.read())
-        seconds, cpu_seconds = sorted(times)[runs // 2]
-        name = feature_name(task.layer, readout)
-        found = embedded.states(name)
-    plan = embedded.plan
-    sampled = {
-        row: found[row]
-        for batch in task.batches
-        for row in range(batch * BATCH, (batch + 1) * BATCH)
-        if plan.row_to_unique[row] >= 0
-    }
-    return Part(
-        rows=int((plan.row_to_unique >= 0).sum()),
-        unique=plan.num_unique,
-        tokens=int(plan.lengths.sum()),
-        padding_share=plan.padding_share,
-        seconds=seconds,
-        cpu_seconds=cpu_seconds,
-        peak_mib=peak_mib(task.device),
-        matmul_flops=rate,
-        vectors={readout: sampled},
-    )
+            extractor = self._source.extractor(
+                renderer, features, folder=place, world=World(), device=device, token_budget=budget
+            )
+            embedded = extractor.embed(rows)
+            seconds = clock.read()
+            found = embedded.states(feature_name(task.layer, readout))
+        sampled = {row for batch in task.batches for row in range(batch * BATCH, (batch + 1) * BATCH)}
+        known = np.flatnonzero(embedded.plan.row_to_unique >= 0).tolist()
+        return embedded.plan, seconds, {row: found[row] for row in known if row in sampled}
+
+
+_way: Any = None
+
+
+def start(way: type[PlainWay] | type[OurWay], task: Task) -> None:
+    """Make a way in the process that it has to itself."""
+    global _way
+    _way = way(task)
+
+
+def ask(what: str, *args: Any) -> Any:
+    """Have the way of this process do something; what it used for that is free for the other way."""
+    result = getattr(_way, what)(*args)
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    return result
 
 
 class Clock:
     """Wall and processor seconds since it was made."""
 
     def __init__(self) -> None:
-        self._begin = time.perf_counter(), time.process_time()
+        self._begin = time.perf_counter(), cpu_seconds()
 
     def read(self) -> tuple[float, float]:
-        """Seconds on the wall, and of all threads."""
-        return time.perf_counter() - self._begin[0], time.process_time() - self._begin[1]
-
-
-def joined(parts: list[Part]) -> Part:
-    """The chunks of the plain way as one."""
-    fed = sum(part.tokens / (1 - part.padding_share) for part in parts)
-    tokens = sum(part.tokens for part in parts)
-    return Part(
-        rows=sum(part.rows for part in parts),
-        unique=sum(part.unique for part in parts),
-        tokens=tokens,
-        padding_share=1 - tokens / fed,
-        seconds=sum(part.seconds for part in parts),
-        cpu_seconds=sum(part.cpu_seconds for part in parts),
-        peak_mib=max(part.peak_mib for part in parts),
-        matmul_flops=max(part.matmul_flops for part in parts),
-        vectors={q: {row: v for part in parts for row, v in part.vectors[q].items()} for q in READOUTS},
-    )
+        """Seconds on the wall, and of all threads and ended children."""
+        return time.perf_counter() - self._begin[0], cpu_seconds() - self._begin[1]
 
 
 def figures(part: Part, plain: Part, weights: int) -> dict[str, float | int]:
-    """What is printed of one way."""
-    numbers = {key: value for key, value in asdict(part).items() if key not in ("vectors", "exact")}
-    rows, unique = part.rows / part.seconds, part.unique / part.seconds
-    base = plain.rows / plain.seconds
+    """What is printed of one way, beside a turn of the plain way."""
+    numbers = {key: value for key, value in asdict(part).items() if key != "vectors"}
+    unique = part.unique / part.seconds
     return {
         **numbers,
-        "rows_per_s": rows,
+        "rows_per_s": part.rate,
         "unique_per_s": unique,
         "tokens_per_s": part.tokens / part.seconds,
         "model_flops": 2 * weights * part.tokens / part.seconds,
         "of_matmul": 2 * weights * part.tokens / part.seconds / part.matmul_flops,
-        "times_plain": rows / base,
-        "times_plain_unique": unique / base,
+        "times_plain": part.rate / plain.rate,
+        "times_plain_unique": unique / plain.rate,
         "times_plain_cpu": (part.rows / part.cpu_seconds) / (plain.rows / plain.cpu_seconds),
     }
+
+
+def medians(turns: list[dict[str, float | int]]) -> dict[str, float]:
+    """The median of each figure over the turns."""
+    return {name: median(turn[name] for turn in turns) for name in turns[0]}
 
 
 def difference(one: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> float:
@@ -225,41 +241,58 @@ def difference(one: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> floa
 
 
 def measure(task: Task, runs: int) -> dict[str, Any]:
-    """Measure both ways in turn; the vectors are compared and not kept."""
+    """Let the ways take turns; the vectors are compared and not kept."""
     busy = psutil.cpu_percent(interval=1)
-    chunks = [task.batches[i::CHUNKS] for i in range(CHUNKS)]
-    plain_parts = [alone(plain_way, task, chunks[0])]
-    ours: dict[str, Part] = {}
-    for readout, chunk in zip(READOUTS, chunks[1:], strict=True):
-        ours[readout] = alone(our_way, task, readout, runs)
-        plain_parts.append(alone(plain_way, task, chunk))
-    rates = [part.rows / part.seconds for part in plain_parts]
-    warm = [part for part, rate in zip(plain_parts, rates, strict=True) if rate >= COLD * sorted(rates)[CHUNKS // 2]]
-    plain, weights = joined(warm), weights_run(task.model, task.layer)
+    plain_turns: list[Part] = []
+    our_turns: list[tuple[str, Part]] = []
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=start, initargs=(PlainWay, task)) as plain:
+        with ProcessPoolExecutor(1, spawn, initializer=start, initargs=(OurWay, task)) as ours:
+            for process in (plain, ours):
+                process.submit(int).result()  # both are ready before the first turn
+            plain_turns.append(plain.submit(ask, "turn").result())
+            for readout in READOUTS * runs:
+                our_turns.append((readout, ours.submit(ask, "turn", readout).result()))
+                plain_turns.append(plain.submit(ask, "turn").result())
+        exact = None if task.torch_dtype.itemsize > 2 else plain.submit(ask, "exact").result()
+    rates = [part.rate for part in plain_turns]
+    typical = sorted(plain_turns, key=lambda part: part.rate)[len(rates) // 2]
+    weights = weights_run(task.model, task.layer)
     result = {
         "task": asdict(task) | {"batches": len(task.batches)},
         "threads": torch.get_num_threads(),
         "busy_percent_before": busy,
         "runs": runs,
-        "plain_rows_per_s_by_chunk": rates,
-        "cold_chunks": CHUNKS - len(warm),
-        "plain": figures(plain, plain, weights["plain"]),
+        "plain_rows_per_s_by_turn": rates,
+        "cold_turns": sum(rate < COLD * typical.rate for rate in rates),
+        "plain": figures(typical, typical, weights["plain"]),
     }
-    exact = plain_parts[0].exact
-    for readout, part in ours.items():
-        differences = {
-            "max_difference": max(difference(part.vectors[readout], p.vectors[readout]) for p in plain_parts)
-        }
+    for readout in READOUTS:
+        turns = [(number, part) for number, (name, part) in enumerate(our_turns) if name == readout]
+        beside = [
+            figures(part, mean_of(plain_turns[number : number + 2], COLD * typical.rate), weights["ours"])
+            for number, part in turns
+        ]
+        vectors = turns[0][1].vectors[readout]
+        differences = {"max_difference": difference(vectors, typical.vectors[readout])}
         if exact is not None:
-            differences["from_float32"] = difference(part.vectors[readout], exact[readout])
-            differences["plain_from_float32"] = difference(plain_parts[0].vectors[readout], exact[readout])
-        result[readout] = figures(part, plain, weights["ours"]) | differences
+            differences["from_float32"] = difference(vectors, exact[readout])
+            differences["plain_from_float32"] = difference(typical.vectors[readout], exact[readout])
+        by_turn = {"times_plain_by_turn": [turn["times_plain"] for turn in beside]}
+        result[readout] = medians(beside) | differences | by_turn
     return result
 
 
+def mean_of(turns: list[Part], cold: float) -> Part:
+    """A turn that took as long as these on average: those that are not cold, where there is one; all read the same."""
+    turns = [part for part in turns if part.rate >= cold] or turns
+    seconds, processors = (sum(getattr(p, name) for p in turns) / len(turns) for name in ("seconds", "cpu_seconds"))
+    return replace(turns[0], seconds=seconds, cpu_seconds=processors)
+
+
 COLUMNS = {
-    "rows": "{:,}",
-    "unique": "{:,}",
+    "rows": "{:,.0f}",
+    "unique": "{:,.0f}",
     "rows_per_s": "{:.1f}",
     "times_plain": "{:.1f}x",
     "times_plain_unique": "{:.1f}x",
@@ -287,10 +320,12 @@ def print_table(result: dict[str, Any]) -> None:
         print(
             f"\nBUSY: other work took {result['busy_percent_before']:.0f} % of the processors. Do not quote the ratios."
         )
-    chunks = ", ".join(f"{rate:.1f}" for rate in result["plain_rows_per_s_by_chunk"])
-    print(
-        f"\nplain: a random sample; rows/s of its {CHUNKS} chunks: {chunks}; {result['cold_chunks']} left out as cold."
-    )
+    rates = ", ".join(f"{rate:.1f}" for rate in result["plain_rows_per_s_by_turn"])
+    print(f"\nplain: a random sample; rows/s of its turns: {rates}; {result['cold_turns']} of them cold.")
+    for readout in READOUTS:
+        print(
+            f"{readout}: times plain by turn: " + ", ".join(f"{x:.1f}" for x in result[readout]["times_plain_by_turn"])
+        )
     print("times_plain_unique counts equal renderings once: what is left without de-duplication.")
     print("of_matmul: model FLOP/s, real tokens and layers run only, against one large product in the same process.")
     print("times_plain_cpu compares processor seconds, which other work on the machine disturbs less.")
@@ -318,13 +353,13 @@ def main() -> None:
     Task.add_options(parser, rows=0)
     parser.add_argument("--token_budget", type=int, help="tokens in a batch; default: what the package takes")
     parser.add_argument("--plain_rows", type=int, default=480, help="rows that the plain way is timed on")
-    parser.add_argument("--runs", type=int, default=3, help="times that each of our ways is run; the median counts")
+    parser.add_argument("--runs", type=int, default=3, help="turns of each of our ways; the median counts")
     parser.add_argument("--seed", type=int, default=0, help="draws the rows of the plain way")
     parser.add_argument("--output", type=Path, default=ROOT / "out" / "bench.json")
     options = parser.parse_args()
     task = Task.of(options, token_budget=options.token_budget)
     batches = len(task.read_rows()) // BATCH
-    wanted = min(batches, max(CHUNKS, options.plain_rows // BATCH))
+    wanted = min(batches, max(1, options.plain_rows // BATCH))
     drawn = np.random.default_rng(options.seed).choice(batches, wanted, replace=False)
     result = measure(replace(task, batches=tuple(sorted(drawn.tolist()))), options.runs)
     print_table(result)

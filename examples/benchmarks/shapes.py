@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -65,12 +66,24 @@ def matmul_rate(device: str, dtype: torch.dtype) -> float:
 def settle(device: str) -> None:
     """Wait for what was launched."""
     if device.startswith("cuda"):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def peak_mib(device: str = "cpu") -> float:
     """Peak memory of this process on the device, in MiB; resident memory on a CPU."""
     if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated() / 2**20
+        return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def forget_peak(device: str) -> None:
+    """Begin a new peak on the device; that of a process in memory stays."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def cpu_seconds() -> float:
+    """Processor seconds of this process so far, with all threads, and of its children that have ended."""
+    children = os.times()
+    return time.process_time() + children.children_user + children.children_system
