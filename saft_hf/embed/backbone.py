@@ -69,7 +69,7 @@ class Backbone:
         self._blocks = blocks
         self._is_reading = False
         self._is_loaded = False
-        # What a forward leaves in somebody else's modules must be fit for training.
+        # What a forward leaves in somebody else's modules must be fit for training: in our own, launches may cost less.
         self._no_gradients: type[torch.no_grad | torch.inference_mode] = torch.no_grad
 
     @classmethod
@@ -120,7 +120,7 @@ class Backbone:
         blocks = cast(nn.ModuleList, model.get_submodule(cut.blocks_path))
         backbone = cls(model, model.get_submodule(cut.text_path), blocks, wanted)
         backbone._is_loaded = True
-        backbone._no_gradients = torch.inference_mode  # launches cost less
+        backbone._no_gradients = _cheapest(model)
         return backbone
 
     @classmethod
@@ -232,7 +232,7 @@ class Backbone:
         text, blocks = (copied.get_submodule(path_of(model, part)) for part in (self._text, self._blocks))
         replica = type(self)(copied, text, cast(nn.ModuleList, blocks), self.layers)
         replica._is_reading = self._is_reading
-        replica._no_gradients = torch.inference_mode
+        replica._no_gradients = _cheapest(copied)
         return replica
 
     def read(
@@ -251,7 +251,7 @@ class Backbone:
                 `can_share` one.
 
         Returns:
-            Layer -> hidden states [B, T, d] on `device`, in the model's dtype.
+            Layer -> hidden states [B, T, d] on `device`, in the model's dtype; tensors that no gradient flows through.
 
         Raises:
             SAFTInputError: a layer is none of `self.layers`, or the model has been closed.
@@ -278,3 +278,10 @@ class Backbone:
             gc.collect()
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
+
+
+def _cheapest(model: nn.Module) -> type[torch.no_grad | torch.inference_mode]:
+    """How to read modules that nobody will train: weights that are packed, or moved about, are not plain tensors."""
+    is_plain = getattr(model, "hf_quantizer", None) is None
+    is_plain = is_plain and not any(hasattr(module, "_hf_hook") for module in model.modules())
+    return torch.inference_mode if is_plain else torch.no_grad

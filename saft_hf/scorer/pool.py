@@ -104,7 +104,7 @@ class Pool:
             SAFTInputError: no row can be used, or all rows are equal.
         """
         device = self.world.device
-        # The d x d sums stay on the main process; only the few directions travel.
+        # The main process alone keeps the d x d sum; the few directions travel.
         if device.type == "cuda":
             on_device = self._sum(
                 (feature,),

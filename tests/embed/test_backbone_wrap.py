@@ -111,6 +111,20 @@ def test_an_object_can_be_trained_after_it_was_read(replicated: bool) -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_only_a_copy_with_plain_weights_is_read_in_inference_mode(packed: bool) -> None:
+    model = tiny_model("llama")
+    if packed:
+        model.hf_quantizer = object()  # as `from_pretrained` leaves it on a quantised model
+    with Backbone.wrap(model, layers=EVERY).reading() as backbone:
+        replica = backbone.replica()
+        assert replica is not None
+        copied, own = replica.read(token_ids(), EVERY), backbone.read(token_ids(), EVERY)
+    assert _same(copied, own)
+    assert copied[LAYERS].is_inference() is not packed
+    assert not own[LAYERS].is_inference()
+
+
 def test_a_stopped_forward_leaves_no_hooks_and_later_blocks_do_not_run() -> None:
     model = tiny_model("llama")
     ran: list[int] = []

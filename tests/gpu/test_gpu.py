@@ -56,13 +56,14 @@ def model_of(family: str, vocabulary: int) -> Any:
     return AutoModelForCausalLM.from_config(config).float().eval()
 
 
-def vectors(model: Any, tokenizer: Any, rows: Dataset, folder: Path, device: str, budget: int = 2048) -> dict[str, Any]:
+def vectors(
+    model: Any, tokenizer: Any, rows: Dataset, folder: Path, device: str, budget: int = 2048, **options: Any
+) -> dict[str, Any]:
     """States of two layers at two readouts, read in place on a device."""
     read = Features((2, 4), (START, MEAN))
     source = ModelSource(model.to(device), processing_class=tokenizer)
-    extractor = source.extractor(
-        Renderer(tokenizer), read, folder=folder, world=World(), device=torch.device(device), token_budget=budget
-    )
+    options |= {"folder": folder, "world": World(), "device": torch.device(device), "token_budget": budget}
+    extractor = source.extractor(Renderer(tokenizer), read, **options)
     embedded = extractor.embed(rows)
     return {name: embedded.states(name) for name in read.names}
 
@@ -89,11 +90,28 @@ def test_vectors_of_a_card_are_those_of_the_cpu(
         assert distance(in_16_bits[name], expected) < 3e-2, name  # eight bits of mantissa, four blocks
 
 
+def test_a_system_prompt_is_read_once_on_a_card_too(tmp_path: Path, demo_pool: Dataset, demo_model: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(demo_model)
+    system = {"role": "system", "content": "Answer plainly, and say what you do not know. " * 20}
+    rows = demo_pool.select(range(200)).map(lambda row: {"messages": [system, *row["messages"]]})
+    model, folder = model_of("llama", len(tokenizer)), tmp_path / "card"
+    expected = vectors(model, tokenizer, rows, tmp_path / "cpu", "cpu")
+    found = vectors(model, tokenizer, rows, folder, DEVICE)
+    whole = vectors(model, tokenizer, rows, tmp_path / "whole", DEVICE, shares_prefix=False)
+    assert {path.name for path in folder.iterdir()} != {path.name for path in (tmp_path / "whole").iterdir()}
+    for name, value in expected.items():
+        assert distance(found[name], value) < 1e-4, name
+        assert distance(whole[name], value) < 1e-4, name
+
+
 def run(out: Path, *, vector_dtype: str = "float32", workers: int = 0, **environment: str) -> Any:
     """Fit, score and filter the demo in one process."""
     out.mkdir()
     words = [sys.executable, str(SCRIPT), str(out), vector_dtype, str(workers)]
-    done = subprocess.run(words, env={**os.environ, **environment}, capture_output=True, text=True, timeout=180)
+    one_thread = {"OMP_NUM_THREADS": "1"}  # as torchrun has it: sums on the host have the same last bits
+    done = subprocess.run(
+        words, env={**os.environ, **one_thread, **environment}, capture_output=True, text=True, timeout=180
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return np.load(out / "rank0.npz")
 
