@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import logging
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from saft_hf.histogram import LOG_FROM, bar_edges
+
+logger = logging.getLogger(__name__)
 
 
 def score_histogram(scores: ArrayLike, threshold: float | None) -> bytes | None:
@@ -19,19 +22,20 @@ def score_histogram(scores: ArrayLike, threshold: float | None) -> bytes | None:
         threshold: rows above it are removed; None where there is none.
 
     Returns:
-        A PNG, the same bytes for the same input; None where no row has a score, or matplotlib (`saft-hf[plots]`) is
-        not installed. It holds counts in bins, and nothing about a single row.
+        A PNG, the same bytes for the same input; None where no row has a score, or, with a warning, where matplotlib
+        (`saft-hf[plots]`) is not installed. It holds counts in bins, and nothing about a single row.
 
     Examples:
         >>> picture = score_histogram([0.1, 0.2, 0.9], threshold=0.5)
     """
     values = np.asarray(scores, dtype=np.float64)
     values = values[np.isfinite(values)]
+    if not len(values):
+        return None
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        return None
-    if not len(values):
+        logger.warning("The card has no picture of the scores: `pip install 'saft-hf[plots]'` draws it.")
         return None
     edges = bar_edges(values, threshold)
     shown = np.clip(values, edges[0], edges[-1])

@@ -59,3 +59,12 @@ def test_the_threshold_is_an_edge_of_the_bars(scores: list[float], threshold: fl
 def test_odd_scores_are_drawn(scores: list[float]) -> None:
     for threshold in (None, scores[0], -1.0, 9.0):
         assert score_histogram(scores, threshold) is not None
+
+
+def test_a_missing_picture_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as where it is not installed
+    assert score_histogram(SCORES, 3.0) is None
+    assert [record.message for record in caplog.records if "saft-hf[plots]" in record.message]
+    caplog.clear()
+    assert score_histogram([np.nan], 3.0) is None
+    assert not caplog.records  # there would be no picture anyway
