@@ -120,7 +120,7 @@ class Backbone:
         blocks = cast(nn.ModuleList, model.get_submodule(cut.blocks_path))
         backbone = cls(model, model.get_submodule(cut.text_path), blocks, wanted)
         backbone._is_loaded = True
-        backbone._no_gradients = _cheapest(model)
+        backbone._no_gradients = _gradients_off(model)
         return backbone
 
     @classmethod
@@ -232,7 +232,7 @@ class Backbone:
         text, blocks = (copied.get_submodule(path_of(model, part)) for part in (self._text, self._blocks))
         replica = type(self)(copied, text, cast(nn.ModuleList, blocks), self.layers)
         replica._is_reading = self._is_reading
-        replica._no_gradients = _cheapest(copied)
+        replica._no_gradients = _gradients_off(copied)
         return replica
 
     def read(
@@ -280,8 +280,8 @@ class Backbone:
             torch.cuda.empty_cache()
 
 
-def _cheapest(model: nn.Module) -> type[torch.no_grad | torch.inference_mode]:
-    """How to read modules that nobody will train: weights that are packed, or moved about, are not plain tensors."""
+def _gradients_off(model: nn.Module) -> type[torch.no_grad | torch.inference_mode]:
+    """The cheapest way to read modules that nobody will train: packed weights, or moved ones, are not plain tensors."""
     is_plain = getattr(model, "hf_quantizer", None) is None
     is_plain = is_plain and not any(hasattr(module, "_hf_hook") for module in model.modules())
     return torch.inference_mode if is_plain else torch.no_grad
