@@ -357,7 +357,7 @@ class MixtureMetrics:
             found.append(
                 f"{self.unexplained} of {self.rows} rows score above nearly all benign rows of every source, though "
                 "the mixture counts them as benign: harm of a kind that the reference lacks looks like this. Label "
-                "some of them (`suggest_labels(informative=...)`)."
+                "some of them: after a fit with `method='reference'`, `suggest_labels(informative=...)` draws them."
             )
         return tuple(found)
 
