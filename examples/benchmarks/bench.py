@@ -6,11 +6,14 @@
 
 The plain way: transformers' own `AutoModelForCausalLM`, batches of 8 in row order, the whole sequence, attention
 mask, `output_hidden_states=True`, language-model head. It is timed on random runs of 8 neighbouring rows, each read
-once before to warm up. Each way has a process of its own, and they take turns: a machine that becomes slower meets
-both. Each of our turns is compared with the plain turns right before and after it; the median of the ratios counts, as
-that of every other figure. Where a plain turn is slower than their median by more than a third, its neighbour counts
-alone, and that is said. Both ways start from rows and render them; model loading and imports are not timed. On a busy
-machine the plain way suffers most, so its ratios must not be quoted: that is said, too.
+once before to warm up. Both ways start from rows and render them; model loading and imports are not timed.
+
+Each way has a process of its own, and they take turns: a machine that becomes slower meets both. Each of our turns is
+compared with the plain turns right before and after it; the median of the ratios counts. Where a plain turn is slower
+than their median by more than a third, its neighbour counts alone, and that is said. Of our other figures each is its
+own median; the plain row is the turn of the median rate, and differences are those of the first turn. On a CPU the peak
+is that of the process so far, which both readouts share. On a busy machine the plain way suffers most, so its ratios
+must not be quoted: that is said, too.
 
 Ours is `Extractor.embed` on all rows with an empty store: rendering, planning, forward and writing to disk. The
 model's FLOP/s count two operations for each weight that a real token meets; the share is that of one large product of

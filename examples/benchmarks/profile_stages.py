@@ -9,8 +9,8 @@ CPU that is the forward itself, with one thread, so that nothing goes on beside 
 the device did: kernels, copies, and the share of the time that it had nothing to do. `llama-0` has hidden size 8 and
 one block: its forward costs next to nothing, and what is left is the work of the host.
 
-The plain call beside it: `apply_chat_template` with tokens, row by row, timed before and after. For the work of one
-core run it on one (`taskset -c 0` on Linux).
+On a CPU, the plain call beside it: `apply_chat_template` with tokens, row by row, timed before and after. For the work
+of one core run it on one (`taskset -c 0` on Linux).
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def run(task: Task, way: str) -> dict[str, Any]:
             settle(task.device)
 
         work("warm", rows.select(range(min(256, len(rows)))))
-        plain = [plain_seconds(task, rows)]
+        plain = [] if on_cuda else [plain_seconds(task, rows)]
         stages = watched(time.perf_counter if on_cuda else time.process_time)
         activities = [torch.profiler.ProfilerActivity.CUDA] if on_cuda else []
         profiler = torch.profiler.profile(activities=activities) if on_cuda else None

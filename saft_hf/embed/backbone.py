@@ -35,6 +35,7 @@ from saft_hf.embed.forward import Forward
 from saft_hf.embed.loading import load_cut, rng_untouched
 from saft_hf.errors import SAFTInputError
 
+_PLAIN = {nn.Parameter, Tensor}
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
@@ -281,7 +282,8 @@ class Backbone:
 
 
 def _gradients_off(model: nn.Module) -> type[torch.no_grad | torch.inference_mode]:
-    """The cheapest way to read modules that nobody will train: packed weights, or moved ones, are not plain tensors."""
-    is_plain = getattr(model, "hf_quantizer", None) is None
-    is_plain = is_plain and not any(hasattr(module, "_hf_hook") for module in model.modules())
-    return torch.inference_mode if is_plain else torch.no_grad
+    """The cheapest way to read modules that nobody will train. Packed or moved weights may be written meanwhile."""
+    tensors = chain(model.parameters(), model.buffers())
+    is_packed = getattr(model, "hf_quantizer", None) is not None or not {*map(type, tensors)} <= _PLAIN
+    is_moved = any(hasattr(module, "_hf_hook") for module in model.modules())
+    return torch.no_grad if is_packed or is_moved else torch.inference_mode

@@ -104,7 +104,7 @@ class Pool:
             SAFTInputError: no row can be used, or all rows are equal.
         """
         device = self.world.device
-        # The main process alone keeps the d x d sum; the few directions travel.
+        # Sums of stretches travel to the main process, which alone keeps the whole; the few directions travel back.
         if device.type == "cuda":
             on_device = self._sum(
                 (feature,),

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload
-from models import LAYERS, save_tiny, tiny_model, token_ids
+from models import CONFIGS, LAYERS, save_tiny, tiny_model, token_ids
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from saft_hf.embed.architecture import needs_reload
 from saft_hf.embed.backbone import Backbone
@@ -97,32 +97,49 @@ def test_everything_is_put_back(raises: bool) -> None:
 
 @pytest.mark.parametrize("replicated", [False, True])
 def test_an_object_can_be_trained_after_it_was_read(replicated: bool) -> None:
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = CONFIGS["llama"]()
     # Frequencies that depend on the length are written into a buffer of the model while it reads.
-    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=64, max_position_embeddings=8, rope_parameters=rope, **sizes))
-    backbone = Backbone.wrap(model, layers=[2])
+    config.rope_scaling = {"rope_type": "dynamic", "factor": 2.0}
+    if hasattr(config, "rope_parameters"):
+        config.rope_parameters = {"rope_theta": 10000.0, "rope_type": "dynamic", "factor": 2.0}
+    config.max_position_embeddings = 8
+    model = LlamaForCausalLM(config)
+    backbone = Backbone.wrap(model, layers=[LAYERS])
     with backbone.reading():
         reader = backbone.replica() if replicated else backbone
         assert reader is not None
-        reader.read(token_ids(length=24) % 64, [2])
+        rotary = reader._text.rotary_emb
+        before = rotary.inv_freq.clone()
+        reader.read(token_ids(length=24), [LAYERS])
+    assert not torch.equal(rotary.inv_freq, before)
     assert not any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers()))
-    model(token_ids(length=24) % 64, labels=token_ids(length=24) % 64).loss.backward()
+    model(token_ids(length=24), labels=token_ids(length=24)).loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_only_a_copy_with_plain_weights_is_read_in_inference_mode(packed: bool) -> None:
-    model = tiny_model("llama")
-    if packed:
-        model.hf_quantizer = object()  # as `from_pretrained` leaves it on a quantised model
-    with Backbone.wrap(model, layers=EVERY).reading() as backbone:
-        replica = backbone.replica()
-        assert replica is not None
-        copied, own = replica.read(token_ids(), EVERY), backbone.read(token_ids(), EVERY)
-    assert _same(copied, own)
-    assert copied[LAYERS].is_inference() is not packed
-    assert not own[LAYERS].is_inference()
+class _Packed(nn.Parameter):
+    """As libraries that quantise keep their weights."""
+
+
+def test_only_our_own_plain_weights_are_read_in_inference_mode(tmp_path: Path) -> None:
+    def is_inference(backbone: Backbone | None) -> bool:
+        assert backbone is not None
+        return backbone.read(token_ids(), [LAYERS])[LAYERS].is_inference()
+
+    model, packed, quantised = (tiny_model("llama") for _ in range(3))
+    packed.lm_head.weight = _Packed(packed.lm_head.weight.data)
+    quantised.hf_quantizer = object()  # as `from_pretrained` leaves it there
+    found = {}
+    for name, each in {"plain": model, "packed": packed, "quantised": quantised}.items():
+        with Backbone.wrap(each, layers=EVERY).reading() as backbone:
+            assert _same(backbone.replica().read(token_ids(), EVERY), backbone.read(token_ids(), EVERY))
+            found[name] = is_inference(backbone), is_inference(backbone.replica())
+    assert found == {"plain": (False, True), "packed": (False, False), "quantised": (False, False)}
+    folder = save_tiny(model, tmp_path)
+    assert is_inference(Backbone.load(folder, layers=EVERY))
+    offloaded = {"embed_tokens": "cpu", "norm": "cpu", "rotary_emb": "cpu", "layers": "disk"}
+    options = {"device_map": offloaded, "offload_folder": str(tmp_path / "offload")}
+    assert not is_inference(Backbone.load(folder, layers=EVERY, **options))
 
 
 def test_a_stopped_forward_leaves_no_hooks_and_later_blocks_do_not_run() -> None:

@@ -35,11 +35,6 @@ def test_rows_without_a_score_are_not_in_it() -> None:
     assert score_histogram([], None) is None
 
 
-def test_without_matplotlib_there_is_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert score_histogram(SCORES, 3.0) is None
-
-
 @given(
     st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=50),
     st.none() | st.floats(-1e6, 1e6, width=32),
