@@ -177,9 +177,10 @@ class OurWay:
             embedded = extractor.embed(rows)
             seconds = clock.read()
             found = embedded.states(feature_name(task.layer, readout))
-        sampled = {row for batch in task.batches for row in range(batch * BATCH, (batch + 1) * BATCH)}
-        known = np.flatnonzero(embedded.plan.row_to_unique >= 0).tolist()
-        return embedded.plan, seconds, {row: found[row] for row in known if row in sampled}
+        plan = embedded.plan
+        sampled = (row for batch in task.batches for row in range(batch * BATCH, (batch + 1) * BATCH))
+        # The warm-up has the first rows alone.
+        return plan, seconds, {row: found[row] for row in sampled if row < len(rows) and plan.row_to_unique[row] >= 0}
 
 
 _way: Any = None

@@ -208,6 +208,11 @@ def path_of(root: nn.Module, module: nn.Module) -> str:
     return names[module]
 
 
+def is_moved(model: nn.Module) -> bool:
+    """Whether accelerate moves weights about while the model runs."""
+    return any(hasattr(module, "_hf_hook") for module in model.modules())
+
+
 def needs_reload(model: nn.Module) -> str | None:
     """Why this object's weights cannot be read in place, or `None` where they can.
 
@@ -218,7 +223,7 @@ def needs_reload(model: nn.Module) -> str | None:
         A phrase such as "it is sharded by FSDP", or `None`.
     """
     # accelerate's offloaded models look empty too, but fetch their weights while they run.
-    offloaded = any(hasattr(module, "_hf_hook") for module in model.modules())
+    offloaded = is_moved(model)
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         return "it is sharded by FSDP"
     for parameter in model.parameters():

@@ -24,6 +24,7 @@ from saft_hf.embed.architecture import (
     describe_model,
     find_blocks,
     find_text,
+    is_moved,
     needs_reload,
     path_of,
     read_config,
@@ -223,7 +224,7 @@ class Backbone:
             The reader, or `None` where accelerate moves the weights about, or the model holds what cannot be copied.
         """
         model = unwrap(self._open)
-        if any(hasattr(module, "_hf_hook") for module in model.modules()):
+        if is_moved(model):
             return None
         shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
         try:
@@ -285,5 +286,4 @@ def _gradients_off(model: nn.Module) -> type[torch.no_grad | torch.inference_mod
     """The cheapest way to read modules that nobody will train. Packed or moved weights may be written meanwhile."""
     tensors = chain(model.parameters(), model.buffers())
     is_packed = getattr(model, "hf_quantizer", None) is not None or not {*map(type, tensors)} <= _PLAIN
-    is_moved = any(hasattr(module, "_hf_hook") for module in model.modules())
-    return torch.no_grad if is_packed or is_moved else torch.inference_mode
+    return torch.no_grad if is_packed or is_moved(model) else torch.inference_mode

@@ -119,16 +119,17 @@ class Filler:
         rows = plan.first_row[where].tolist()
         trusted = rows[_RENDERED_AGAIN:] if again else rows
         tokens = {row: rendering for row in trusted if (rendering := self.kept.get(row)) is not None}
-        keys = dict(zip(rows, plan.keys[where], strict=True))
+        second: dict[int, Rendering] = {}
         for window, renderings in render([row for row in rows if row not in tokens]):
-            for row, rendering in zip(window, renderings, strict=True):
-                if rendering.key(self.features.readouts) != keys[row].tobytes():
-                    raise SAFTInputError(
-                        f"row {row} was rendered to other tokens the second time: a `formatting_func`, a transform or "
-                        "a chat template that draws at random or reads the clock cannot be scored. Make it "
-                        "deterministic, or write its output into the dataset first."
-                    )
-                tokens[row] = rendering
+            second |= zip(window, renderings, strict=True)
+        for row, key in zip(rows, plan.keys[where], strict=True):
+            if row in second and second[row].key(self.features.readouts) != key.tobytes():
+                raise SAFTInputError(
+                    f"row {row} was rendered to other tokens the second time: a `formatting_func`, a transform or "
+                    "a chat template that draws at random or reads the clock cannot be scored. Make it "
+                    "deterministic, or write its output into the dataset first."
+                )
+        tokens |= second
         return [tokens[row] for row in rows]
 
 

@@ -123,6 +123,15 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 }
 
 
+def dynamic_rope(config: Any) -> Any:
+    """The config with rotary frequencies that depend on the length of the row, in either form that transformers has."""
+    scaling = {"rope_type": "dynamic", "factor": 2.0}
+    config.rope_scaling = scaling
+    if hasattr(config, "rope_parameters"):
+        config.rope_parameters = {**scaling, "rope_theta": 10000.0}
+    return config
+
+
 def tiny_model(architecture: str, seed: int = 0) -> Any:
     """A tiny causal language model in eval mode, the same for the same seed, in float32."""
     state = torch.get_rng_state()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload
-from models import CONFIGS, LAYERS, save_tiny, tiny_model, token_ids
+from models import CONFIGS, LAYERS, dynamic_rope, save_tiny, tiny_model, token_ids
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from torch import nn
 from transformers import LlamaForCausalLM
@@ -97,11 +97,7 @@ def test_everything_is_put_back(raises: bool) -> None:
 
 @pytest.mark.parametrize("replicated", [False, True])
 def test_an_object_can_be_trained_after_it_was_read(replicated: bool) -> None:
-    config = CONFIGS["llama"]()
-    # Frequencies that depend on the length are written into a buffer of the model while it reads.
-    config.rope_scaling = {"rope_type": "dynamic", "factor": 2.0}
-    if hasattr(config, "rope_parameters"):
-        config.rope_parameters = {"rope_theta": 10000.0, "rope_type": "dynamic", "factor": 2.0}
+    config = dynamic_rope(CONFIGS["llama"]())  # the model writes frequencies into a buffer while it reads
     config.max_position_embeddings = 8
     model = LlamaForCausalLM(config)
     backbone = Backbone.wrap(model, layers=[LAYERS])

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from models import CONFIGS, LAYERS, VOCAB, tiny_model, token_ids
+from models import CONFIGS, LAYERS, VOCAB, dynamic_rope, tiny_model, token_ids
 from test_fill import tokenizer
 
 from saft_hf.distributed import World
@@ -63,12 +63,7 @@ def test_models_that_forget_or_are_not_known_do_not_share(name: str) -> None:
 
 
 def test_frequencies_that_follow_the_length_do_not_share() -> None:
-    config = CONFIGS["llama"]()
-    scaling = {"rope_type": "dynamic", "factor": 2.0}
-    config.rope_scaling = scaling
-    if hasattr(config, "rope_parameters"):
-        config.rope_parameters = {"rope_theta": 10000.0, **scaling}
-    assert not can_share(config)
+    assert not can_share(dynamic_rope(CONFIGS["llama"]()))
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.smoke if n == "llama" else ()) for n in SHARING])
