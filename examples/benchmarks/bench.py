@@ -30,7 +30,9 @@ import multiprocessing
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -45,7 +47,6 @@ from task import ROOT, Task
 
 from saft_hf.distributed import World
 from saft_hf.embed.features import Features, feature_name
-from saft_hf.embed.plan import Plan
 from saft_hf.render import MEAN, START, Renderer, Rendering
 from saft_hf.status import RowStatus
 
@@ -101,17 +102,13 @@ class PlainWay:
         """All batches once."""
         task, vectors = self._task, {readout: dict[int, np.ndarray]() for readout in READOUTS}
         count = tokens = fed = 0
-        before = matmul_rate(task.device, task.torch_dtype)
-        forget_peak(task.device)
-        clock = Clock()
-        for batch in task.batches:
-            found, lengths, in_batch = self._embed(batch * BATCH)
-            count, tokens, fed = count + len(found[START]), tokens + lengths, fed + in_batch
-            for readout in READOUTS:
-                vectors[readout] |= found[readout]
-        settle(task.device)
-        seconds, rate = clock.read(), (before + matmul_rate(task.device, task.torch_dtype)) / 2
-        return Part(count, count, tokens, 1 - tokens / fed, *seconds, peak_mib(task.device), rate, vectors)
+        with watched(task) as took:
+            for batch in task.batches:
+                found, lengths, in_batch = self._embed(batch * BATCH)
+                count, tokens, fed = count + len(found[START]), tokens + lengths, fed + in_batch
+                for readout in READOUTS:
+                    vectors[readout] |= found[readout]
+        return Part(count, count, tokens, 1 - tokens / fed, **took, vectors=vectors)
 
     def exact(self) -> dict[str, dict[int, np.ndarray]]:
         """The vectors of the same weights in float32, by readout and row; the last thing that is asked."""
@@ -144,43 +141,35 @@ class OurWay:
 
     def __init__(self, task: Task) -> None:
         self._task, self._rows, self._source = task, task.read_rows(), task.source()
-        self._embed(self._rows.select(range(BATCH)), START)  # loads the model, as for the plain way
+        self.turn(START, self._rows.select(range(BATCH)))  # loads the model, as for the plain way
 
-    def turn(self, readout: str) -> Part:
-        """All rows once."""
-        task = self._task
-        before = matmul_rate(task.device, task.torch_dtype)
-        forget_peak(task.device)
-        plan, seconds, vectors = self._embed(self._rows, readout)
+    def turn(self, readout: str, rows: Dataset | None = None) -> Part:
+        """All rows once, or some of the first."""
+        rows = self._rows if rows is None else rows
+        task, features = self._task, Features((self._task.layer,), (readout,))
+        with tempfile.TemporaryDirectory() as folder:
+            extractor = self._source.extractor(
+                Renderer(self._source.tokenizer),
+                features,
+                folder=Path(folder),
+                world=World(),
+                device=torch.device(task.device),
+                token_budget=task.token_budget,
+            )
+            with watched(task) as took:
+                embedded = extractor.embed(rows)
+            found = embedded.states(feature_name(task.layer, readout))
+        plan = embedded.plan
+        sampled = (row for batch in task.batches for row in range(batch * BATCH, (batch + 1) * BATCH))
+        vectors = {row: found[row] for row in sampled if row < len(rows) and plan.row_to_unique[row] >= 0}
         return Part(
             rows=int((plan.row_to_unique >= 0).sum()),
             unique=plan.num_unique,
             tokens=int(plan.lengths.sum()),
             padding_share=plan.padding_share,
-            seconds=seconds[0],
-            cpu_seconds=seconds[1],
-            peak_mib=peak_mib(task.device),
-            matmul_flops=(before + matmul_rate(task.device, task.torch_dtype)) / 2,
+            **took,
             vectors={readout: vectors},
         )
-
-    def _embed(self, rows: Dataset, readout: str) -> tuple[Plan, tuple[float, float], dict[int, np.ndarray]]:
-        """The plan, wall and processor seconds, and the vectors of the sampled rows by number."""
-        task, device = self._task, torch.device(self._task.device)
-        features, budget = Features((task.layer,), (readout,)), task.token_budget
-        with tempfile.TemporaryDirectory() as folder:
-            renderer, place = Renderer(self._source.tokenizer), Path(folder)
-            clock = Clock()
-            extractor = self._source.extractor(
-                renderer, features, folder=place, world=World(), device=device, token_budget=budget
-            )
-            embedded = extractor.embed(rows)
-            seconds = clock.read()
-            found = embedded.states(feature_name(task.layer, readout))
-        plan = embedded.plan
-        sampled = (row for batch in task.batches for row in range(batch * BATCH, (batch + 1) * BATCH))
-        # The warm-up has the first rows alone.
-        return plan, seconds, {row: found[row] for row in sampled if row < len(rows) and plan.row_to_unique[row] >= 0}
 
 
 _way: Any = None
@@ -200,15 +189,18 @@ def ask(what: str, *args: Any) -> Any:
     return result
 
 
-class Clock:
-    """Wall and processor seconds since it was made."""
-
-    def __init__(self) -> None:
-        self._begin = time.perf_counter(), cpu_seconds()
-
-    def read(self) -> tuple[float, float]:
-        """Seconds on the wall, and of all threads and ended children."""
-        return time.perf_counter() - self._begin[0], cpu_seconds() - self._begin[1]
+@contextmanager
+def watched(task: Task) -> Iterator[dict[str, Any]]:
+    """Yields what the block takes, as `Part` names it, filled in at its end; the matmul rate is that around it."""
+    took: dict[str, Any] = {}
+    rate_before = matmul_rate(task.device, task.torch_dtype)
+    forget_peak(task.device)
+    begin, processors = time.perf_counter(), cpu_seconds()
+    yield took
+    settle(task.device)
+    took |= {"seconds": time.perf_counter() - begin, "cpu_seconds": cpu_seconds() - processors}
+    took["peak_mib"] = peak_mib(task.device)
+    took["matmul_flops"] = (rate_before + matmul_rate(task.device, task.torch_dtype)) / 2
 
 
 def figures(part: Part, plain: Part, weights: int) -> dict[str, float | int]:
