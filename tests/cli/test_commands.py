@@ -370,6 +370,7 @@ def test_two_launched_processes_filter_like_one(basics: list[str], tmp_path: Pat
     one = run(sys.executable, out="one")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--tee", "3", "--log_dir", str(tmp_path / "logs")]
+    launch += ["--main_process_port", "0"]  # any that is free
     two = run(*launch, out="two", ACCELERATE_USE_CPU="true")
     logs = {path.parent.name: path for path in (tmp_path / "logs").rglob("stderr.log")}
     assert set(logs) == {"0", "1"}

@@ -83,6 +83,13 @@ def test_an_error_in_a_worker_reaches_the_caller(monkeypatch: pytest.MonkeyPatch
     assert set(psutil.Process().children()) <= before
 
 
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @needs_fork
 def test_workers_end_with_a_killed_parent(tmp_path: Path, demo_model: str) -> None:
     words = [sys.executable, "-c", KILLED, demo_model]
@@ -93,7 +100,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path, demo_model: str) -> No
         parent.send_signal(signal.SIGKILL)
         parent.wait()
     deadline = time.monotonic() + 20
-    while any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers):
+    while any(_is_alive(worker) for worker in workers):
         assert time.monotonic() < deadline, "a worker outlived its parent"
         time.sleep(0.05)
 

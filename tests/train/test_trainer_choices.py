@@ -111,7 +111,6 @@ def test_switched_off_it_is_trl_s_trainer(model: str, tmp_path: Path, caplog: py
 
 def test_plain_arguments_of_either_kind_and_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
     options = {"use_cpu": True, "bf16": False, "report_to": "none"}
     # The default one asks for a GPU, in SFTTrainer too.
     monkeypatch.setattr("saft_hf.train.trainer.SAFTSFTConfig", partial(SAFTSFTConfig, **options))
@@ -123,8 +122,7 @@ def test_plain_arguments_of_either_kind_and_none(tmp_path: Path, monkeypatch: py
         assert args is None or not isinstance(args, SFTConfig) or trainer.args is args
 
 
-def test_labels_with_a_plain_config_filter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
+def test_labels_with_a_plain_config_filter(tmp_path: Path) -> None:
     args = SFTConfig(str(tmp_path / "out"), use_cpu=True, bf16=False, report_to="none")
     pool = pool_rows(rows=80)
     call = {"train_dataset": pool, "saft_labelled": pool.select(range(56))}
