@@ -8,7 +8,7 @@ import gzip
 import importlib.util
 import json
 import lzma
-import os
+import random
 import re
 import zipfile
 from pathlib import Path
@@ -29,6 +29,7 @@ from saft_hf.named import NamedDataset, neutral, restored
 
 ROWS = [{"text": f"row {number}", "number": number} for number in range(30)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+NOISE = random.Random(0).randbytes(300)
 TABLE = [f"{row['text']}|{row['number']}\n" for row in ROWS]
 
 
@@ -98,10 +99,10 @@ def test_every_ending_is_read(name: str, streaming: bool) -> None:
         ("inside.jsonl", LINES + "{oops\n" + LINES, "no JSON in line 31: Expecting"),
         ("cut.jsonl.gz", gzip.compress(LINES.encode())[:-20], "cannot be read beyond line [1-9][0-9]?: EOFError"),
         ("cut.jsonl.xz", lzma.compress(LINES.encode())[:-20], "cannot be read beyond line"),
-        ("noise.jsonl", os.urandom(300), "cannot be read beyond line|no JSON in line"),
-        ("noise.parquet", os.urandom(300), "Parquet magic bytes not found"),
+        ("noise.jsonl", NOISE, "cannot be read beyond line|no JSON in line"),
+        ("noise.parquet", NOISE, "Parquet magic bytes not found"),
         ("ragged.csv", "a,b\n1,2\n1,2,3\n", "Expected 2 fields in line 3, saw 3"),
-        ("cut.zip", b"PK" + os.urandom(50), "BadZipFile"),
+        ("cut.zip", b"PK" + NOISE, "BadZipFile"),
     ],
 )
 @pytest.mark.parametrize("streaming", [False, True])
