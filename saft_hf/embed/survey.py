@@ -17,6 +17,7 @@ from saft_hf.embed.plan import KEY_BYTES
 from saft_hf.embed.prefix import common_prefix, shared_start
 from saft_hf.embed.row_renderer import row_renderer
 from saft_hf.render import READOUTS, Renderer, Rendering
+from saft_hf.render.rendering import see_response
 from saft_hf.status import RowStatus
 
 KEPT_BYTES = 64 * 2**20
@@ -97,16 +98,18 @@ class Kept:
 def survey_renderings(renderings: Sequence[Rendering], readouts: Sequence[str], *, prompts: bool = False) -> Survey:
     """Take from renderings what planning needs."""
     survey = _blank(len(renderings), readouts, prompts)
-    for row, rendering in enumerate(renderings):
-        for readout in readouts:
-            survey.codes[readout][row] = _CODES[rendering.status_for(readout)]
-        if rendering.status is RowStatus.OK:
-            survey.keys[row] = _as_array(rendering.key(readouts))
-            survey.identities[row] = _as_array(rendering.key(READOUTS))
-            survey.lengths[row] = rendering.needed(readouts)
-        if survey.prompts is not None:
-            survey.prompts[row] = _as_array(rendering.prompt_key())
-    return replace(survey, prefix=common_prefix([one for one in renderings if _is_usable(one, readouts)]))
+    for readout, codes in survey.codes.items():
+        codes[:] = [_CODES[rendering.status_for(readout)] for rendering in renderings]
+    rendered = [row for row, rendering in enumerate(renderings) if rendering.status is RowStatus.OK]
+    identities = [renderings[row].key(READOUTS) for row in rendered]
+    survey.identities[rendered] = _stacked(identities)
+    # What sees the response sees the row.
+    keys = identities if see_response(readouts) else [renderings[row].key(readouts) for row in rendered]
+    survey.keys[rendered] = _stacked(keys)
+    survey.lengths[rendered] = [renderings[row].needed(readouts) for row in rendered]
+    if survey.prompts is not None:
+        survey.prompts[:] = _stacked([rendering.prompt_key() for rendering in renderings])
+    return replace(survey, prefix=common_prefix([renderings[row] for row in np.flatnonzero(survey.usable).tolist()]))
 
 
 def survey_dataset(
@@ -188,8 +191,8 @@ def _is_usable(rendering: Rendering, readouts: Sequence[str]) -> bool:
     return any(rendering.status_for(readout) is RowStatus.OK for readout in readouts)
 
 
-def _as_array(key: bytes) -> NDArray[np.uint8]:
-    return np.frombuffer(key, dtype=np.uint8)
+def _stacked(keys: Sequence[bytes]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES)
 
 
 def _blank(rows: int, readouts: Sequence[str], prompts: bool) -> Survey:

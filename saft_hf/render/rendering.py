@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import chain
 from typing import Literal, get_args
 
 import numpy as np
@@ -86,7 +88,7 @@ class Rendering:
         if not self.spans:
             return 0
         start, end = self.spans[-1]
-        return end if _see_response(readouts) else start
+        return end if see_response(readouts) else start
 
     def key(self, readouts: Iterable[str]) -> bytes:
         """16 bytes; rows with equal keys have equal vectors, so one of them is enough to embed.
@@ -94,10 +96,9 @@ class Rendering:
         With `READOUTS`, all of them, rows with equal keys have equal tokens, responses too.
         """
         readouts = tuple(readouts)
-        digest = blake2b(digest_size=16)
-        if _see_response(readouts):
-            # Count first, so that no row's spans can be taken for another row's tokens.
-            digest.update(np.array([len(self.spans), *sum(self.spans, ())], np.int32).tobytes())
+        # Count first, so that no row's spans can be taken for another row's tokens.
+        spans = [len(self.spans), *chain(*self.spans)] if see_response(readouts) else []
+        digest = blake2b(struct.pack(f"={len(spans)}i", *spans), digest_size=16)
         digest.update(self.input_ids[: self.needed(readouts)].tobytes())
         return digest.digest()
 
@@ -106,5 +107,6 @@ class Rendering:
         return self.key((START,) if self.boundary else READOUTS)
 
 
-def _see_response(readouts: Iterable[str]) -> bool:
+def see_response(readouts: Iterable[str]) -> bool:
+    """Whether one of these is fed a token of the last response."""
     return any(READOUTS[readout].sees_response for readout in readouts)
