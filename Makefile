@@ -4,6 +4,8 @@ VENV := .venv
 VENV_MIN := .venv-min
 VENV_DOCS := .venv-docs
 BIN := $(VENV)/bin
+# Two files at a time, in their order: most tests wait for one core, or for processes to start.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-min test-gpu lint fix docs bench clean
@@ -15,10 +17,10 @@ demo: $(VENV)/.demo  ## score and filter the rows that ship with the package, of
 	HF_HUB_OFFLINE=1 $(BIN)/saft-hf demo
 
 test: $(VENV)/.installed  ## run all tests on the tested versions (constraints.txt)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-min: $(VENV_MIN)/.installed  ## run the smoke tests on the lowest supported versions (constraints-min.txt)
-	HF_HUB_OFFLINE=1 $(VENV_MIN)/bin/python -m pytest -m smoke
+	HF_HUB_OFFLINE=1 $(VENV_MIN)/bin/python -m pytest -m smoke $(SIDE_BY_SIDE)
 
 test-gpu: $(VENV)/.installed  ## run the tests that need a CUDA device (install its torch first)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m gpu -rA

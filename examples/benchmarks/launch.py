@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -26,9 +27,7 @@ def start(
         log: file for what they say; nowhere by default.
         environment: variables, before all others.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = next(filter(_is_free, random.SystemRandom().sample(range(20_000, 32_000), 100)))
     common = {
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
@@ -48,6 +47,12 @@ def start(
         command = [sys.executable, *map(str, own)]
         started.append(subprocess.Popen(command, env=variables, stdout=said, stderr=said))
     return started
+
+
+def _is_free(port: int) -> bool:
+    """Whether nobody listens there. Below the ports of connections: torch takes it seconds later."""
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) != 0
 
 
 def finish(processes: Sequence[subprocess.Popen], timeout: float) -> None:
