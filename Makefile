@@ -4,7 +4,7 @@ VENV := .venv
 VENV_MIN := .venv-min
 VENV_DOCS := .venv-docs
 BIN := $(VENV)/bin
-# Two files at a time, in their order: most tests wait for one core, or for processes to start.
+# Two files at a time, in their order: most tests use one core, or wait for processes to start.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help

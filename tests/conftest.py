@@ -29,9 +29,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nothing is read from the caches of whoever runs the tests, or left in them."""
+    """Tests, and processes that they start, neither read the caches of whoever runs them nor fill them."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", str(home))
+        patch.setenv("HF_DATASETS_CACHE", str(home / "datasets"))
         patch.setattr("huggingface_hub.constants.HF_HOME", str(home))
         patch.setattr("datasets.config.HF_DATASETS_CACHE", home / "datasets")
         yield

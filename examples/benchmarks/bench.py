@@ -102,7 +102,7 @@ class PlainWay:
         """All batches once."""
         task, vectors = self._task, {readout: dict[int, np.ndarray]() for readout in READOUTS}
         count = tokens = fed = 0
-        with watched(task) as took:
+        with measured(task) as took:
             for batch in task.batches:
                 found, lengths, in_batch = self._embed(batch * BATCH)
                 count, tokens, fed = count + len(found[START]), tokens + lengths, fed + in_batch
@@ -144,7 +144,7 @@ class OurWay:
         self.turn(START, self._rows.select(range(BATCH)))  # loads the model, as for the plain way
 
     def turn(self, readout: str, rows: Dataset | None = None) -> Part:
-        """All rows once, or some of the first."""
+        """All rows once, or only these, the first of them."""
         rows = self._rows if rows is None else rows
         task, features = self._task, Features((self._task.layer,), (readout,))
         with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +156,7 @@ class OurWay:
                 device=torch.device(task.device),
                 token_budget=task.token_budget,
             )
-            with watched(task) as took:
+            with measured(task) as took:
                 embedded = extractor.embed(rows)
             found = embedded.states(feature_name(task.layer, readout))
         plan = embedded.plan
@@ -190,7 +190,7 @@ def ask(what: str, *args: Any) -> Any:
 
 
 @contextmanager
-def watched(task: Task) -> Iterator[dict[str, Any]]:
+def measured(task: Task) -> Iterator[dict[str, Any]]:
     """Yields what the block takes, as `Part` names it, filled in at its end; the matmul rate is that around it."""
     took: dict[str, Any] = {}
     rate_before = matmul_rate(task.device, task.torch_dtype)

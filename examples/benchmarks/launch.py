@@ -27,6 +27,7 @@ def start(
         log: file for what they say; nowhere by default.
         environment: variables, before all others.
     """
+    # Below the ports that the system gives to connections: torch takes it only seconds later.
     port = next(filter(_is_free, random.SystemRandom().sample(range(20_000, 32_000), 100)))
     common = {
         **os.environ,
@@ -50,7 +51,7 @@ def start(
 
 
 def _is_free(port: int) -> bool:
-    """Whether nobody listens there. Below the ports of connections: torch takes it seconds later."""
+    """Whether nobody listens there."""
     with socket.socket() as tried:
         return tried.connect_ex(("127.0.0.1", port)) != 0
 

@@ -103,7 +103,7 @@ def survey_renderings(renderings: Sequence[Rendering], readouts: Sequence[str], 
     rendered = [row for row, rendering in enumerate(renderings) if rendering.status is RowStatus.OK]
     identities = [renderings[row].key(READOUTS) for row in rendered]
     survey.identities[rendered] = _stacked(identities)
-    # What sees the response sees the row.
+    # A key that covers the last response covers the row.
     keys = identities if see_response(readouts) else [renderings[row].key(readouts) for row in rendered]
     survey.keys[rendered] = _stacked(keys)
     survey.lengths[rendered] = [renderings[row].needed(readouts) for row in rendered]

@@ -46,7 +46,7 @@ def load(window: Any, page: Path | None = None) -> None:
         window.get(page.as_uri())
     end = time.monotonic() + 60
     while not window.execute_script("return document.readyState === 'complete' && !window.before"):
-        assert time.monotonic() < end, f"{page} is not loaded after a minute"
+        assert time.monotonic() < end, f"{page or 'the page'} is not loaded after a minute"
         time.sleep(0.01)
 
 
@@ -151,7 +151,7 @@ def test_fifty_thousand_rows_open_in_two_seconds_and_fit_a_phone(window: Any, tm
     assert few.stat().st_size < 1e6
     for path in (few, every):
         taken: list[float] = []
-        while len(taken) < 10 and min(taken, default=9) >= 2:  # the machine may be busy for a while
+        while len(taken) < 5 and min(taken, default=9) >= 2:  # the best of up to five: the machine may be busy
             begin = time.perf_counter()
             load(window, path)
             assert len(texts(window, "#rows summary")) == 20
