@@ -153,8 +153,8 @@ def survey_dataset(
             for window, (renderings, survey) in render(range(begin, end)):
                 if kept is not None:
                     kept.put(window[0], renderings)
-                for row, rendering in zip(window, renderings, strict=True):
-                    if row in chosen and _is_usable(rendering, readouts):
+                for row, rendering, is_usable in zip(window, renderings, survey.usable.tolist(), strict=True):
+                    if is_usable and row in chosen:
                         sampled[row] = rendering
                 yield survey
                 bar.update(len(window))
@@ -185,10 +185,6 @@ def _columns(survey: Survey) -> list[NDArray[Any]]:
     """What a survey holds for each row."""
     columns: list[NDArray[Any]] = [survey.keys, survey.identities, survey.lengths, *survey.codes.values()]
     return columns if survey.prompts is None else [*columns, survey.prompts]
-
-
-def _is_usable(rendering: Rendering, readouts: Sequence[str]) -> bool:
-    return any(rendering.status_for(readout) is RowStatus.OK for readout in readouts)
 
 
 def _stacked(keys: Sequence[bytes]) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from saft_hf.embed.survey import survey_renderings
 from saft_hf.render import END, MEAN, READOUTS, START, Rendering
+from saft_hf.render.readouts import Spans
 from saft_hf.status import RowStatus
 
 
@@ -26,7 +27,7 @@ def rendering(draw: st.DrawFn) -> Rendering:
     return Rendering(ids, tuple(zip(edges[::2], edges[1::2], strict=False)), True, RowStatus.OK)
 
 
-def digest(spans: list[tuple[int, int]], ids: np.ndarray) -> bytes:
+def digest(spans: Spans, ids: np.ndarray) -> bytes:
     """The key of a row that is read to its end, written out plainly."""
     numbers = np.array([len(spans), *(edge for span in spans for edge in span)], np.int32)
     return blake2b(numbers.tobytes() + ids.tobytes(), digest_size=16).digest()
@@ -57,7 +58,6 @@ def test_columns_are_what_each_row_says(rows: list[Rendering], readouts: tuple[s
 @pytest.mark.parametrize("readouts", [(MEAN,), (END,), tuple(READOUTS)])
 def test_keys_are_digests_of_spans_and_tokens(row: Rendering, readouts: tuple[str, ...]) -> None:
     """Stores are looked up by them: a change of their bytes would lose every vector that is there."""
-    end = row.spans[-1][1] if row.spans else 0
-    start = row.spans[-1][0] if row.spans else 0
-    assert row.key(iter(readouts)) == digest(list(row.spans), row.input_ids[:end])
+    start, end = row.spans[-1] if row.spans else (0, 0)
+    assert row.key(iter(readouts)) == digest(row.spans, row.input_ids[:end])
     assert row.key([START]) == blake2b(row.input_ids[:start].tobytes(), digest_size=16).digest()

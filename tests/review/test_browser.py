@@ -150,8 +150,8 @@ def test_fifty_thousand_rows_open_in_two_seconds_and_fit_a_phone(window: Any, tm
     few, every = result.review(tmp_path / "few.html"), result.review(tmp_path / "all.html", every_row=True)
     assert few.stat().st_size < 1e6
     for path in (few, every):
-        taken: list[float] = []
-        while len(taken) < 5 and min(taken, default=9) >= 2:  # the best of up to five: the machine may be busy
+        taken = []
+        for _ in range(3):  # the best of three: the machine may be busy
             begin = time.perf_counter()
             load(window, path)
             assert len(texts(window, "#rows summary")) == 20
